@@ -1,0 +1,286 @@
+"""Rows of tables with a header: CSV and TSV, and Parquet, whose schema is one.
+
+A file whose header lacks a wanted column is an InputError.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import repeat
+from typing import Any
+
+from pairgrade.errors import InputError
+from pairgrade.lines import (
+    Field,
+    Row,
+    bad_utf8,
+    missing,
+    numbered_lines,
+    readable,
+    shown,
+    text_lines,
+    too_long,
+)
+from pairgrade.records import Rejection
+
+_Line = tuple[int, bytes | None]  # number; bytes, or None for a line above the limit
+
+_MAX_RECORD_LINES = 10_000  # physical lines of one CSV record
+_BATCH_BYTES = 8 * 2**20  # of Parquet rows held at a time, uncompressed
+_BATCH_ROWS = 1024
+
+
+class _UnsoundError(Exception):
+    """Lines that are no CSV record, and why."""
+
+
+def _locate(path: str, fields: Sequence[Field], found: Sequence[str]) -> list[int | None]:
+    """Find each field's place among a header's columns."""
+    places: list[int | None] = []
+    for field in fields:
+        name = next((name for name in field.names if name in found), None)
+        if name is None and (field.required or field.named):
+            raise InputError(f"{path}: {missing(field, found)}")
+        if name is not None and found.count(name) > 1:
+            raise InputError(f"{path}: {found.count(name)} columns are named {shown(name)}; keep one")
+        places.append(None if name is None else found.index(name))
+    return places
+
+
+def tsv_rows(path: str, fields: Sequence[Field], max_bytes: int) -> Iterator[Row | Rejection]:
+    """Read tab-separated lines under a header; quotes have no meaning; blank lines are skipped."""
+    places: list[int | None] | None = None
+    width = 0
+    for item in text_lines(path, max_bytes):
+        if isinstance(item, Rejection):
+            if places is None:
+                raise InputError(f"{path}: the header cannot be read: {item.reason}")
+            yield item
+            continue
+        line, text = item
+        text = text.removesuffix("\r")
+        if not text.strip(" "):
+            continue
+        cells = text.split("\t")
+        if places is None:
+            places = _locate(path, fields, cells)
+            width = len(cells)
+        elif len(cells) != width:
+            yield Rejection(path, line, f"{_count(len(cells))}, the header has {width}")
+        else:
+            yield line, [None if place is None else cells[place] for place in places]
+
+
+def _count(fields: int) -> str:
+    return "1 field" if fields == 1 else f"{fields:,} fields"
+
+
+def csv_rows(path: str, fields: Sequence[Field], max_bytes: int) -> Iterator[Row | Rejection]:
+    """Read RFC 4180 records under a header; a quote inside an unquoted field stands for itself.
+
+    Of a record that is not sound only the first physical line is rejected: reading goes on at the next, so
+    that a quote that nobody closes costs one row.
+    """
+    records = _csv_records(path, max_bytes)
+    header = next(records, None)
+    if header is None:
+        return
+    if isinstance(header, Rejection):
+        raise InputError(f"{path}: the header cannot be read: {header.reason}")
+    places = _locate(path, fields, header[1])
+    for record in records:
+        if isinstance(record, Rejection):
+            yield record
+        else:
+            yield record[0], [None if place is None else record[1][place] for place in places]
+
+
+def _csv_records(path: str, max_bytes: int) -> Iterator[tuple[int, list[str]] | Rejection]:
+    """Yield the header, then the records of its width, each with the number of its first physical line."""
+    trouble: list[InputError] = []
+    lines = _until_trouble(numbered_lines(path, max_bytes), trouble)
+    waiting: deque[_Line] = deque()  # lines read ahead for a record that was not sound
+    width = 0  # of the header; 0 until it is known
+    while True:
+        first = waiting.popleft() if waiting else next(lines, None)
+        if first is None:
+            if trouble:
+                raise trouble[0]
+            return
+        number, start = first
+        if start is None:
+            yield too_long(path, number, max_bytes)
+            continue
+        ahead: list[_Line] = []
+        try:
+            cells, reason = _csv_record(start, _read_ahead(waiting, lines, ahead), width, max_bytes)
+        except _UnsoundError as error:
+            waiting.extendleft(reversed(ahead))
+            yield Rejection(path, number, str(error))
+            continue
+        if reason:
+            yield Rejection(path, number, reason)
+        else:
+            width = width or len(cells)
+            yield number, cells
+
+
+def _until_trouble(lines: Iterator[_Line], trouble: list[InputError]) -> Iterator[_Line]:
+    """End where the file does or cannot be read on, so that lines read ahead of the trouble are not lost."""
+    try:
+        yield from lines
+    except InputError as error:
+        trouble.append(error)
+
+
+def _read_ahead(waiting: deque[_Line], lines: Iterator[_Line], ahead: list[_Line]) -> Iterator[_Line]:
+    while (item := waiting.popleft() if waiting else next(lines, None)) is not None:
+        ahead.append(item)
+        yield item
+
+
+def _csv_record(start: bytes, more: Iterator[_Line], width: int, max_bytes: int) -> tuple[list[str], str]:
+    """Split one record, and say what keeps it from being text; _UnsoundError where it is not a record at all."""
+    cells: list[str] = []
+    text, reason = _decoded(start)
+    pieces = _split(text, width, cells, None)
+    size, count = len(start), 1
+    while pieces is not None:
+        opened = f"the quote that opens field {len(cells) + 1} is not closed within"
+        number, line = next(more, (0, b""))
+        size, count = size + 1 + len(line or b""), count + 1
+        if not number:
+            raise _UnsoundError(f"{opened} the file")
+        if line is None or size > max_bytes:
+            raise _UnsoundError(f"{opened} {max_bytes:,} bytes")
+        if count > _MAX_RECORD_LINES:
+            raise _UnsoundError(f"{opened} {_MAX_RECORD_LINES:,} lines")
+        text, wrong = _decoded(line)
+        reason = reason or (wrong and f"on line {number}: {wrong}")
+        pieces = _split(text, width, cells, pieces)
+    if width and len(cells) != width:
+        found = "a blank line" if cells == [""] else _count(len(cells))
+        raise _UnsoundError(f"{found}, the header has {width}")
+    return cells, reason
+
+
+def _decoded(line: bytes) -> tuple[str, str]:
+    """Decode a line so that it can be split in any case, and say what is wrong with it."""
+    try:
+        return line.decode(), ""
+    except UnicodeDecodeError as error:
+        return line.decode(errors="surrogateescape"), bad_utf8(error)
+
+
+def _split(text: str, width: int, cells: list[str], pieces: list[str] | None) -> list[str] | None:
+    """Add a physical line's fields to ``cells``; return the pieces of the last where its quote is still open.
+
+    ``pieces`` are those of a field that an earlier line left open.
+    """
+    body = text.removesuffix("\r")
+    at = 0
+    while True:
+        if pieces is None and body.startswith('"', at):
+            pieces = []
+            at += 1
+        if pieces is None:
+            end = body.find(",", at)
+            cells.append(body[at:] if end < 0 else body[at:end])
+            if end < 0:
+                return None
+            at = end + 1
+        else:
+            end = _closing_quote(body, at)
+            if end < 0:
+                pieces.append(text[at:].replace('""', '"') + "\n")
+                return pieces
+            pieces.append(body[at:end].replace('""', '"'))
+            cells.append("".join(pieces))
+            pieces = None
+            at = end + 2
+            if at > len(body):
+                return None
+            if body[end + 1] != ",":
+                raise _UnsoundError(f"text follows the closing quote of field {len(cells)}")
+        if width and len(cells) >= width:
+            raise _UnsoundError(f"more than {_count(width)}, the header has {width}")
+
+
+def _closing_quote(text: str, at: int) -> int:
+    """Find the quote that is not doubled; -1 where there is none."""
+    while (quote := text.find('"', at)) >= 0 and text.startswith('"', quote + 1):
+        at = quote + 2
+    return quote
+
+
+def parquet_rows(path: str, fields: Sequence[Field], max_bytes: int) -> Iterator[Row | Rejection]:
+    """Read a Parquet file batch by batch; the line is the row's number from 1.
+
+    A cell that is not UTF-8 comes as bytes.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    with readable(path) as stream:
+        try:
+            table = parquet.ParquetFile(stream, buffer_size=2**20, pre_buffer=False)
+            names = table.schema_arrow.names
+            places = _locate(path, fields, names)
+            for field, place in zip(fields, places, strict=True):
+                if place is not None:
+                    _check_type(path, field, names[place], table.schema_arrow.field(place).type)
+            columns = [None if place is None else names[place] for place in places]
+            batches = table.iter_batches(
+                _batch_rows(table.metadata), columns=[name for name in columns if name], use_threads=False
+            )
+            row = 0
+            for batch in batches:
+                cells = [repeat(None) if name is None else _cells(batch.column(name)) for name in columns]
+                for values in zip(*cells, strict=False):
+                    row += 1
+                    if batch.nbytes > max_bytes and _size(values) > max_bytes:
+                        yield Rejection(path, row, f"the row is longer than {max_bytes:,} bytes")
+                    else:
+                        yield row, values
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{path}: not a sound Parquet file: {error}") from None
+
+
+def _check_type(path: str, field: Field, name: str, kind: Any) -> None:
+    """Refuse a column whose values could never be used."""
+    from pyarrow import types
+
+    inner = kind.value_type if types.is_dictionary(kind) else kind
+    if types.is_string(inner) or types.is_large_string(inner) or types.is_string_view(inner):
+        return
+    if field.integers and types.is_integer(inner):
+        return
+    if not field.required and (types.is_null(inner) or (field.integers and types.is_floating(inner))):
+        return
+    allowed = "strings or integers" if field.integers else "strings"
+    raise InputError(f"{path}: the column {shown(name)} is {kind}; it must hold {allowed}: cast it")
+
+
+def _batch_rows(metadata: Any) -> int:
+    groups = [metadata.row_group(k) for k in range(metadata.num_row_groups)]
+    widest = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=1)
+    return max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, widest)))
+
+
+def _cells(column: Any) -> list[object]:
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:
+        return [_cell(scalar) for scalar in column]
+
+
+def _cell(scalar: Any) -> object:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        return scalar.as_buffer().to_pybytes()
+
+
+def _size(values: Sequence[object]) -> int:
+    return sum(len(value.encode(errors="surrogatepass")) for value in values if isinstance(value, str))

@@ -1,0 +1,301 @@
+"""Reads query-document pairs from JSONL, CSV, TSV, Parquet, TREC files and ir_datasets.
+
+Every row of the input ends as exactly one pair or one rejection that says what is wrong with it; what makes
+the whole input unusable is an InputError. Memory does not grow with the input.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TypeVar
+
+from pairgrade.delimited import csv_rows, parquet_rows, tsv_rows
+from pairgrade.errors import InputError
+from pairgrade.irds import Catalogued, catalogue_version
+from pairgrade.lines import Field, Row, file_blocks, has_gzip_name, json_rows, shown
+from pairgrade.records import Pair, Rejection
+from pairgrade.trec_input import Entry, join, judged_lines, plain_tsv
+
+_SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+_TABLES: dict[str, Callable[[str, list[Field], int], Iterator[Row | Rejection]]]
+_TABLES = {"jsonl": json_rows, "csv": csv_rows, "tsv": tsv_rows, "parquet": parquet_rows}
+_TREC_FORMATS = ("qrels", "run")
+_CATALOGUE = "irds:"
+_T = TypeVar("_T")
+
+_QUERY_TEXTS = [
+    Field(("query_id", "_id", "id"), integers=True),
+    Field(("text",)),
+]
+_DOCUMENT_TEXTS = [
+    Field(("doc_id", "_id", "docno"), integers=True),
+    Field(("text",)),
+    Field(("title",), required=False),
+]
+
+_NOT_IN_IDS = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_WHOLE_NUMBER = re.compile(r"([+-]?[0-9]{1,9})(\.0*)?")
+_GRADE_LIMIT = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The names of a table's columns; it may lack title and grade."""
+
+    query_id: str = "query_id"
+    doc_id: str = "doc_id"
+    query: str = "query"
+    document: str = "document"
+    title: str = "title"
+    grade: str = "grade"
+
+    def __post_init__(self) -> None:
+        for role in fields(self):
+            if not getattr(self, role.name):
+                raise InputError(f"the name of the {role.name} column is empty; give a name or leave it out")
+
+    def wanted(self) -> list[Field]:
+        """Describe the columns to a table reader, in the order of a pair's fields."""
+        return [
+            Field((self.query_id,), option="--query-id-column", integers=True),
+            Field((self.doc_id,), option="--doc-id-column", integers=True),
+            Field((self.query,), option="--query-column"),
+            Field((self.document,), option="--document-column"),
+            Field((self.title,), False, self.title != "title", "--title-column"),
+            Field((self.grade,), False, self.grade != "grade", "--grade-column", integers=True),
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where pairs come from."""
+
+    pairs: str  # a table's path, "irds:DATASET_ID" or, with queries and docs, the path of a qrels or run file
+    queries: str | None = None  # path of the queries' texts
+    docs: str | None = None  # path of the documents' texts
+    columns: Columns = field(default_factory=Columns)  # of a table
+    format: str | None = None  # jsonl, csv, tsv, parquet, qrels or run, where the suffix does not tell
+    max_row_bytes: int = 16 * 2**20  # longer rows are rejected
+
+    def __post_init__(self) -> None:
+        if any("\0" in path for path in (self.pairs, self.queries, self.docs) if path):
+            raise InputError("a path holds a NUL character; no file has such a name")
+        if self.max_row_bytes < 1:
+            raise InputError(f"max_row_bytes is {self.max_row_bytes}; it must be at least 1")
+        if (self.queries is None) != (self.docs is None):
+            raise InputError("give the files of both queries and docs, or of neither for a table of pairs")
+        if self.columns != Columns() and (self.in_catalogue or self.docs is not None):
+            raise InputError("column names are for a table of pairs, not for TREC files or an irds: input")
+        if self.in_catalogue:
+            if self.pairs == _CATALOGUE:
+                raise InputError(f"{self.pairs} lacks the data set's id; give {_CATALOGUE}DATASET_ID")
+            if self.docs is not None or self.format is not None:
+                raise InputError(f"{self.pairs} has its own texts; leave out queries, docs and format")
+        elif self.docs is not None and self.queries is not None:
+            if self.format not in (None, *_TREC_FORMATS):
+                raise InputError(f"format is {self.format!r}; with queries and docs it is qrels or run")
+            for path in (self.queries, self.docs):
+                if _format_of(path) not in ("jsonl", "tsv", "parquet"):
+                    raise InputError(f"{path}: texts come as .jsonl, .ndjson, .tsv (or .gz) or .parquet")
+        elif self.format in _TREC_FORMATS:
+            raise InputError(f"a {self.format} file holds ids alone; give the texts with queries and docs")
+        elif self.table is None:
+            allowed = ", ".join(_SUFFIXES)
+            raise InputError(f"{self.pairs}: unknown format; use {allowed} (text also .gz) or give format")
+        elif self.table not in _TABLES:
+            raise InputError(f"format is {self.table!r}; it can be {', '.join(_TABLES)}, qrels or run")
+
+    @property
+    def in_catalogue(self) -> bool:
+        """Whether ir_datasets brings the pairs."""
+        return self.pairs.startswith(_CATALOGUE)
+
+    @property
+    def table(self) -> str | None:
+        """The format of a table of pairs."""
+        return self.format or _format_of(self.pairs)
+
+
+def _format_of(path: str) -> str | None:
+    name = path.lower().removesuffix(".gz")
+    found = _SUFFIXES.get(Path(name).suffix)
+    return None if found == "parquet" and has_gzip_name(path) else found
+
+
+def read_pairs(source: Source, scratch: Path | None = None) -> Generator[Pair | Rejection, None, None]:
+    """Yield every row as a pair or a rejection; the texts of TREC files lie under ``scratch`` meanwhile.
+
+    InputError for an input that cannot be used as a whole: before the first row or, where a file turns out to
+    be cut off, after the rows before the cut.
+    """
+    with closing(numbered_pairs(source, scratch)) as rows:
+        for _, item in rows:
+            yield item
+
+
+def numbered_pairs(source: Source, scratch: Path | None = None) -> Generator[tuple[int, Pair | Rejection], None, None]:
+    """Do as ``read_pairs`` and give the line of each; with TREC files that of the qrels or run."""
+    with closing(_rows(source, scratch)) as rows:
+        for item in rows:
+            if isinstance(item, Rejection):
+                yield item.line, item
+            else:
+                yield item[0], _pair(source.pairs, *item)
+
+
+def digest(source: Source) -> str:
+    """Return the sha256 of the input: of its files' bytes and of all that decides how they are read."""
+    facts: list[object] = [source.max_row_bytes, asdict(source.columns)]
+    if source.in_catalogue:
+        facts += [source.pairs, catalogue_version()]
+    for role in ("pairs", "queries", "docs"):
+        path = getattr(source, role)
+        if path is not None and not source.in_catalogue:
+            content = hashlib.sha256()
+            for block in file_blocks(path):
+                content.update(block)
+            form = source.format if role == "pairs" else None
+            facts.append([role, form or _format_of(path), has_gzip_name(path), content.hexdigest()])
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _rows(source: Source, scratch: Path | None) -> Generator[Row | Rejection, None, None]:
+    """Yield the values of each pair as they come: query id, document id, query, document, title, grade."""
+    if source.in_catalogue:
+        data = Catalogued(source.pairs.removeprefix(_CATALOGUE))
+        yield from join(
+            data.name,
+            lambda: _filled(data.name, data.judged()),
+            (data.name, _entries(data.name, data.queries())),
+            (data.name, _entries(data.name, data.documents())),
+            scratch,
+        )
+    elif source.queries is not None and source.docs is not None:
+        yield from join(
+            source.pairs,
+            lambda: _filled(source.pairs, judged_lines(source.pairs, source.format, source.max_row_bytes)),
+            (source.queries, _texts(source.queries, _QUERY_TEXTS, source.max_row_bytes)),
+            (source.docs, _texts(source.docs, _DOCUMENT_TEXTS, source.max_row_bytes)),
+            scratch,
+        )
+    else:
+        read = _TABLES[source.table or ""]
+        yield from _filled(source.pairs, read(source.pairs, source.columns.wanted(), source.max_row_bytes))
+
+
+def _texts(path: str, fields: list[Field], max_bytes: int) -> Iterator[Entry | Rejection]:
+    form = _format_of(path)
+    if form == "tsv":
+        rows = plain_tsv(path, (2,) if fields is _QUERY_TEXTS else (2, 3), max_bytes)
+    else:
+        rows = _TABLES[form or ""](path, fields, max_bytes)
+    return _entries(path, _filled(path, rows))
+
+
+def _filled(path: str, rows: Iterable[_T]) -> Iterator[_T]:
+    """Pass on the rows; InputError where there is none."""
+    empty = True
+    for row in rows:
+        empty = False
+        yield row
+    if empty:
+        raise InputError(f"{path}: holds no rows; there is nothing to read")
+
+
+def _entries(source: str, rows: Iterable[Row | Rejection]) -> Iterator[Entry | Rejection]:
+    """Check the id, text and title of a query or document."""
+    for item in rows:
+        if isinstance(item, Rejection):
+            yield item
+            continue
+        line, (identifier, text, *more) = item
+        try:
+            title = _optional_text(more[0] if more else None)
+            entry = (_identifier(identifier, "the id"), title, _text(text, "text"))
+        except ValueError as error:
+            yield Rejection(source, line, str(error))
+            continue
+        yield line, entry
+
+
+def _pair(source: str, line: int, values: Sequence[object]) -> Pair | Rejection:
+    query_id = doc_id = None
+    try:
+        query_id = _identifier(values[0], "query_id")
+        doc_id = _identifier(values[1], "doc_id")
+        query = _text(values[2], "query")
+        document = _text(values[3], "document")
+        title = _optional_text(values[4])
+        if not query or query.isspace():
+            raise ValueError("query is blank")
+        if (not document or document.isspace()) and (not title or title.isspace()):
+            raise ValueError("document and title are both blank")
+        return Pair(query_id, doc_id, query, document, title, _grade(values[5]))
+    except ValueError as error:
+        return Rejection(source, line, str(error), query_id, doc_id)
+
+
+def _identifier(value: object, name: str) -> str:
+    if type(value) is str:
+        if not value:
+            raise ValueError(f"{name} is empty")
+        if _NOT_IN_IDS.search(value):
+            held = "white space, a control character or a lone surrogate"
+            raise ValueError(f"{name} {shown(value)} holds {held}; a TREC qrels file cannot carry it")
+        return value
+    if type(value) is int:
+        return str(value)
+    raise ValueError(f"{name} is {_described(value)}; an id is a string or an integer: write it in quotes")
+
+
+def _text(value: object, name: str) -> str:
+    if type(value) is not str:
+        raise ValueError(f"{name} is {_described(value)}; it must be a string")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            found = f"a lone surrogate (U+{ord(value[error.start]):04X}) at character {error.start + 1}"
+            raise ValueError(f"{name} holds {found}") from None
+    return value
+
+
+def _optional_text(value: object) -> str:
+    return "" if value is None else _text(value, "title")
+
+
+def _grade(value: object) -> int | None:
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        if value.isspace():
+            return None
+        match = _WHOLE_NUMBER.fullmatch(value.strip())
+        if match:
+            return int(match[1])
+    elif (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and abs(value) < _GRADE_LIMIT
+        and value == int(value)
+    ):
+        return int(value)
+    raise ValueError(f"grade is {_described(value)}; it must be a whole number of at most 9 digits")
+
+
+def _described(value: object) -> str:
+    if isinstance(value, bytes):
+        return "not valid UTF-8"
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, dict)):
+        return "an array" if isinstance(value, list) else "an object"
+    return shown(value) if isinstance(value, str) else f"the number {shown(str(value))}"
