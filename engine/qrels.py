@@ -1,0 +1,75 @@
+"""TREC's text files: relevance labels (qrels) and ranked results (runs).
+
+A line of qrels is ``query_id 0 doc_id grade``, one of a run ``query_id Q0 doc_id rank score tag``; white
+space parts the fields, so no id may hold any. The second field of either means nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+
+from pairgrade.atomic import AtomicFile
+from pairgrade.errors import InputError
+from pairgrade.lines import shown, text_lines
+from pairgrade.records import Qrel, Rejection
+
+_LONGEST_LINE = 2**20  # bytes
+_FIELD = re.compile(r"[^ \t\r\v\f]+")  # other white space is part of an id, as it is to trec_eval
+_UNFIT = re.compile("[\\s\ufeff\ud800-\udfff]")  # what some reader would not take for a part of an id
+
+
+def read_qrels(path: str | os.PathLike[str]) -> Iterator[Qrel]:
+    """Yield the lines of a qrels file, plain or gzip (``.gz``); InputError names a line that is not one."""
+    for item in text_lines(str(path), _LONGEST_LINE):
+        if isinstance(item, Rejection):
+            raise InputError(f"{path}:{item.line}: {item.reason}")
+        number, text = item
+        fields = _FIELD.findall(text)
+        if not fields:
+            continue
+        if len(fields) != 4:
+            raise InputError(
+                f"{path}:{number}: {shown(text)} has {len(fields)} of the 4 fields of qrels: "
+                "query_id 0 doc_id grade, parted by white space"
+            )
+        query_id, _, doc_id, grade = fields
+        if not re.fullmatch("[+-]?[0-9]{1,9}", grade):
+            raise InputError(f"{path}:{number}: the grade is {shown(grade)}; it must be an integer")
+        yield Qrel(query_id, doc_id, int(grade))
+
+
+def write_qrels(path: str | os.PathLike[str], rows: Iterable[tuple[str, str, int]]) -> int:
+    """Write (query_id, doc_id, grade) as qrels, whole or not at all, and return how many lines there are."""
+    count = 0
+    with AtomicFile(path) as file:
+        for query_id, doc_id, grade in rows:
+            file.write(f"{_id(path, query_id)} 0 {_id(path, doc_id)} {grade:d}\n".encode())
+            count += 1
+    return count
+
+
+def write_run(path: str | os.PathLike[str], rows: Iterable[tuple[str, str, float]]) -> int:
+    """Write (query_id, doc_id, score) as a run, each query's documents by falling score; return the lines.
+
+    Equal scores are ranked by document id, and queries stay in the order of their first row.
+    """
+    queries: dict[str, list[tuple[float, str]]] = {}
+    for query_id, doc_id, score in rows:
+        queries.setdefault(_id(path, query_id), []).append((-score, _id(path, doc_id)))
+    count = 0
+    with AtomicFile(path) as file:
+        for query_id, documents in queries.items():
+            for rank, (negative, doc_id) in enumerate(sorted(documents), start=1):
+                file.write(f"{query_id} Q0 {doc_id} {rank} {-negative!r} pairgrade\n".encode())
+            count += len(documents)
+    return count
+
+
+def _id(path: str | os.PathLike[str], text: str) -> str:
+    """Return an id that a line can hold; InputError for another."""
+    if not text or _UNFIT.search(text):
+        reason = "holds white space or no text" if text else "is empty"
+        raise InputError(f"{path}: the id {shown(text)} {reason}; TREC files cannot hold it: rename it")
+    return text
