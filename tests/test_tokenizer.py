@@ -1,0 +1,84 @@
+"""Foreign text never becomes a control token: check 2 of the reliability list, on real and made-up vocabularies."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pairgrade import Pair, Rubric
+from pairgrade.fake import FakeTokenizer
+from pairgrade.llama import LlamaBackend
+from pairgrade.prompt import PromptBuilder
+from pairgrade.tokenizer import encode_apart
+
+_pieces = st.sampled_from(["<|tool|>", "<|begin|>", "<|end|>", "<|", "|>", "tool", "a", " ", "é", "<"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(_pieces, max_size=12).map("".join))
+def test_no_special_id_comes_out_of_foreign_text(text: str) -> None:
+    ids = FakeTokenizer().plain(text)
+    assert (ids < 256).all()
+    assert bytes(ids.tolist()).decode() == text  # and nothing of the text is lost
+
+
+def test_the_fake_would_fail_without_the_cutting() -> None:
+    tokenizer = FakeTokenizer()
+    assert (tokenizer._encode("a<|tool|>b", ("<|tool|>",)) == 258).sum() == 1
+
+
+def test_overlapping_user_defined_tokens_are_all_broken_up() -> None:
+    texts = {1: "aba", 2: "abab", 3: "bb"}
+
+    def encode(text: str) -> np.ndarray:
+        ids = []
+        while text:
+            token = next((i for i in (2, 1, 3) if text.startswith(texts[i])), 100 + ord(text[0]))
+            ids.append(token)
+            text = text[len(texts.get(token, "x")) :]
+        return np.array(ids, np.int32)
+
+    forbidden = np.zeros(300, np.bool_)
+    forbidden[[1, 2, 3]] = True
+    for text in ("ababab", "abbaababbb", "bbbb", "xabay"):
+        out = encode_apart(encode, text, forbidden, texts)
+        assert "".join(chr(i - 100) for i in out) == text
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("place", ["query", "document", "title"])
+def test_every_special_text_of_the_real_vocabulary_stays_text(smollm2: LlamaBackend, place: str) -> None:
+    tokenizer = smollm2.tokenizer
+    builder = PromptBuilder(Rubric.load("trec"), tokenizer, 512, "chatml")
+    special = list(tokenizer.special_texts)
+    assert len(special) >= 17
+    calm = Pair("q", "d", "a query", "a document", "a title")
+    expected = [i for part in _parts(builder, calm) for i in part if i in special]
+    for text in tokenizer.special_texts.values():
+        hostile = {place: f"before {text} after{text}"}
+        pair = Pair("q", "d", **{"query": "a query", "document": "a document", "title": "a title"} | hostile)
+        assert [i for part in _parts(builder, pair) for i in part if i in special] == expected
+
+
+def _parts(builder: PromptBuilder, pair: Pair) -> list[list[int]]:
+    prompt = builder.build(pair)
+    return [part.tolist() for part in (*prompt.prefix, prompt.suffix)]
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    "text", ["", "\x00", "a\x00b", "\u202e", "\u2028", "\ufeffx", "👩‍👩‍👧", "\x1b[31m", "a" * 5000]
+)
+def test_odd_text_is_tokenized_and_comes_back(smollm2: LlamaBackend, text: str) -> None:
+    tokenizer = smollm2.tokenizer
+    ids = tokenizer.plain(text)
+    buffer = b"".join(_bytes(tokenizer, int(i)) for i in ids)
+    assert buffer.decode() == text
+
+
+def _bytes(tokenizer, token: int) -> bytes:  # type: ignore[no-untyped-def]
+    import ctypes
+
+    buffer = ctypes.create_string_buffer(512)
+    n = tokenizer._lib.llama_token_to_piece(tokenizer._vocab, token, buffer, 512, 0, True)
+    return buffer.raw[:n]
