@@ -1,0 +1,79 @@
+"""From a model reference to a file: a path, ``pkg:PACKAGE`` or ``hf:org/repo/file.gguf@revision``.
+
+Nothing leaves the machine unless the reference starts with ``hf:``; the hub's own environment variables
+(HF_HUB_OFFLINE, HF_HOME, HF_TOKEN) are honoured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+from pathlib import Path
+
+from pairgrade.errors import ModelError
+
+_HF = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)/(?P<file>[\w./-]+\.gguf)(?:@(?P<revision>[\w./-]+))?")
+_FORMS = (
+    "a path to a .gguf file, pkg:PACKAGE (a GGUF inside an installed Python package) or hf:org/repo/file.gguf@revision"
+)
+
+
+def resolve(reference: str | Path) -> Path:
+    """Return the GGUF file that a reference names, downloading it for ``hf:``; ModelError where there is none."""
+    text = str(reference)
+    if text.startswith("pkg:"):
+        return _from_package(text[4:])
+    if text.startswith("hf:"):
+        return _from_hub(text[3:])
+    path = Path(text)
+    if path.is_dir():
+        inside = sorted(p.name for p in path.glob("*.gguf"))
+        raise ModelError(f"{text} is a folder; name one file in it" + (f": {', '.join(inside)}" if inside else ""))
+    if not path.is_file():
+        raise ModelError(f"no model file {text}; a model is {_FORMS}")
+    return _checked(path)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file's bytes, in hex."""
+    state = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(2**22):
+            state.update(chunk)
+    return state.hexdigest()
+
+
+def _from_package(name: str) -> Path:
+    module = name.replace("-", "_")
+    spec = importlib.util.find_spec(module) if module.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError(f"no installed package '{name}'; install it with: pip install {name.replace('_', '-')}")
+    found = sorted(p for root in spec.submodule_search_locations for p in Path(root).rglob("*.gguf"))
+    if len(found) != 1:
+        listed = ", ".join(str(p) for p in found) or "none"
+        raise ModelError(f"package '{name}' holds {len(found)} GGUF files ({listed}); name one by its path")
+    return _checked(found[0])
+
+
+def _from_hub(text: str) -> Path:
+    match = _HF.fullmatch(text)
+    if match is None:
+        raise ModelError(f"'hf:{text}' is not hf:org/repo/file.gguf@revision")
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        path = hf_hub_download(match["repo"], match["file"], revision=match["revision"])
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"hf:{text} cannot be had: {first}") from None
+    return _checked(Path(path))
+
+
+def _checked(path: Path) -> Path:
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic != b"GGUF":
+        raise ModelError(f"{path} is not a GGUF file (it starts with {magic!r}, not with b'GGUF')")
+    return path

@@ -1,0 +1,29 @@
+import os
+
+import pytest
+
+from pairgrade import hardware
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinity masks")
+def test_the_affinity_mask_is_honoured() -> None:
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert hardware.usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+    assert 1 <= hardware.usable_cores() <= len(before)
+
+
+def test_threads_of_one_core_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware.os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 6})
+    monkeypatch.setattr(hardware, "_core", lambda cpu: ("0", str(cpu // 2)))
+    monkeypatch.setattr(hardware, "_cgroup_quota", lambda: None)
+    assert hardware.usable_cores() == 3
+    monkeypatch.setattr(hardware, "_cgroup_quota", lambda: 2)
+    assert hardware.usable_cores() == 2
+
+
+def test_the_processor_has_a_name() -> None:
+    assert hardware.cpu_model()
