@@ -1,0 +1,202 @@
+"""Pairs in, judgments out: a rubric, a model and a backend put together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from pairgrade.backend import Backend, Counters
+from pairgrade.backends import open_backend
+from pairgrade.errors import InputError, NonFiniteError
+from pairgrade.llama import LlamaOptions
+from pairgrade.models import file_sha256
+from pairgrade.plan import Batch, PlanOptions, plan
+from pairgrade.prompt import PROMPT_VERSION, Prompt, PromptBuilder, detect_chat_format
+from pairgrade.records import Judgment, Pair
+from pairgrade.rubric import Rubric
+
+_WINDOW_CHARACTERS = 32 * 2**20  # a window of long documents holds fewer pairs
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotatorOptions:
+    """How prompts are made and put in order."""
+
+    chat: str = "auto"  # chat format by name, or what the vocabulary tells
+    too_long: str = "cut"  # what happens to a document that does not fit: "cut" or "reject"
+    window: int = 1024  # pairs that are planned together
+    plan: PlanOptions = PlanOptions()
+
+    def __post_init__(self) -> None:
+        if self.too_long not in ("cut", "reject"):
+            raise InputError(f"too_long is '{self.too_long}'; it can be 'cut' or 'reject'")
+        if self.window < 1:
+            raise InputError(f"a window of {self.window} pairs; it must hold at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """A pair that this annotator cannot grade, and why."""
+
+    pair: Pair
+    reason: str
+
+
+Outcome = Judgment | Unfit
+
+
+class Annotator:
+    """Grades pairs. Use ``Annotator.open`` for a model by reference; close it, or use it in a ``with``."""
+
+    def __init__(
+        self, backend: Backend, rubric: Rubric, options: AnnotatorOptions | None = None, model: Path | None = None
+    ) -> None:
+        self.rubric = rubric
+        self.options = options or AnnotatorOptions()
+        self._backend = backend
+        self._model = model
+        chat = self.options.chat
+        if chat == "auto":
+            chat = detect_chat_format(backend.tokenizer, backend.is_chat_model)
+        self._builder = PromptBuilder(rubric, backend.tokenizer, backend.context, chat)
+
+    @classmethod
+    def open(
+        cls,
+        model: str | Path,
+        rubric: Rubric | str | Path = "trec",
+        *,
+        options: AnnotatorOptions | None = None,
+        llama: LlamaOptions | None = None,
+    ) -> Annotator:
+        """Load a GGUF model by path, ``pkg:PACKAGE`` or ``hf:org/repo/file.gguf@revision``.
+
+        ModelError where it cannot be loaded; RubricError where the rubric's label words do not fit it.
+        """
+        rubric = rubric if isinstance(rubric, Rubric) else Rubric.load(rubric)
+        backend, path = open_backend(model, llama)
+        try:
+            return cls(backend, rubric, options, path)
+        except BaseException:
+            backend.close()
+            raise
+
+    @property
+    def counters(self) -> Counters:
+        """Tokens computed and reused since the model was loaded, and seconds inside it."""
+        return self._backend.counters
+
+    def identity(self) -> dict[str, str]:
+        """Name everything but the pairs that decides a judgment, for a run's manifest."""
+        own = {
+            "model_sha256": file_sha256(self._model) if self._model else "none",
+            "rubric": self.rubric.digest,
+            "prompt_version": str(PROMPT_VERSION),
+            "chat": self._builder.format.name,
+            "label_tokens": " ".join(str(i) for i in self._builder.label_ids),
+            "too_long": self.options.too_long,
+        }
+        return own | {f"backend.{key}": value for key, value in self._backend.identity().items()}
+
+    def label(self, pairs: Iterable[Pair]) -> Iterator[Judgment]:
+        """Grade pairs and yield their judgments in the same order; reads ahead by a window.
+
+        InputError for a pair that cannot be graded (its query does not fit the context). NonFiniteError where the
+        model's logits are not numbers.
+        """
+        for window in windows(pairs, self.options.window):
+            outcomes: dict[int, Outcome] = {}
+            for batch in self.outcomes(window):
+                outcomes.update(batch)
+            for index in range(len(window)):
+                outcome = outcomes[index]
+                if isinstance(outcome, Unfit):
+                    raise InputError(f"pair ({outcome.pair.query_id}, {outcome.pair.doc_id}): {outcome.reason}")
+                yield outcome
+
+    def outcomes(self, window: Sequence[Pair]) -> Iterator[list[tuple[int, Outcome]]]:
+        """Grade one window and yield (place in the window, outcome) batch by batch, in the plan's order."""
+        prompts: list[Prompt] = []
+        places: list[int] = []
+        unfit: list[tuple[int, Outcome]] = []
+        for place, pair in enumerate(window):
+            try:
+                prompt = self._builder.build(pair)
+                if prompt.cut_tokens and self.options.too_long == "reject":
+                    raise InputError(f"the document is {prompt.cut_tokens} tokens too long for the context")
+            except InputError as error:
+                unfit.append((place, Unfit(pair, str(error))))
+            else:
+                prompts.append(prompt)
+                places.append(place)
+        if unfit:
+            yield unfit
+        for batch in plan(prompts, self.options.plan):
+            yield self._judge(batch, prompts, places, window)
+
+    def _judge(
+        self, batch: Batch, prompts: list[Prompt], places: list[int], window: Sequence[Pair]
+    ) -> list[tuple[int, Outcome]]:
+        scores = self._backend.score(batch.prefix, batch.suffixes, self._builder.label_ids)
+        done: list[tuple[int, Outcome]] = []
+        for row, indices in enumerate(batch.indices):
+            logits = scores.logits[row].tolist()
+            total = None if scores.log_totals is None else float(scores.log_totals[row])
+            for index in indices:
+                done.append((places[index], self._judgment(window[places[index]], prompts[index], logits, total)))
+        return done
+
+    def _judgment(self, pair: Pair, prompt: Prompt, logits: list[float], total: float | None) -> Judgment:
+        """Turn label logits into a judgment; plain arithmetic, row by row, so that no neighbour can move a bit."""
+        if not all(map(math.isfinite, logits)) or not (total is None or math.isfinite(total)):
+            raise NonFiniteError(
+                f"{self._model or 'the model'} gave logits that are not finite numbers for pair ({pair.query_id}, "
+                f"{pair.doc_id}); no grade is made of such: the file is damaged or its quantization broken"
+            )
+        peak = max(logits)
+        weights = [math.exp(value - peak) for value in logits]
+        whole = math.fsum(weights)
+        probabilities = tuple(weight / whole for weight in weights)
+        values = self.rubric.values
+        return Judgment(
+            query_id=pair.query_id,
+            doc_id=pair.doc_id,
+            grade=values[probabilities.index(max(probabilities))],
+            probabilities=probabilities,
+            expected_grade=math.fsum(p * v for p, v in zip(probabilities, values, strict=True)),
+            label_mass=None if total is None else min(math.exp(peak + math.log(whole) - total), 1.0),
+            truncated=prompt.cut_tokens > 0,
+            prompt_tokens=prompt.tokens,
+            document_tokens=prompt.document_tokens,
+            cut_tokens=prompt.cut_tokens,
+        )
+
+    def close(self) -> None:
+        """Free the model."""
+        self._backend.close()
+
+    def __enter__(self) -> Annotator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def windows(pairs: Iterable[Pair], size: int) -> Iterator[list[Pair]]:
+    """Cut a stream of pairs into lists of at most ``size`` pairs and 32 Mi characters (a longer pair is alone)."""
+    window: list[Pair] = []
+    characters = 0
+    for pair in pairs:
+        length = len(pair.query) + len(pair.document) + len(pair.title)
+        if window and (len(window) == size or characters + length > _WINDOW_CHARACTERS):
+            yield window
+            window, characters = [], 0
+        window.append(pair)
+        characters += length
+    if window:
+        yield window
