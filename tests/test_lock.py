@@ -1,0 +1,41 @@
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from pairgrade import LockedError
+from pairgrade.lock import exclusive
+
+
+def _hold(path: str, ready, forever) -> None:  # type: ignore[no-untyped-def]
+    with exclusive(Path(path)):
+        ready.set()
+        forever.wait()
+
+
+def test_a_second_holder_is_told_who_has_it_and_a_dead_ones_lock_is_free(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    context = multiprocessing.get_context("spawn")
+    ready, forever = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(str(path), ready, forever))
+    other.start()
+    try:
+        assert ready.wait(30)
+        with pytest.raises(LockedError, match=f"process {other.pid}"), exclusive(path):
+            pass
+    finally:
+        assert other.pid is not None
+        os.kill(other.pid, signal.SIGKILL)
+        other.join()
+    with exclusive(path):
+        assert path.read_text() == str(os.getpid())
+
+
+def test_a_lock_is_free_again_after_its_block(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with exclusive(path):
+        path.unlink()  # as at the end of a run
+    with exclusive(path), pytest.raises(LockedError), exclusive(path):
+        pass

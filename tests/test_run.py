@@ -1,0 +1,351 @@
+"""A labelling run on the fake backend: exact, resumable, exclusive; nothing lost and nothing invented."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from helpers import make_pairs, write_jsonl
+from pairgrade import (
+    Annotator,
+    AnnotatorOptions,
+    InputError,
+    LockedError,
+    ModelError,
+    NonFiniteError,
+    Pair,
+    PlanOptions,
+    ResumeError,
+    Rubric,
+    StorageError,
+)
+from pairgrade.fake import FakeBackend
+from pairgrade.judgments import read_judgments
+from pairgrade.qrels import read_qrels
+from pairgrade.readers import Source
+from pairgrade.run import LabelJob, label
+from pairgrade.spool import Selection
+
+TREC = Rubric.load("trec")
+OPTIONS = AnnotatorOptions(window=16, plan=PlanOptions(batch_tokens=300))
+PAIRS = random.Random(4).sample(make_pairs(9, 8), 72)
+
+
+class Fakes:
+    """Opens annotators on the fake and keeps count of what they were asked."""
+
+    def __init__(self, fail_at: int | None = None, rubric: Rubric = TREC, **options: object) -> None:
+        self.backends: list[FakeBackend] = []
+        self._fail_at, self._rubric, self._options = fail_at, rubric, options
+
+    def __call__(self) -> Annotator:
+        backend = FakeBackend(**self._options)  # type: ignore[arg-type]
+        if self._fail_at is not None:
+            real, left = backend.score, [self._fail_at]
+
+            def score(*arguments):  # type: ignore[no-untyped-def]
+                if not left[0]:
+                    raise ModelError("broke down")
+                left[0] -= 1
+                return real(*arguments)
+
+            backend.score = score  # type: ignore[method-assign]
+        self.backends.append(backend)
+        return Annotator(backend, self._rubric, OPTIONS)
+
+    @property
+    def scored(self) -> int:
+        return sum(sum(b.calls) for b in self.backends)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> LabelJob:
+    return LabelJob(Source(str(write_jsonl(tmp_path / "pairs.jsonl", PAIRS))), tmp_path / "out" / "judged.jsonl")
+
+
+def test_a_run_equals_labelling_in_python_in_the_files_order(job: LabelJob, tmp_path: Path) -> None:
+    summary = label(replace(job, qrels=tmp_path / "q.txt"), Fakes())
+    with Fakes()() as annotator:
+        expected = list(annotator.label(PAIRS))
+    assert list(read_judgments(job.out)) == expected
+    assert [(p.query_id, p.doc_id) for p in PAIRS] == [(j.query_id, j.doc_id) for j in expected]
+    assert [(q.query_id, q.doc_id, q.grade) for q in read_qrels(tmp_path / "q.txt")] == [
+        (j.query_id, j.doc_id, j.grade) for j in expected
+    ]
+    assert summary.tally.labelled == summary.effort.pairs == 72
+    assert summary.effort.reused_tokens > summary.effort.computed_tokens
+    left = sorted(p.name for p in job.out.parent.iterdir())
+    assert left == ["judged.jsonl", "judged.jsonl.manifest.json"]
+
+
+def test_a_label_does_not_depend_on_the_plan(job: LabelJob) -> None:
+    with Fakes()() as annotator:
+        expected = {j.doc_id: j for j in annotator.label(PAIRS)}
+    for window, tokens in ((1, 1), (5, 100), (500, 10_000)):
+        options = AnnotatorOptions(window=window, plan=PlanOptions(batch_tokens=tokens))
+        with Annotator(FakeBackend(), TREC, options) as annotator:
+            assert {j.doc_id: j for j in annotator.label(reversed(PAIRS))} == expected
+
+
+def test_an_interrupted_run_resumes_to_the_same_bytes(job: LabelJob) -> None:
+    label(job, Fakes())
+    expected = job.out.read_bytes()
+    for fail_at in (0, 1, 7, 20):
+        job.out.unlink()
+        job.beside(".manifest.json").unlink()
+        with pytest.raises(ModelError, match="broke down"):
+            label(job, Fakes(fail_at=fail_at))
+        assert not job.out.exists()
+        fakes = Fakes()
+        summary = label(job, fakes)
+        assert job.out.read_bytes() == expected
+        assert summary.effort.resumed + fakes.scored == 72
+        assert (summary.effort.resumed > 0) == (fail_at > 0)
+
+
+def test_a_finished_run_asks_the_model_nothing(job: LabelJob) -> None:
+    first = label(job, Fakes())
+    before = job.out.stat()
+    fakes = Fakes()
+    again = label(job, fakes)
+    assert fakes.scored == 0
+    assert again.already_finished
+    assert again.tally == first.tally
+    assert (job.out.stat().st_ino, job.out.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def _changed_input(job: LabelJob) -> LabelJob:
+    write_jsonl(Path(job.source.pairs), PAIRS[::-1])
+    return job
+
+
+LETTERS = tuple(replace(g, label="abcd"[g.grade]) for g in TREC.grades)
+CHANGES: dict[str, tuple[Callable[[LabelJob], LabelJob], Callable[[], Annotator]]] = {
+    "input": (_changed_input, Fakes()),
+    "selection.limit": (lambda job: replace(job, selection=Selection(limit=5)), Fakes()),
+    "rubric": (lambda job: job, Fakes(rubric=replace(TREC, cue="Grade: "))),
+    "label_tokens": (lambda job: job, Fakes(rubric=replace(TREC, grades=LETTERS))),
+    "backend.context": (lambda job: job, Fakes(context=900)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", CHANGES)
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_changed_job_is_refused_and_the_field_named(job: LabelJob, field: str, finished: bool) -> None:
+    if finished:
+        label(job, Fakes())
+    else:
+        with pytest.raises(ModelError):
+            label(job, Fakes(fail_at=3))
+    kept = {p: p.read_bytes() for p in job.out.parent.rglob("*") if p.is_file() and p.name in ("journal", job.out.name)}
+    change, fakes = CHANGES[field]
+    with pytest.raises(ResumeError, match=rf"{field} \(was .*--overwrite"):
+        label(change(job), fakes)
+    assert kept
+    assert {p: p.read_bytes() for p in kept} == kept
+
+
+def test_overwrite_replaces_another_jobs_output_only_at_the_end(job: LabelJob) -> None:
+    label(job, Fakes())
+    old = job.out.read_bytes()
+    other = replace(job, selection=Selection(limit=20), overwrite=True)
+    with pytest.raises(ModelError):
+        label(other, Fakes(fail_at=2))
+    assert job.out.read_bytes() == old
+    summary = label(replace(other, overwrite=False), Fakes())  # goes on where it was
+    assert summary.effort.resumed > 0
+    assert len(list(read_judgments(job.out))) == 20
+
+
+def test_a_file_that_is_no_output_of_ours_is_not_touched(job: LabelJob) -> None:
+    job.out.parent.mkdir()
+    job.out.write_text("precious")
+    with pytest.raises(ResumeError, match="not made by this command"):
+        label(job, Fakes())
+    assert job.out.read_text() == "precious"
+
+
+def test_an_output_that_was_edited_is_not_taken_for_finished(job: LabelJob) -> None:
+    label(job, Fakes())
+    whole = job.out.read_bytes()
+    job.out.write_bytes(whole[:-40])
+    with pytest.raises(ResumeError, match="was changed after its run"):
+        label(job, Fakes())
+    label(replace(job, overwrite=True), Fakes())
+    assert job.out.read_bytes() == whole
+
+
+def test_every_row_is_labelled_or_reported(job: LabelJob) -> None:
+    path = Path(job.source.pairs)
+    lines = path.read_text().splitlines()
+    lines[10] = "{broken"
+    lines[20] = json.dumps({"query_id": "q", "doc_id": "d", "query": "x" * 3000, "document": "y"})
+    lines[30] = lines[30].replace('"document": "', '"document": "\\ud800')
+    path.write_text("\n".join(lines) + "\n")
+    summary = label(job, Fakes())
+    assert (summary.tally.labelled, summary.tally.rejected, summary.tally.unfit) == (69, 2, 1)
+    assert summary.is_partial
+    assert summary.errors == str(job.beside(".errors.jsonl"))
+    errors = [json.loads(line) for line in job.beside(".errors.jsonl").read_text().splitlines()]
+    assert sorted(e["line"] for e in errors) == [11, 21, 31]
+    reasons = {e["line"]: e["reason"] for e in errors}
+    assert "leaves" in reasons[21]
+    assert "surrogate" in reasons[31]
+    assert [j.doc_id for j in read_judgments(job.out)] == [
+        p.doc_id for i, p in enumerate(PAIRS) if i not in (10, 20, 30)
+    ]
+
+
+def test_duplicates_are_reported_before_a_model_is_opened(job: LabelJob) -> None:
+    write_jsonl(Path(job.source.pairs), [*PAIRS, PAIRS[0]])
+    with pytest.raises(InputError, match="on lines 1, 73"):
+        label(job, lambda: pytest.fail("the model was opened"))
+
+
+def test_equal_texts_under_distinct_ids_are_scored_once_and_labelled_alike(job: LabelJob) -> None:
+    twins = [replace(p, doc_id=f"twin-{p.doc_id}") for p in PAIRS]
+    write_jsonl(Path(job.source.pairs), PAIRS + twins)
+    fakes = Fakes()
+    backend_calls = label(job, fakes)
+    assert backend_calls.tally.labelled == 144
+    assert fakes.scored <= 72 + 144 // OPTIONS.window  # a twin may fall into the next window
+    judged = {j.doc_id: j for j in read_judgments(job.out)}
+    for pair in PAIRS:
+        assert replace(judged[f"twin-{pair.doc_id}"], doc_id=pair.doc_id) == judged[pair.doc_id]
+
+
+def test_no_grade_is_made_of_a_logit_that_is_no_number(job: LabelJob) -> None:
+    write_jsonl(Path(job.source.pairs), [*PAIRS, Pair("q", "bad", "query", "a ~ in it")])
+    with pytest.raises(NonFiniteError, match=r"not finite numbers for pair \(q, bad\)"):
+        label(job, Fakes(nonfinite=ord("~")))
+    assert not job.out.exists()
+
+
+def test_a_second_run_on_the_same_output_is_locked_out(job: LabelJob) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def slow() -> Annotator:
+        entered.set()
+        leave.wait(20)
+        return Fakes()()
+
+    first = threading.Thread(target=label, args=(job, slow))
+    first.start()
+    assert entered.wait(20)
+    with pytest.raises(LockedError, match=f"process {os.getpid()}"):
+        label(job, Fakes())
+    leave.set()
+    first.join()
+    assert len(list(read_judgments(job.out))) == 72
+
+
+@pytest.mark.parametrize("nth", range(1, 13))
+def test_a_full_disk_at_any_write_ends_cleanly_and_resumes(
+    job: LabelJob, monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
+    reference = replace(job, out=job.out.with_name("reference.jsonl"))
+    label(reference, Fakes())
+    real, count = os.write, [0]
+
+    def failing(file: int, data: bytes) -> int:
+        count[0] += 1
+        if count[0] >= nth:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(file, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", failing)
+        with pytest.raises(StorageError, match="No space left"):
+            label(job, Fakes())
+    assert not job.out.exists()
+    label(job, Fakes())
+    assert job.out.read_bytes() == reference.out.read_bytes()
+
+
+CLI = [sys.executable, "-m", "pairgrade.cli"]
+
+
+def command(job: LabelJob, seconds: float = 0.0) -> list[str]:
+    model = f"fake:{seconds}" if seconds else "fake:"
+    return [*CLI, "label", job.source.pairs, "--model", model, "--out", str(job.out), "--batch-tokens", "1500"]
+
+
+def _kill_at_random_moments(command: list[str], out: Path, kills: int, longest: float) -> int:
+    """Start the command and kill it, so often; then let it end. Returns how many kills met a running process."""
+    r = random.Random(7)
+    met = 0
+    for _ in range(kills):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        try:
+            process.wait(r.uniform(0.2, longest))
+        except subprocess.TimeoutExpired:
+            met += 1
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        if out.exists():
+            break
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return met
+
+
+@pytest.mark.slow
+def test_5000_pairs_killed_at_20_random_moments(tmp_path: Path) -> None:
+    pairs = random.Random(2).sample(make_pairs(50, 100), 5000)
+    source = Source(str(write_jsonl(tmp_path / "pairs.jsonl", pairs)))
+    calm, killed = LabelJob(source, tmp_path / "calm.jsonl"), LabelJob(source, tmp_path / "killed.jsonl")
+    subprocess.run(command(calm), check=True, stdout=subprocess.DEVNULL)
+    seen: list[bytes] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            if killed.out.exists():
+                seen.append(killed.out.read_bytes())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    met = _kill_at_random_moments(command(killed, 0.002), killed.out, kills=20, longest=2.0)
+    done.set()
+    watcher.join()
+    assert met >= 15
+    assert killed.out.read_bytes() == calm.out.read_bytes()
+    assert {bytes(s) for s in seen} <= {calm.out.read_bytes()}  # whole or absent, never a part
+    ids = [(j.query_id, j.doc_id) for j in read_judgments(killed.out)]
+    assert ids == [(p.query_id, p.doc_id) for p in pairs]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "calm.jsonl", "calm.jsonl.manifest.json", "killed.jsonl", "killed.jsonl.manifest.json", "pairs.jsonl",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_polite_signal_keeps_the_work_and_says_how_to_go_on(job: LabelJob, number: signal.Signals) -> None:
+    process = subprocess.Popen(command(job, 0.05), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    journal = job.beside(".run") / "journal"
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and not (journal.exists() and journal.read_bytes().count(b"\n") > 2):
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=10)
+    assert process.returncode == 128 + number
+    assert f"stopped by {number.name}" in stderr
+    resume = stderr.splitlines()[-1].strip()
+    assert resume.startswith("pairgrade label ")
+    assert not job.out.exists()
+    again = subprocess.run(
+        [sys.executable, "-m", "pairgrade.cli", *command(job, 0.05)[3:], "--json"], check=True, capture_output=True
+    )
+    summary = json.loads(again.stdout)
+    assert summary["effort"]["resumed"] > 0
+    assert summary["tally"]["labelled"] == 72

@@ -1,0 +1,43 @@
+import os
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from pairgrade.stop import PoliteStop, StopRequested
+
+
+def _listen(stop: PoliteStop, work: Callable[[], None]) -> None:
+    with stop.listening():
+        work()
+        pytest.fail("went on")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_raises_at_once(number: signal.Signals) -> None:
+    stop = PoliteStop()
+    with pytest.raises(StopRequested, match=number.name):
+        _listen(stop, lambda: os.kill(os.getpid(), number))
+
+
+def test_a_write_is_finished_first() -> None:
+    stop = PoliteStop()
+    done = []
+
+    def work() -> None:
+        with stop.uninterrupted():
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append("written")
+        done.append("went on")
+
+    with pytest.raises(StopRequested):
+        _listen(stop, work)
+    assert done == ["written"]
+
+
+def test_handlers_are_put_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    stop = PoliteStop()
+    with pytest.raises(StopRequested):
+        _listen(stop, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert signal.getsignal(signal.SIGTERM) is before
