@@ -1,0 +1,65 @@
+"""The ``pairgrade`` command. One file a command; this one only registers them and maps errors to exit codes.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some rows have no judgment, 130 and 143 stopped by a signal.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import shlex
+import sys
+
+import rich_click as click
+
+from pairgrade.errors import PairgradeError
+from pairgrade.stop import StopRequested
+
+PARTIAL = 3
+_COMMANDS = ("agree", "convert", "demo", "label", "rubric")
+
+
+class _Commands(click.RichGroup):
+    """Imports a command's module when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in _COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"pairgrade.cli.{name}").command
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pairgrade")
+@click.option("-v", "--verbose", is_flag=True, help="Log what the engine and the model library say, to stderr.")
+def cli(verbose: bool) -> None:
+    """Grade query-document pairs with small quantized language models, on the machine you have."""
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.WARNING,
+        format="%(levelname)s %(message)s",
+        stream=sys.stderr,
+    )
+    if verbose:
+        for noisy in ("matplotlib", "urllib3", "filelock"):
+            logging.getLogger(noisy).setLevel(logging.INFO)
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        cli()
+    except PairgradeError as error:
+        click.echo(f"pairgrade: {error}", err=True)
+        sys.exit(1)
+    except StopRequested as stop:
+        click.echo(f"\npairgrade: stopped by {stop}; what was done is kept. Go on with:\n  {_again()}", err=True)
+        sys.exit(128 + stop.signal)
+
+
+def _again() -> str:
+    """Return the command line that was given, ready for a shell."""
+    arguments = [a for a in sys.argv[1:] if a != "--overwrite"]  # it would be refused nothing now
+    return shlex.join(["pairgrade", *arguments])

@@ -1,0 +1,5 @@
+"""``python -m pairgrade.cli`` is the ``pairgrade`` command."""
+
+from pairgrade.cli import main
+
+main()

@@ -1,0 +1,63 @@
+"""``pairgrade label``: from a file of pairs to judgments and qrels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+
+from pairgrade.cli import PARTIAL, options
+from pairgrade.cli.report import print_summary
+
+
+@click.command("label", context_settings={"show_default": False})
+@click.argument("pairs", metavar="PAIRS")
+@options.model_options
+@click.option("--out", "-o", required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="OUT",
+              help="The judgments: .jsonl, .parquet, .csv or .tsv.")  # fmt: skip
+@click.option("--qrels", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+              help="Write the grades as TREC qrels, too.")  # fmt: skip
+@options.source_options
+@options.engine_options
+@click.option("--overwrite", is_flag=True, help="Replace OUT where it belongs to another job.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
+def command(
+    pairs: str,
+    out: Path,
+    qrels: Path | None,
+    model: str,
+    rubric: str,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+    **values: Any,
+) -> None:
+    """Label the pairs of a file.
+
+    PAIRS is a JSONL, CSV, TSV or Parquet file with the columns query_id, doc_id, query and document (title and
+    grade if there are any), .gz or not; a qrels or run file together with --queries and --docs; or irds:DATASET,
+    a dataset of ir_datasets where that package is installed.
+
+    The work is journaled: the same command resumes a run that was stopped or killed, and ends with the same bytes.
+    Rows that are no usable pairs go to OUT.errors.jsonl with their line and the reason; the exit code is then 3.
+    What decided the result is written to OUT.manifest.json.
+    """
+    from pairgrade.annotator import Annotator
+    from pairgrade.cli.progress import TerminalProgress
+    from pairgrade.rubric import Rubric
+    from pairgrade.run import LabelJob, label
+
+    job = LabelJob(options.source(pairs, values), out, qrels, options.selection(values), overwrite)
+    task = Rubric.load(rubric)
+    annotator_options, llama = options.annotator_options(values), options.llama_options(values)
+    with TerminalProgress(quiet) as progress:
+        summary = label(job, lambda: Annotator.open(model, task, options=annotator_options, llama=llama), progress)
+    if as_json:
+        click.echo(json.dumps(summary.to_dict(), ensure_ascii=False))
+    else:
+        print_summary(summary)
+    if summary.is_partial:
+        click.get_current_context().exit(PARTIAL)

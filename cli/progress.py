@@ -1,0 +1,59 @@
+"""A run's progress as a bar on stderr; nothing where stderr is not a terminal."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from pairgrade.backend import Counters
+from pairgrade.run import Progress
+
+
+class TerminalProgress(Progress):
+    """Pairs a second, the share of tokens that were reused, the time left."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        console = Console(stderr=True)
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=quiet or not console.is_terminal,
+        )
+        self._task: TaskID = self._bar.add_task("starting", total=None, rate="")
+
+    def phase(self, name: str) -> None:
+        """Show the phase's name."""
+        self._bar.update(self._task, description=name)
+
+    def start(self, total: int, done: int) -> None:
+        """Show how far an earlier run came."""
+        self._bar.update(self._task, total=total, completed=done)
+
+    def advance(self, pairs: int, counters: Counters) -> None:
+        """Move the bar."""
+        self._bar.update(self._task, advance=pairs)
+        task = self._bar.tasks[0]
+        tokens = counters.computed + counters.reused
+        rate = f"{task.speed:.1f} pairs/s, " if task.speed else ""
+        if tokens:
+            rate += f"{counters.reused / tokens:.0%} of tokens reused"
+        self._bar.update(self._task, rate=rate)
+
+    def __enter__(self) -> TerminalProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()

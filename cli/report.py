@@ -1,0 +1,45 @@
+"""Tables for people."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from pairgrade.summary import Summary
+
+
+def summary_table(summary: Summary) -> Table:
+    """Lay out a run's figures."""
+    tally, effort = summary.tally, summary.effort
+    table = Table(show_header=False, title="labelling run", title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    table.add_row("pairs labelled", f"{tally.labelled:,}")
+    if effort.resumed:
+        table.add_row("  of these before", f"{effort.resumed:,} (resumed)")
+    if summary.already_finished:
+        table.add_row("", "finished before; nothing was left to do")
+    if summary.is_partial:
+        table.add_row("without judgment", f"{tally.rejected:,} rows rejected, {tally.unfit:,} pairs unfit")
+    if tally.truncated:
+        table.add_row("documents cut", f"{tally.truncated:,}")
+    if effort.pairs_per_second:
+        table.add_row("pairs/s", f"{effort.pairs_per_second:.2f} ({effort.pairs:,} in {effort.seconds:,.1f} s)")
+        share = effort.reused_share or 0.0
+        table.add_row("tokens computed", f"{effort.computed_tokens:,}")
+        table.add_row("tokens reused", f"{effort.reused_tokens:,} ({share:.0%})")
+        table.add_row("time in the model", f"{effort.model_seconds / effort.seconds:.1%}")
+    table.add_row("grades", ", ".join(f"{g}: {n:,}" for g, n in tally.grades.items()) or "none")
+    if tally.mean_label_mass is not None:
+        table.add_row("mean label mass", f"{tally.mean_label_mass:.3f}")
+    table.add_row("judgments", summary.out)
+    if summary.qrels:
+        table.add_row("qrels", summary.qrels)
+    if summary.errors:
+        table.add_row("errors", summary.errors)
+    return table
+
+
+def print_summary(summary: Summary) -> None:
+    """Print a run's figures to stdout."""
+    Console().print(summary_table(summary))

@@ -1,0 +1,44 @@
+"""Does a rubric fit a model? Its label words against the tokenizer, its length against the context."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pairgrade.backends import open_backend
+from pairgrade.prompt import PromptBuilder, detect_chat_format
+from pairgrade.records import Pair
+from pairgrade.rubric import Rubric
+
+_EXAMPLE = Pair("q", "d", "how long to boil an egg", "A medium egg needs eight minutes in boiling water.")
+
+
+def check_rubric(rubric: Rubric, model: str | Path, chat: str = "auto", show_prompt: bool = False) -> dict[str, Any]:
+    """Return what was found, JSON-ready; RubricError where a label word is not one token of the model."""
+    backend, _ = open_backend(model)
+    try:
+        tokenizer = backend.tokenizer
+        if chat == "auto":
+            chat = detect_chat_format(tokenizer, backend.is_chat_model)
+        builder = PromptBuilder(rubric, tokenizer, backend.context, chat)
+        prompt = builder.build(_EXAMPLE)
+        cue = tokenizer.plain(rubric.cue)
+        unnatural = [
+            grade.label
+            for grade, label in zip(rubric.grades, builder.label_ids, strict=True)
+            if tokenizer.plain(rubric.cue + grade.label).tolist() != [*cue.tolist(), int(label)]
+        ]
+        found: dict[str, Any] = {
+            "chat": builder.format.name,
+            "context": backend.context,
+            "instruction_tokens": len(prompt.prefix[0]),
+            "cue_tokens": len(prompt.suffix) - prompt.document_tokens,
+            "label_tokens": builder.label_ids.tolist(),
+            "labels_that_join_the_cue": unnatural,  # in running text the tokenizer would write these otherwise
+        }
+        if show_prompt:
+            ids = [token for part in (*prompt.prefix, prompt.suffix) for token in part.tolist()]
+            found["prompt"] = [tokenizer.piece(token) for token in ids]
+        return found
+    finally:
+        backend.close()
