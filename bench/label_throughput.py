@@ -41,7 +41,10 @@ from pairgrade.rubric import Rubric
 from pairgrade.run import LabelJob, label
 
 _CONTEXT = 2048
-_ARMS = ("high_level", "whole_prompt", "pairgrade")
+_ARMS = {
+    "file_order": ("high_level", "whole_prompt", "pairgrade"),
+    "shuffled": ("high_level", "pairgrade"),  # a whole prompt costs the same in any order
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +110,14 @@ def measure(setting: Setting) -> dict[str, Any]:
     bench = Bench(setting)
     shuffled = random.Random(11).sample(setting.pairs, len(setting.pairs))
     orders = {"file_order": list(setting.pairs), "shuffled": shuffled}
-    rates: dict[str, dict[str, list[float]]] = {o: {a: [] for a in _ARMS} for o in orders}
-    for pairs in orders.values():  # warm up
-        for arm in _ARMS:
-            getattr(bench, arm)(pairs[:3])
+    rates: dict[str, dict[str, list[float]]] = {o: {a: [] for a in _ARMS[o]} for o in orders}
+    for arm in _ARMS["file_order"]:
+        getattr(bench, arm)(setting.pairs[:3])  # warm up
     bench.shares.clear()
     for round_ in range(setting.rounds):
         for name, pairs in orders.items():
-            arms = _ARMS[round_ % 3 :] + _ARMS[: round_ % 3]  # none is always first
+            first = round_ % len(_ARMS[name])  # no arm is always the first
+            arms = _ARMS[name][first:] + _ARMS[name][:first]
             for arm in arms:
                 seconds = _timed(getattr(bench, arm), pairs)
                 rates[name][arm].append(len(pairs) / seconds)
@@ -140,7 +143,8 @@ def _ratios(arms: dict[str, list[float]]) -> dict[str, float]:
     """Return medians of the per-round ratios, for rounds see the same noise."""
     return {
         f"pairgrade/{other}": statistics.median(a / b for a, b in zip(arms["pairgrade"], arms[other], strict=True))
-        for other in ("high_level", "whole_prompt")
+        for other in arms
+        if other != "pairgrade"
     }
 
 

@@ -12,18 +12,30 @@ from pairgrade.cli import PARTIAL, options
 from pairgrade.cli.report import print_summary
 
 
-@click.command("label", context_settings={"show_default": False})
+@click.command("label")
 @click.argument("pairs", metavar="PAIRS")
 @options.model_options
-@click.option("--out", "-o", required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="OUT",
-              help="The judgments: .jsonl, .parquet, .csv or .tsv.")  # fmt: skip
-@click.option("--qrels", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
-              help="Write the grades as TREC qrels, too.")  # fmt: skip
+@click.option(
+    "--out",
+    "-o",
+    required=True,
+    panel="Output",
+    type=click.Path(path_type=Path),
+    metavar="OUT",
+    help="The judgments: .jsonl, .parquet, .csv or .tsv.",
+)
+@click.option(
+    "--qrels",
+    panel="Output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the grades as TREC qrels, too.",
+)
 @options.source_options
 @options.engine_options
-@click.option("--overwrite", is_flag=True, help="Replace OUT where it belongs to another job.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-@click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
+@click.option("--overwrite", is_flag=True, panel="Output", help="Replace OUT where it belongs to another job.")
+@click.option("--json", "as_json", is_flag=True, panel="Output", help="Print the summary as JSON.")
+@click.option("--quiet", "-q", is_flag=True, panel="Output", help="No progress bar.")
 def command(
     pairs: str,
     out: Path,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import rich_click as click
@@ -18,86 +18,78 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _FIELDS = ("query_id", "doc_id", "query", "document", "title", "grade")
 
+_FORMATS = ("jsonl", "csv", "tsv", "parquet", "qrels", "run")
+_INPUT, _MODEL_PANEL, _ENGINE_PANEL = "Input", "Model and prompt", "Engine"
+
+
+def _choice(
+    *names: str, choices: Sequence[str], metavar: str, panel: str, text: str, default: str | None = None
+) -> Any:
+    """Declare an option with a fixed set of values, which stand in its help instead of its metavar."""
+    return click.option(
+        *names,
+        type=click.Choice(choices),
+        metavar=metavar,
+        panel=panel,
+        default=default,
+        show_default=default is not None,
+        help=f"{text} One of {', '.join(choices)}.",
+    )
+
+
+def _number(name: str, text: str, panel: str, default: int | None = None) -> Any:
+    return click.option(
+        name, type=int, metavar="N", panel=panel, default=default, show_default=default is not None, help=text
+    )
+
+
+def _text(*names: str, metavar: str, panel: str, text: str, default: str | None = None, required: bool = False) -> Any:
+    shown = default is not None
+    return click.option(
+        *names, metavar=metavar, panel=panel, default=default, show_default=shown, required=required, help=text
+    )
+
+
 _SOURCE = [
-    click.option("--queries", metavar="FILE", help="Queries (JSONL or TSV): PAIRS is then a qrels or run file."),
-    click.option("--docs", metavar="FILE", help="Documents (JSONL, TSV or Parquet), together with --queries."),
-    click.option(
-        "--format",
-        "file_format",
-        type=click.Choice(["jsonl", "csv", "tsv", "parquet", "qrels", "run"]),
-        help="Format of PAIRS, where its suffix does not tell.",
-    ),
+    _text("--queries", metavar="FILE", panel=_INPUT, text="Queries (JSONL or TSV): PAIRS is then a qrels or run file."),
+    _text("--docs", metavar="FILE", panel=_INPUT, text="Documents (JSONL, TSV or Parquet), with --queries."),
+    _choice("--format", "file_format", choices=_FORMATS, metavar="FORMAT", panel=_INPUT,
+            text="Format of PAIRS, where its suffix does not tell."),
     *(
-        click.option(
-            f"--{name.replace('_', '-')}-column",
-            metavar="NAME",
-            default=name,
-            show_default=True,
-            help=f"Column that holds the {name.replace('_', ' ')}.",
-        )
+        _text(f"--{name.replace('_', '-')}-column", metavar="NAME", default=name, panel=_INPUT,
+              text=f"Column that holds the {name.replace('_', ' ')}.")
         for name in _FIELDS
     ),
-    click.option("--limit", type=int, metavar="N", help="Take only the first N usable pairs."),
-    click.option("--sample", type=int, metavar="N", help="Take N of the pairs at random; see --seed."),
-    click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Seed of --sample."),
-    click.option(
-        "--duplicates",
-        type=click.Choice(["refuse", "first"]),
-        default="refuse",
-        show_default=True,
-        help="Pairs with the ids of an earlier one: refuse the file, or take the first and reject the others.",
-    ),
-]
+    _number("--limit", "Take only the first N usable pairs.", _INPUT),
+    _number("--sample", "Take N of the pairs at random; see --seed.", _INPUT),
+    _number("--seed", "Seed of --sample.", _INPUT, 0),
+    _choice("--duplicates", choices=["refuse", "first"], metavar="POLICY", default="refuse", panel=_INPUT,
+            text="Pairs with the ids of an earlier one: refuse the file, or take the first and reject the others."),
+]  # fmt: skip
 
 _MODEL = [
-    click.option(
-        "--model",
-        "-m",
-        required=True,
-        metavar="MODEL",
-        help="A .gguf file, pkg:PACKAGE (a GGUF inside an installed Python package) or hf:org/repo/file.gguf@revision.",
-    ),
-    click.option(
-        "--rubric",
-        "-r",
-        default="trec",
-        show_default=True,
-        metavar="RUBRIC",
-        help="trec, binary, esci or a TOML file; see `pairgrade rubric show trec`.",
-    ),
-    click.option(
-        "--chat",
-        type=click.Choice(["auto", *FORMAT_NAMES]),
-        default="auto",
-        show_default=True,
-        help="The turns around the prompt; auto tells by the model's control tokens.",
-    ),
-]
+    _text("--model", "-m", metavar="MODEL", required=True, panel=_MODEL_PANEL,
+          text="A .gguf file, pkg:PACKAGE (a GGUF inside an installed Python package) or "
+          "hf:org/repo/file.gguf@revision."),
+    _text("--rubric", "-r", metavar="RUBRIC", default="trec", panel=_MODEL_PANEL,
+          text="trec, binary, esci or a TOML file; see `pairgrade rubric show trec`."),
+    _choice("--chat", choices=["auto", *FORMAT_NAMES], metavar="NAME", default="auto", panel=_MODEL_PANEL,
+            text="The turns around the prompt; auto tells by the model's control tokens."),
+    _number("--ctx", "Longest prompt in tokens; documents are cut to fit.  [default: 2048, or what the model was "
+            "trained with, if less]", _MODEL_PANEL),
+    _choice("--too-long", choices=["cut", "reject"], metavar="POLICY", default="cut", panel=_MODEL_PANEL,
+            text="A document that does not fit is cut and marked, or its row rejected."),
+]  # fmt: skip
 
 _ENGINE = [
-    click.option("--threads", type=int, metavar="N", help="Threads.  [default: the physical cores it may use]"),
-    click.option(
-        "--ctx", type=int, metavar="N",
-        help="Longest prompt in tokens; documents are cut to fit.  [default: 2048, or what the model was trained with]",
-    ),
-    click.option(
-        "--too-long", type=click.Choice(["cut", "reject"]), default="cut", show_default=True,
-        help="What happens to a document that does not fit: it is cut and marked, or its row rejected.",
-    ),
-    click.option(
-        "--batch-tokens", type=int, default=PlanOptions().batch_tokens, show_default=True, metavar="N",
-        help="Document tokens of one batch: what a killed run loses at most.",
-    ),
-    click.option(
-        "--window", type=int, default=AnnotatorOptions().window, show_default=True, metavar="N",
-        help="Pairs that are planned together.",
-    ),
-    click.option("--gpu-layers", type=int, default=0, show_default=True, metavar="N",
-                 help="Layers on the GPU, -1 for all. Not verified on hardware."),
-    click.option("--sequences", type=int, default=1, show_default=True, metavar="N",
-                 help="Documents in one decode. More than 1 is for GPUs, and no longer exact."),
-    click.option("--flash-attention/--no-flash-attention", default=False, show_default=True,
-                 help="llama.cpp's flash attention. For GPUs; on CPUs it was slower, and it is another arithmetic."),
+    _number("--threads", "Threads.  [default: the physical cores that it may use]", _ENGINE_PANEL),
+    _number("--batch-tokens", "Document tokens of one batch, which is what a killed run loses at most.",
+            _ENGINE_PANEL, PlanOptions().batch_tokens),
+    _number("--window", "Pairs that are planned together.", _ENGINE_PANEL, AnnotatorOptions().window),
+    _number("--gpu-layers", "Layers on the GPU, -1 for all. Not verified on hardware.", _ENGINE_PANEL, 0),
+    _number("--sequences", "Documents in one decode; more than 1 is for GPUs, and not exact.", _ENGINE_PANEL, 1),
+    click.option("--flash-attention", is_flag=True, panel=_ENGINE_PANEL,
+                 help="llama.cpp's flash attention: other roundings, and no faster on the CPUs we measured."),
 ]  # fmt: skip
 
 

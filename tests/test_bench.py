@@ -31,6 +31,6 @@ def test_label_throughput_ends_with_one_json_line() -> None:
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["pairs"] == 4
     for order in ("file_order", "shuffled"):
-        assert set(result["pairs_per_second"][order]) == {"high_level", "whole_prompt", "pairgrade"}
+        assert {"high_level", "pairgrade"} <= set(result["pairs_per_second"][order])
         assert all(arm["median"] > 0 for arm in result["pairs_per_second"][order].values())
     assert 0 < result["share_in_model"] <= 1
