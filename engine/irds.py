@@ -24,7 +24,7 @@ class Catalogued:
         except ModuleNotFoundError as error:
             if error.name != "ir_datasets":
                 raise
-            raise MissingExtraError(f"the input {self.name}", "ir_datasets") from None
+            raise MissingExtraError(f"the input {self.name}", "ir_datasets", "irds") from None
         try:
             self._dataset: Any = ir_datasets.load(dataset_id)
         except KeyError:
@@ -64,4 +64,4 @@ def catalogue_version() -> str:
     try:
         return f"ir_datasets {metadata.version('ir_datasets')}"
     except metadata.PackageNotFoundError:
-        raise MissingExtraError("an irds: input", "ir_datasets") from None
+        raise MissingExtraError("an irds: input", "ir_datasets", "irds") from None

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -18,7 +17,8 @@ from typing import TypeVar
 from pairgrade.delimited import csv_rows, parquet_rows, tsv_rows
 from pairgrade.errors import InputError
 from pairgrade.irds import Catalogued, catalogue_version
-from pairgrade.lines import Field, Row, file_blocks, has_gzip_name, json_rows, shown
+from pairgrade.lines import Field, Row, file_blocks, has_gzip_name, json_rows
+from pairgrade.pair_checks import checked_identifier, checked_optional_text, checked_pair, checked_text
 from pairgrade.records import Pair, Rejection
 from pairgrade.trec_input import Entry, join, judged_lines, plain_tsv
 
@@ -38,10 +38,6 @@ _DOCUMENT_TEXTS = [
     Field(("text",)),
     Field(("title",), required=False),
 ]
-
-_NOT_IN_IDS = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_WHOLE_NUMBER = re.compile(r"([+-]?[0-9]{1,9})(\.0*)?")
-_GRADE_LIMIT = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +142,7 @@ def numbered_pairs(source: Source, scratch: Path | None = None) -> Generator[tup
             if isinstance(item, Rejection):
                 yield item.line, item
             else:
-                yield item[0], _pair(source.pairs, *item)
+                yield item[0], checked_pair(source.pairs, *item)
 
 
 def digest(source: Source) -> str:
@@ -216,86 +212,9 @@ def _entries(source: str, rows: Iterable[Row | Rejection]) -> Iterator[Entry | R
             continue
         line, (identifier, text, *more) = item
         try:
-            title = _optional_text(more[0] if more else None)
-            entry = (_identifier(identifier, "the id"), title, _text(text, "text"))
+            title = checked_optional_text(more[0] if more else None)
+            entry = (checked_identifier(identifier, "the id"), title, checked_text(text, "text"))
         except ValueError as error:
             yield Rejection(source, line, str(error))
             continue
         yield line, entry
-
-
-def _pair(source: str, line: int, values: Sequence[object]) -> Pair | Rejection:
-    query_id = doc_id = None
-    try:
-        query_id = _identifier(values[0], "query_id")
-        doc_id = _identifier(values[1], "doc_id")
-        query = _text(values[2], "query")
-        document = _text(values[3], "document")
-        title = _optional_text(values[4])
-        if not query or query.isspace():
-            raise ValueError("query is blank")
-        if (not document or document.isspace()) and (not title or title.isspace()):
-            raise ValueError("document and title are both blank")
-        return Pair(query_id, doc_id, query, document, title, _grade(values[5]))
-    except ValueError as error:
-        return Rejection(source, line, str(error), query_id, doc_id)
-
-
-def _identifier(value: object, name: str) -> str:
-    if type(value) is str:
-        if not value:
-            raise ValueError(f"{name} is empty")
-        if _NOT_IN_IDS.search(value):
-            held = "white space, a control character or a lone surrogate"
-            raise ValueError(f"{name} {shown(value)} holds {held}; a TREC qrels file cannot carry it")
-        return value
-    if type(value) is int:
-        return str(value)
-    raise ValueError(f"{name} is {_described(value)}; an id is a string or an integer: write it in quotes")
-
-
-def _text(value: object, name: str) -> str:
-    if type(value) is not str:
-        raise ValueError(f"{name} is {_described(value)}; it must be a string")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            found = f"a lone surrogate (U+{ord(value[error.start]):04X}) at character {error.start + 1}"
-            raise ValueError(f"{name} holds {found}") from None
-    return value
-
-
-def _optional_text(value: object) -> str:
-    return "" if value is None else _text(value, "title")
-
-
-def _grade(value: object) -> int | None:
-    if value is None or value == "":
-        return None
-    if isinstance(value, str):
-        if value.isspace():
-            return None
-        match = _WHOLE_NUMBER.fullmatch(value.strip())
-        if match:
-            return int(match[1])
-    elif (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and abs(value) < _GRADE_LIMIT
-        and value == int(value)
-    ):
-        return int(value)
-    raise ValueError(f"grade is {_described(value)}; it must be a whole number of at most 9 digits")
-
-
-def _described(value: object) -> str:
-    if isinstance(value, bytes):
-        return "not valid UTF-8"
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (list, dict)):
-        return "an array" if isinstance(value, list) else "an object"
-    return shown(value) if isinstance(value, str) else f"the number {shown(str(value))}"
