@@ -16,7 +16,7 @@ from pairgrade.errors import PairgradeError
 from pairgrade.stop import StopRequested
 
 PARTIAL = 3
-_COMMANDS = ("agree", "convert", "demo", "label", "rubric")
+_COMMANDS = ("agree", "calibrate", "convert", "demo", "label", "rubric")
 
 
 class _Commands(click.RichGroup):
@@ -61,5 +61,4 @@ def main() -> None:
 
 def _again() -> str:
     """Return the command line that was given, ready for a shell."""
-    arguments = [a for a in sys.argv[1:] if a != "--overwrite"]  # it would be refused nothing now
-    return shlex.join(["pairgrade", *arguments])
+    return shlex.join(["pairgrade", *sys.argv[1:]])

@@ -29,12 +29,13 @@ def command(model: str, out: Path, limit: int | None, overwrite: bool, as_json: 
     from pairgrade.agreement import AgreementOptions, agreement
     from pairgrade.annotator import Annotator
     from pairgrade.cli.progress import TerminalProgress
+    from pairgrade.job import LabelJob
     from pairgrade.judgments import read_judgments
     from pairgrade.matching import match
     from pairgrade.readers import Source, read_pairs
     from pairgrade.records import Pair, Qrel
     from pairgrade.rubric import Rubric
-    from pairgrade.run import LabelJob, label
+    from pairgrade.run import label
     from pairgrade.spool import Selection
 
     with as_file(files("pairgrade") / "sample" / "pairs.jsonl") as sample:
@@ -58,7 +59,8 @@ def command(model: str, out: Path, limit: int | None, overwrite: bool, as_json: 
         click.echo(json.dumps(summary.to_dict() | {"agreement": report.to_dict()}, ensure_ascii=False))
         return
     table = summary_table(summary)
-    table.title = f"demo: the shipped sample, labelled by {model}"
+    table.title = "demo: the shipped sample"
+    table.add_row("model", model)
     table.add_section()
     names = {"accuracy": "same grade as ours", "quadratic_kappa": "quadratic kappa", "tau_b": "Kendall tau-b",
              "auc": f"AUC at grade {report.threshold}"}  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +60,13 @@ def command(
     """
     from pairgrade.annotator import Annotator
     from pairgrade.cli.progress import TerminalProgress
+    from pairgrade.job import LabelJob
     from pairgrade.rubric import Rubric
-    from pairgrade.run import LabelJob, label
+    from pairgrade.run import label
 
     job = LabelJob(options.source(pairs, values), out, qrels, options.selection(values), overwrite)
     task = Rubric.load(rubric)
-    annotator_options, llama = options.annotator_options(values), options.llama_options(values)
+    annotator_options, llama = options.annotator_options(values, task), options.llama_options(values)
     with TerminalProgress(quiet) as progress:
         summary = label(job, lambda: Annotator.open(model, task, options=annotator_options, llama=llama), progress)
     if as_json:
@@ -72,4 +74,4 @@ def command(
     else:
         print_summary(summary)
     if summary.is_partial:
-        click.get_current_context().exit(PARTIAL)
+        sys.exit(PARTIAL)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,24 +30,27 @@ def write_outputs(
     ``offsets[row]`` is where in the journal a row's outcome lies, or -1.
     """
     counter = TallyCounter()
-    unfit: list[tuple[int, str]] = []
+    unfit = array("q")  # rows without a judgment
     with journal.open("rb") as file, open_writer(out, grades) as writer:
-        for row in np.flatnonzero(offsets >= 0).tolist():
-            entry = read_entry(file.fileno(), int(offsets[row]))
+        for row, offset in enumerate(offsets):
+            if offset < 0:
+                continue
+            entry = read_entry(file.fileno(), int(offset))
             if entry.judgment is None:
-                unfit.append((row, entry.reason or ""))
+                unfit.append(row)
             else:
                 writer.write(entry.judgment)
                 counter.add(entry.judgment)
-    rejected = spool.rejected()
-    if rejected or unfit:
-        _write_errors(errors, spool, unfit)
-    else:
-        errors.unlink(missing_ok=True)
+        rejected = spool.rejected()
+        if rejected or unfit:
+            reasons = ((row, read_entry(file.fileno(), int(offsets[row])).reason or "") for row in unfit)
+            _write_errors(errors, spool, reasons)
+        else:
+            errors.unlink(missing_ok=True)
     return counter.total(rejected, len(unfit))
 
 
-def _write_errors(path: Path, spool: Spool, unfit: list[tuple[int, str]]) -> None:
+def _write_errors(path: Path, spool: Spool, unfit: Iterable[tuple[int, str]]) -> None:
     with AtomicFile(path) as file:
         for item in spool.rejections():
             record = {"source": item.source, "line": item.line, "reason": item.reason}

@@ -107,7 +107,9 @@ def _start(path: Path, identity: str) -> None:
             first = file.readline()
             if _payload(first) is not None and first != header:
                 raise ResumeError(f"{path} is the journal of another run")
-            if first == header:
+            if first != header and first.endswith(b"\n"):
+                _mend_header(path, file.fileno(), header, first)
+            if first.endswith(b"\n"):
                 _cut_torn_tail(file.fileno(), len(header))
                 return
     except FileNotFoundError:
@@ -116,6 +118,14 @@ def _start(path: Path, identity: str) -> None:
         file.write(header)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _mend_header(path: Path, file: int, header: bytes, found: bytes) -> None:
+    """Write a damaged first line again; the run's manifest has told already whose journal it is."""
+    if len(found) != len(header):
+        raise ResumeError(f"{path} is damaged in its first line; remove it to begin again")
+    _log.warning("%s: the first line is damaged; it is written again and the records are kept", path)
+    os.pwrite(file, header, 0)
 
 
 def _cut_torn_tail(file: int, start: int) -> None:

@@ -8,20 +8,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pairgrade.errors import LockedError
+from pairgrade.errors import LockedError, StorageError
 
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock file; LockedError names the process that has it. The file is left for its folder's owner."""
+    """Hold the lock file; LockedError names the process that has it.
+
+    Its folder is made if it is not there. The file is left for its holder to remove.
+    """
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:
+            continue  # the holder finished and removed the folder between the two lines above
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             holder = os.read(file, 32).decode("ascii", "replace").strip() or "unknown"
             os.close(file)
             raise LockedError(f"{path.parent} is in use by another run (process {holder}); wait for it") from None
+        except OSError as error:
+            os.close(file)
+            raise StorageError(f"{path}: the file system cannot lock files ({error.strerror})") from error
         if _same(file, path):
             break
         os.close(file)  # the holder finished and removed the file between our open and our lock

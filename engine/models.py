@@ -46,7 +46,10 @@ def file_sha256(path: Path) -> str:
 
 def _from_package(name: str) -> Path:
     module = name.replace("-", "_")
-    spec = importlib.util.find_spec(module) if module.isidentifier() else None
+    try:
+        spec = importlib.util.find_spec(module) if module.isidentifier() else None
+    except ValueError:  # a module without a spec, such as __main__
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(f"no installed package '{name}'; install it with: pip install {name.replace('_', '-')}")
     found = sorted(p for root in spec.submodule_search_locations for p in Path(root).rglob("*.gguf"))
@@ -65,7 +68,7 @@ def _from_hub(text: str) -> Path:
 
     try:
         path = hf_hub_download(match["repo"], match["file"], revision=match["revision"])
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"hf:{text} cannot be had: {first}") from None
     return _checked(Path(path))

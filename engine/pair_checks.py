@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pairgrade.lines import shown
 from pairgrade.records import Pair, Rejection
 
-_NOT_IN_IDS = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_NOT_IN_IDS = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ufeff\ud800-\udfff]")
 _WHOLE_NUMBER = re.compile(r"([+-]?[0-9]{1,9})(\.0*)?")
 _GRADE_LIMIT = 10**9
+_LONGEST_ID = 1000  # characters
 
 
 def checked_pair(source: str, line: int, values: Sequence[object]) -> Pair | Rejection:
@@ -36,11 +37,13 @@ def checked_identifier(value: object, name: str) -> str:
     if type(value) is str:
         if not value:
             raise ValueError(f"{name} is empty")
+        if len(value) > _LONGEST_ID:
+            raise ValueError(f"{name} has {len(value):,} characters; at most {_LONGEST_ID:,} are allowed")
         if _NOT_IN_IDS.search(value):
-            held = "white space, a control character or a lone surrogate"
+            held = "white space, a control character, a byte order mark or a lone surrogate"
             raise ValueError(f"{name} {shown(value)} holds {held}; a TREC qrels file cannot carry it")
         return value
-    if type(value) is int:
+    if type(value) is int and abs(value) < 10**_LONGEST_ID:
         return str(value)
     raise ValueError(f"{name} is {_described(value)}; an id is a string or an integer: write it in quotes")
 

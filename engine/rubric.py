@@ -78,7 +78,9 @@ class Rubric:
     @property
     def digest(self) -> str:
         """The sha256 of everything in the rubric that can reach a prompt."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        parts = asdict(self)
+        del parts["name"]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Rubric:

@@ -6,12 +6,10 @@ Beside the output OUT lie, while it runs, ``OUT.run/`` (lock, manifest, spool, j
 
 from __future__ import annotations
 
-import glob
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,38 +20,19 @@ from pairgrade.annotator import Annotator, Unfit, windows
 from pairgrade.assemble import write_outputs
 from pairgrade.backend import Counters
 from pairgrade.environment import environment, package_version
-from pairgrade.errors import InputError, ResumeError
+from pairgrade.errors import InputError, PairgradeError, ResumeError, StorageError
+from pairgrade.job import LabelJob
 from pairgrade.journal import Entry, Journal, read_entries
-from pairgrade.judgments import read_judgments, required_format
+from pairgrade.judgments import read_judgments
 from pairgrade.lock import exclusive
 from pairgrade.manifest import Identity, Manifest, differences, identity_digest
 from pairgrade.models import file_sha256
 from pairgrade.qrels import write_qrels
 from pairgrade.records import Pair
-from pairgrade.spool import Selection, Spool, build
+from pairgrade.run_folder import RunFolder, remove_stale_writers
+from pairgrade.spool import Spool, build
 from pairgrade.stop import PoliteStop
 from pairgrade.summary import Effort, Summary, Tally
-
-
-@dataclass(frozen=True, slots=True)
-class LabelJob:
-    """What is to be labelled, and where the judgments go."""
-
-    source: readers.Source
-    out: Path
-    qrels: Path | None = None
-    selection: Selection = Selection()
-    overwrite: bool = False  # an output of another job may be replaced
-
-    def __post_init__(self) -> None:
-        required_format(self.out)
-        for path in (self.out, self.qrels):
-            if path is not None and path.is_dir():
-                raise InputError(f"{path} is a folder; name a file in it")
-
-    def beside(self, suffix: str) -> Path:
-        """Return the path of a companion of the output."""
-        return self.out.with_name(self.out.name + suffix)
 
 
 class Progress:
@@ -81,127 +60,151 @@ def label(
     belongs to another job, ModelError or NonFiniteError from the model, StorageError from the disk, StopRequested
     after a signal. Whatever it raises, what is in the journal is kept.
     """
-    folder = job.beside(".run")
-    folder.mkdir(parents=True, exist_ok=True)
     stop = stop or PoliteStop()
-    with exclusive(folder / "lock"), stop.listening():
-        run = _Run(job, folder, progress or Progress(), stop)
-        try:
-            summary = run.complete(open_annotator)
-        except BaseException:
-            run.leave()
+    folder = RunFolder(job.folder)
+    try:
+        with exclusive(folder.lock), stop.listening():
+            return _Run(job, folder, progress or Progress(), stop).complete(open_annotator)
+    except OSError as error:
+        if isinstance(error, PairgradeError):
             raise
-        run.clean_up()
-    if job.qrels is not None:
-        job.qrels.parent.mkdir(parents=True, exist_ok=True)
-        judgments = read_judgments(job.out)
-        write_qrels(job.qrels, ((j.query_id, j.doc_id, j.grade) for j in judgments))
-    return replace(summary, qrels=str(job.qrels) if job.qrels else None)
+        raise StorageError(f"{error.filename or job.out}: {error.strerror or error}") from error
 
 
 class _Run:
     """One job in its folder, under the lock."""
 
-    def __init__(self, job: LabelJob, folder: Path, progress: Progress, stop: PoliteStop) -> None:
+    def __init__(self, job: LabelJob, folder: RunFolder, progress: Progress, stop: PoliteStop) -> None:
         self._job, self._folder, self._progress, self._stop = job, folder, progress, stop
         self._clock = _Clock()
-        self._identity_now: Identity = {}
+        self._finished = Manifest.load(job.manifest)
+        self._running = Manifest.load(folder.manifest)
 
     def complete(self, open_annotator: Callable[[], AbstractContextManager[Annotator]]) -> Summary:
-        finished = Manifest.load(self._job.beside(".manifest.json"))
-        self._progress.phase("reading")
-        digest = readers.digest(self._job.source)
-        if not (finished and finished.identity.get("input") == digest and self._job.out.exists()):
-            self._spool(digest)  # before the model is loaded, so that bad input is told at once
-        prepare = self._clock.lap()
-        self._progress.phase("loading")
-        with open_annotator() as annotator:
-            identity = self._identity(digest, annotator)
-            load = self._clock.lap()
-            self._identity_now = identity
-            if finished and self._is_finished(finished, identity):
-                return self._again(finished)
-            self._claim(finished, identity)
-            with closing(Spool(self._spool(digest))) as spool:
-                effort, offsets = self._label(annotator, spool, identity_digest(identity))
-                self._progress.phase("writing")
-                tally = write_outputs(
-                    self._job.out, annotator.rubric.values, self._folder / "journal", offsets, spool, self._errors
-                )
+        try:
+            self._check_qrels()
+            self._progress.phase("reading")
+            asked = self._asked(readers.digest(self._job.source))
+            finished = self._finished is not None and self._job.out.exists() and _holds(self._finished, asked)
+            if not finished:
+                self._refuse_others(self._running, asked)
+                self._spool(asked)  # before the model is loaded, so that bad input is told at once
+            prepare = self._clock.lap()
+            self._progress.phase("loading")
+            with self._stop.uninterrupted():  # a signal would be lost inside the library's callbacks
+                annotator_context = open_annotator()
+            with annotator_context as annotator:
+                identity = asked | self._decided(annotator)
+                load = self._clock.lap()
+                summary = self._already(identity) or self._work(annotator, identity, prepare, load)
+        except BaseException:
+            if not self._folder.manifest.exists():
+                self._folder.remove()  # the run failed before it began
+            raise
+        running = Manifest.load(self._folder.manifest)
+        if running is None or running.identity == identity:
+            self._folder.remove()
+        for target in filter(None, (self._job.out, self._job.errors, self._job.manifest, self._job.qrels)):
+            remove_stale_writers(target)
+        return summary
+
+    def _asked(self, digest: str) -> Identity:
+        """Name what decides the result and is known before the model is loaded."""
+        selection = asdict(self._job.selection)
+        if self._job.selection.sample is None:
+            del selection["seed"]
+        own = {"pairgrade": package_version(), "input": digest, "output": self._job.out.suffix}
+        if own["output"] == ".parquet":
+            own["pyarrow"] = package_version("pyarrow")
+        return own | {f"selection.{name}": str(value) for name, value in selection.items()}
+
+    def _decided(self, annotator: Annotator) -> Identity:
+        return {"numpy": package_version("numpy")} | annotator.identity()
+
+    def _check_qrels(self) -> None:
+        """Refuse a qrels file that another job wrote: it may be what people graded by hand."""
+        path = self._job.qrels
+        if path is None or not path.exists() or self._job.overwrite:
+            return
+        if str(path.resolve()) not in (m.environment.get("qrels") for m in (self._finished, self._running) if m):
+            raise InputError(f"{path} exists and was not written by this job; name another file or give --overwrite")
+
+    def _already(self, identity: Identity) -> Summary | None:
+        """Return the summary of a job that was finished before, or None where there is something to do."""
+        finished, out = self._finished, self._job.out
+        if finished is None or finished.identity != identity or not out.is_file():
+            return None
+        try:
+            tally = Tally(**finished.result["tally"])
+            sound = file_sha256(out) == finished.result["out_sha256"]
+        except (KeyError, TypeError):
+            raise ResumeError(f"{self._job.manifest} is damaged; move it and {out} away") from None
+        if sound:
+            self._write_qrels()
+            replace(finished, environment=self._environment()).save(self._job.manifest)
+            return self._summary(tally, Effort(), already_finished=True)
+        if not self._job.overwrite:
+            raise ResumeError(f"{out} was changed after its run; move it away, or have it made again with --overwrite")
+        return None
+
+    def _work(self, annotator: Annotator, identity: Identity, prepare: float, load: float) -> Summary:
+        self._claim(identity)
+        with closing(Spool(self._spool(identity))) as spool:
+            effort, offsets = self._label(annotator, spool, identity_digest(identity))
+            self._progress.phase("writing")
+            grades = annotator.rubric.values
+            tally = write_outputs(self._job.out, grades, self._folder.journal, offsets, spool, self._job.errors)
+        self._write_qrels()
         effort = replace(effort, prepare_seconds=prepare, load_seconds=load, write_seconds=self._clock.lap())
         result = {"tally": asdict(tally), "effort": asdict(effort), "out_sha256": file_sha256(self._job.out)}
-        Manifest(identity, environment(), result).save(self._job.beside(".manifest.json"))
+        Manifest(identity, self._environment(), result).save(self._job.manifest)
         return self._summary(tally, effort)
 
-    def clean_up(self) -> None:
-        """Remove what killed writers left and the run's folder, unless another job's unfinished run lies in it."""
-        for target in (self._job.out, self._errors, self._job.beside(".manifest.json")):
-            for stale in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
-                stale.unlink(missing_ok=True)
-        running = Manifest.load(self._folder / "manifest.json")
-        if running is None or running.identity == self._identity_now:
-            shutil.rmtree(self._folder)
-
-    def leave(self) -> None:
-        """Remove the folder of a run that failed before it began."""
-        if not (self._folder / "manifest.json").exists():
-            shutil.rmtree(self._folder)
-
-    @property
-    def _errors(self) -> Path:
-        return self._job.beside(".errors.jsonl")
+    def _environment(self) -> dict[str, object]:
+        qrels = self._job.qrels
+        known = (self._finished.environment if self._finished else {}).get("qrels")
+        return environment() | {"qrels": str(qrels.resolve()) if qrels else known}
 
     def _summary(self, tally: Tally, effort: Effort, already_finished: bool = False) -> Summary:
-        errors = str(self._errors) if tally.rejected + tally.unfit else None
-        return Summary(str(self._job.out), errors, None, tally, effort, already_finished)
+        errors = str(self._job.errors) if tally.rejected + tally.unfit else None
+        qrels = str(self._job.qrels) if self._job.qrels else None
+        return Summary(str(self._job.out), errors, qrels, tally, effort, already_finished)
 
-    def _identity(self, digest: str, annotator: Annotator) -> Identity:
-        selection = {f"selection.{name}": str(value) for name, value in asdict(self._job.selection).items()}
-        own = {"pairgrade": package_version(), "input": digest, "output": self._job.out.suffix}
-        return own | selection | annotator.identity()
+    def _write_qrels(self) -> None:
+        if self._job.qrels is not None:
+            self._job.qrels.parent.mkdir(parents=True, exist_ok=True)
+            judgments = read_judgments(self._job.out)
+            write_qrels(self._job.qrels, ((j.query_id, j.doc_id, j.grade) for j in judgments))
 
-    def _is_finished(self, finished: Manifest, identity: Identity) -> bool:
-        out = self._job.out
-        if finished.identity != identity or not out.is_file():
-            return False
-        if file_sha256(out) != finished.result["out_sha256"]:
-            if self._job.overwrite:
-                return False
-            raise ResumeError(f"{out} was changed after its run; move it away, or have it made again with --overwrite")
-        return True
-
-    def _again(self, finished: Manifest) -> Summary:
-        return self._summary(Tally(**finished.result["tally"]), Effort(), already_finished=True)
-
-    def _claim(self, finished: Manifest | None, identity: Identity) -> None:
+    def _claim(self, identity: Identity) -> None:
         """Make the folder this job's own, or see that it is; another job's is refused or, if told so, replaced."""
-        path = self._folder / "manifest.json"
-        running = Manifest.load(path)
-        if running is not None and running.identity == identity:
-            return
-        out = self._job.out
-        if not self._job.overwrite and (running is not None or out.exists()):
-            what = f"{self._folder} holds an unfinished run" if running else f"{out} exists already"
-            other = running or finished
-            how = "; ".join(differences(other.identity, identity)) if other else "it was not made by this command"
-            raise ResumeError(f"{what} of another job: {how}. Name another output, or replace it with --overwrite")
-        (self._folder / "journal").unlink(missing_ok=True)
-        Manifest(identity, environment()).save(path)
+        self._refuse_others(self._running, identity)
+        if self._running is None or self._running.identity != identity:
+            if not self._job.overwrite and self._job.out.exists():
+                how = _difference(self._finished, identity) if self._finished else "it was not made by this command"
+                raise ResumeError(f"{self._job.out} exists already, of another job: {how}. {_WAYS_OUT}")
+            self._folder.journal.unlink(missing_ok=True)
+        Manifest(identity, self._environment()).save(self._folder.manifest)
 
-    def _spool(self, digest: str) -> Path:
+    def _refuse_others(self, running: Manifest | None, identity: Identity) -> None:
+        """Refuse to touch the unfinished run of another job."""
+        if running is not None and not self._job.overwrite and not _holds(running, identity):
+            how = _difference(running, identity)
+            raise ResumeError(f"{self._folder.path} holds an unfinished run of another job: {how}. {_WAYS_OUT}")
+
+    def _spool(self, identity: Identity) -> Path:
         """Return the path of the input's spool, made now if it is not there."""
-        name = identity_digest({"input": digest, "selection": repr(self._job.selection)})[:16]
-        path = self._folder / f"spool-{name}.sqlite"
+        reading = {k: v for k, v in identity.items() if k in ("pairgrade", "input") or k.startswith("selection.")}
+        path = self._folder.spool(identity_digest(reading)[:16])
         if not path.exists():
-            for stale in self._folder.glob("spool-*"):
-                stale.unlink()
-            rows = readers.numbered_pairs(self._job.source, self._folder)
+            self._folder.remove_scratch(keep_spools=False)
+            rows = readers.numbered_pairs(self._job.source, self._folder.path)
             build(path, rows, self._job.selection, self._job.source.pairs)
         return path
 
     def _label(self, annotator: Annotator, spool: Spool, identity: str) -> tuple[Effort, npt.NDArray[np.int64]]:
-        """Label what the journal lacks; return where in it each row's outcome lies (8 bytes a pair, -1 for gaps)."""
-        path = self._folder / "journal"
+        """Label what the journal lacks; return where in it each row's outcome lies (8 bytes a row, -1 for gaps)."""
+        path = self._folder.journal
         offsets = np.full(spool.last_row + 1, -1, np.int64)
         rows: list[int] = []
 
@@ -242,6 +245,18 @@ class _Run:
             reused_tokens=after.reused - before.reused,
         )
         return effort, offsets
+
+
+_WAYS_OUT = "Name another output, or replace it with --overwrite"
+
+
+def _holds(manifest: Manifest, identity: Identity) -> bool:
+    """Whether a manifest's identity agrees with all that is known of another."""
+    return all(manifest.identity.get(name) == value for name, value in identity.items())
+
+
+def _difference(manifest: Manifest, identity: Identity) -> str:
+    return "; ".join(differences({k: v for k, v in manifest.identity.items() if k in identity}, identity))
 
 
 class _Clock:

@@ -15,6 +15,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from pairgrade.errors import InputError, StorageError
+from pairgrade.lines import shown
 from pairgrade.records import Pair, Rejection
 
 _SCHEMA = """
@@ -35,15 +36,15 @@ _SHOWN = 5  # duplicates named in an error
 class Selection:
     """Which rows of the input are taken."""
 
-    limit: int | None = None  # only the first so many usable pairs
+    limit: int | None = None  # only the first so many pairs that can be read
     sample: int | None = None  # of these, so many at random, the same ones for the same ids and seed
     seed: int = 0
     duplicates: str = "refuse"  # pairs with the ids of an earlier one: "refuse" the input or take the "first"
 
     def __post_init__(self) -> None:
         for name, value in (("limit", self.limit), ("sample", self.sample)):
-            if value is not None and value < 1:
-                raise InputError(f"{name} is {value}; it must be at least 1")
+            if value is not None and not 1 <= value < 2**63:
+                raise InputError(f"{name} is {value}; it must be from 1 to 2**63 - 1")
         if self.duplicates not in ("refuse", "first"):
             raise InputError(f"duplicates is '{self.duplicates}'; it can be 'refuse' or 'first'")
 
@@ -59,7 +60,7 @@ def build(path: Path, rows: Iterable[tuple[int, Pair | Rejection]], selection: S
         database = _open(unfinished)
         try:
             database.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;" + _SCHEMA)
-            database.execute("INSERT INTO source VALUES (?)", (name,))
+            database.execute("INSERT INTO source VALUES (?)", (_storable(name),))
             _fill(database, rows, selection)
             database.execute("CREATE INDEX pair_ids ON pair(query_id, doc_id)")
             _settle_duplicates(database, selection, name)
@@ -71,7 +72,10 @@ def build(path: Path, rows: Iterable[tuple[int, Pair | Rejection]], selection: S
         finally:
             database.close()
     except sqlite3.OperationalError as error:
-        raise StorageError(f"{unfinished}: {error} while the input was copied; make room and run again") from error
+        raise StorageError(
+            f"{unfinished}: {error} while the input was copied; make room, there or "
+            "in the system's folder for temporary files, and run again"
+        ) from error
     with unfinished.open("rb") as file:
         os.fsync(file.fileno())
     os.replace(unfinished, path)
@@ -130,7 +134,7 @@ def _fill(database: sqlite3.Connection, rows: Iterable[tuple[int, Pair | Rejecti
     count = 0
     for line, item in rows:
         if isinstance(item, Rejection):
-            values = (item.source, item.line, item.reason, item.query_id, item.doc_id)
+            values = (_storable(item.source), item.line, item.reason, item.query_id, item.doc_id)
             database.execute("INSERT INTO rejection VALUES (?, ?, ?, ?, ?)", values)
             continue
         count += 1
@@ -149,7 +153,7 @@ def _settle_duplicates(database: sqlite3.Connection, selection: Selection, name:
         reason = "the pair's ids stand on an earlier line"
         database.execute(
             f"INSERT INTO rejection SELECT ?, line, ?, query_id, doc_id FROM pair WHERE {later} ORDER BY row",
-            (name, reason),
+            (_storable(name), reason),
         )
         database.execute(f"DELETE FROM pair WHERE {later}")
         return
@@ -158,16 +162,21 @@ def _settle_duplicates(database: sqlite3.Connection, selection: Selection, name:
     if not found:
         return
     total = database.execute(f"SELECT count(*) FROM (SELECT 1 {grouped})").fetchone()[0]
-    shown = []
+    named = []
     for query_id, doc_id, _ in found:
         places = "SELECT line FROM pair WHERE query_id = ? AND doc_id = ? ORDER BY row LIMIT 6"
         lines = ", ".join(str(line) for (line,) in database.execute(places, (query_id, doc_id)))
-        shown.append(f"({query_id}, {doc_id}) on lines {lines}")
+        named.append(f"({shown(query_id)}, {shown(doc_id)}) on lines {lines}")
     raise InputError(
-        f"{name}: {total} pair(s) of ids occur more than once: {'; '.join(shown)}"
+        f"{name}: {total} pair(s) of ids occur more than once: {'; '.join(named)}"
         + ("; ..." if total > _SHOWN else "")
         + ". Make the ids distinct, or take the first of each with --duplicates first"
     )
+
+
+def _storable(name: str) -> str:
+    """Return a file's name as text, with what is no UTF-8 in it replaced."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def _key(text: str) -> int:

@@ -34,7 +34,8 @@ class PoliteStop:
             yield  # only the main thread may install handlers; elsewhere the caller's stay
             return
         numbers = (signal.SIGINT, signal.SIGTERM)
-        old = {number: signal.signal(number, self._handle) for number in numbers}
+        heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]  # nohup stays nohup
+        old = {number: signal.signal(number, self._handle) for number in heard}
         try:
             yield
         finally:

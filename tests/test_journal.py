@@ -69,6 +69,20 @@ def test_a_flipped_byte_in_the_middle_is_named_and_not_used(tmp_path: Path, capl
             assert f"byte {offsets[1]}" in caplog.text
 
 
+def test_a_damaged_first_line_costs_no_record(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "journal"
+    offsets = write(path, range(4))
+    whole = path.read_bytes()
+    for at in range(offsets[0] - 1):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1
+        path.write_bytes(damaged)
+        caplog.clear()
+        with closing(Journal(path, "same")):
+            assert path.read_bytes() == whole
+        assert "the records are kept" in caplog.text
+
+
 def test_another_runs_journal_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     write(path, range(2))

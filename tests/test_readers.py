@@ -226,13 +226,29 @@ VALUES = [
     ({"doc_id": None}, "doc_id is null; an id is a string or an integer: write it in quotes"),
     ({"doc_id": ["d"]}, "doc_id is an array; an id is a string or an integer: write it in quotes"),
     ({"doc_id": ""}, "doc_id is empty"),
+    ({"doc_id": "d" * 1000}, Pair("q", "d" * 1000, "query", "document")),
+    ({"doc_id": "d" * 1001}, "doc_id has 1,001 characters; at most 1,000 are allowed"),
     *(
         (
             {"doc_id": bad},
-            f"doc_id {bad!r} holds white space, a control character or a lone surrogate; "
+            f"doc_id {bad!r} holds white space, a control character, a byte order mark or a lone surrogate; "
             "a TREC qrels file cannot carry it",
         )
-        for bad in ("a b", "a\t", "\na", "\0a", "\x7f", "\x80", "a\x85", "\x9f", "\u2028", "\xa0", "\u3000", "\ud800")
+        for bad in (
+            "a b",
+            "a\t",
+            "\na",
+            "\0a",
+            "\x7f",
+            "\x80",
+            "a\x85",
+            "\x9f",
+            "\u2028",
+            "\xa0",
+            "\u3000",
+            "\ufeffa",
+            "\ud800",
+        )
     ),
     ({"query_id": "\u200b\u00e9\U0001f600"}, Pair("\u200b\u00e9\U0001f600", "d", "query", "document")),
     ({"query": None}, "query is null; it must be a string"),

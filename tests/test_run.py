@@ -32,11 +32,13 @@ from pairgrade import (
     StorageError,
 )
 from pairgrade.fake import FakeBackend
+from pairgrade.job import LabelJob
 from pairgrade.judgments import read_judgments
 from pairgrade.qrels import read_qrels
 from pairgrade.readers import Source
-from pairgrade.run import LabelJob, label
+from pairgrade.run import label
 from pairgrade.spool import Selection
+from pairgrade.stop import StopRequested
 
 TREC = Rubric.load("trec")
 OPTIONS = AnnotatorOptions(window=16, plan=PlanOptions(batch_tokens=300))
@@ -104,7 +106,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(job: LabelJob) -> None:
     expected = job.out.read_bytes()
     for fail_at in (0, 1, 7, 20):
         job.out.unlink()
-        job.beside(".manifest.json").unlink()
+        job.manifest.unlink()
         with pytest.raises(ModelError, match="broke down"):
             label(job, Fakes(fail_at=fail_at))
         assert not job.out.exists()
@@ -187,6 +189,66 @@ def test_an_output_that_was_edited_is_not_taken_for_finished(job: LabelJob) -> N
     assert job.out.read_bytes() == whole
 
 
+def test_the_input_is_never_overwritten(job: LabelJob, tmp_path: Path) -> None:
+    pairs = Path(job.source.pairs)
+    (tmp_path / "link.jsonl").symlink_to(pairs)
+    for out, qrels in ((pairs, None), (tmp_path / "link.jsonl", None), (job.out, pairs), (job.out, job.out)):
+        with pytest.raises(InputError, match="would be overwritten"):
+            LabelJob(job.source, out, qrels, overwrite=True)
+
+
+def test_qrels_of_somebody_else_are_not_replaced(job: LabelJob, tmp_path: Path) -> None:
+    human = tmp_path / "human.qrels"
+    human.write_text("q 0 d 3\n")
+    with pytest.raises(InputError, match="was not written by this job"):
+        label(replace(job, qrels=human), Fakes())
+    assert human.read_text() == "q 0 d 3\n"
+    ours = replace(job, qrels=tmp_path / "ours.qrels")
+    for _ in range(3):  # the first time, and again as a finished job
+        label(ours, Fakes())
+    assert len(list(read_qrels(tmp_path / "ours.qrels"))) == 72
+    label(replace(job, qrels=human, overwrite=True), Fakes())
+    assert len(list(read_qrels(human))) == 72
+
+
+def test_an_unfinished_run_survives_a_mistyped_command(job: LabelJob, tmp_path: Path) -> None:
+    with pytest.raises(ModelError):
+        label(job, Fakes(fail_at=9))
+    kept = {p.name: p.read_bytes() for p in job.folder.iterdir() if p.name != "lock"}
+    other = replace(job, source=Source(str(write_jsonl(tmp_path / "other.jsonl", PAIRS[:5]))))
+    with pytest.raises(ResumeError, match="an unfinished run of another job: input"):
+        label(other, lambda: pytest.fail("the model was opened"))
+    assert {p.name: p.read_bytes() for p in job.folder.iterdir() if p.name != "lock"} == kept
+    assert label(job, Fakes()).effort.resumed > 0
+
+
+def test_only_what_a_run_makes_is_removed(job: LabelJob) -> None:
+    job.folder.mkdir(parents=True)
+    kept = [job.folder / "thesis.txt", job.out.with_name(".judged.jsonl.csv.12.tmp")]
+    stale = job.out.with_name(".judged.jsonl.12.tmp")
+    for path in (*kept, stale):
+        path.write_text("x")
+    label(job, Fakes())
+    assert all(path.exists() for path in kept)
+    assert not stale.exists()
+    assert [p.name for p in job.folder.iterdir()] == ["thesis.txt"]
+
+
+def test_a_signal_while_the_model_is_loaded_stops_the_run(job: LabelJob) -> None:
+    def signalled() -> Annotator:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return Fakes()()
+
+    with pytest.raises(StopRequested):
+        label(job, signalled)
+    assert not job.out.exists()
+
+
+def test_a_place_that_cannot_be_written_is_an_error_of_ours(tmp_path: Path, job: LabelJob) -> None:
+    with pytest.raises(StorageError):
+        label(replace(job, out=Path(job.source.pairs) / "below" / "out.jsonl"), Fakes())
+
+
 def test_every_row_is_labelled_or_reported(job: LabelJob) -> None:
     path = Path(job.source.pairs)
     lines = path.read_text().splitlines()
@@ -197,8 +259,8 @@ def test_every_row_is_labelled_or_reported(job: LabelJob) -> None:
     summary = label(job, Fakes())
     assert (summary.tally.labelled, summary.tally.rejected, summary.tally.unfit) == (69, 2, 1)
     assert summary.is_partial
-    assert summary.errors == str(job.beside(".errors.jsonl"))
-    errors = [json.loads(line) for line in job.beside(".errors.jsonl").read_text().splitlines()]
+    assert summary.errors == str(job.errors)
+    errors = [json.loads(line) for line in job.errors.read_text().splitlines()]
     assert sorted(e["line"] for e in errors) == [11, 21, 31]
     reasons = {e["line"]: e["reason"] for e in errors}
     assert "leaves" in reasons[21]
@@ -332,7 +394,7 @@ def test_5000_pairs_killed_at_20_random_moments(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_polite_signal_keeps_the_work_and_says_how_to_go_on(job: LabelJob, number: signal.Signals) -> None:
     process = subprocess.Popen(command(job, 0.05), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    journal = job.beside(".run") / "journal"
+    journal = job.folder / "journal"
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and not (journal.exists() and journal.read_bytes().count(b"\n") > 2):
         time.sleep(0.02)
@@ -349,3 +411,22 @@ def test_a_polite_signal_keeps_the_work_and_says_how_to_go_on(job: LabelJob, num
     summary = json.loads(again.stdout)
     assert summary["effort"]["resumed"] > 0
     assert summary["tally"]["labelled"] == 72
+
+
+@pytest.mark.model
+@pytest.mark.slow
+def test_the_real_model_killed_at_3_random_moments(smollm2_path: Path, tmp_path: Path) -> None:
+    pairs = random.Random(5).sample(make_pairs(6, 5), 30)
+    source = Source(str(write_jsonl(tmp_path / "pairs.jsonl", pairs)))
+    calm, killed = LabelJob(source, tmp_path / "calm.jsonl"), LabelJob(source, tmp_path / "killed.jsonl")
+
+    def real(job: LabelJob) -> list[str]:
+        options = ["--model", str(smollm2_path), "--ctx", "400", "--batch-tokens", "100"]
+        return [*CLI, "label", source.pairs, "--out", str(job.out), *options]
+
+    start = time.monotonic()
+    subprocess.run(real(calm), check=True, stdout=subprocess.DEVNULL)
+    met = _kill_at_random_moments(real(killed), killed.out, kills=3, longest=(time.monotonic() - start) * 0.6)
+    assert met >= 2
+    assert killed.out.read_bytes() == calm.out.read_bytes()
+    assert [j.doc_id for j in read_judgments(killed.out)] == [p.doc_id for p in pairs]

@@ -46,7 +46,7 @@ def test_only_wanted_rows_are_read(tmp_path: Path) -> None:
 
 def test_duplicates_are_named_with_their_lines(tmp_path: Path) -> None:
     rows = numbered([*PAIRS, PAIRS[3], PAIRS[3], PAIRS[9]])
-    with pytest.raises(InputError, match=r"2 pair\(s\).*\(q0, d0-3\) on lines 4, 36, 37; \(q1, d1-4\) on lines 10, 38"):
+    with pytest.raises(InputError, match=r"2 pair\(s\).*'d0-3'\) on lines 4, 36, 37; \('q1', 'd1-4'\) on lines 10, 38"):
         build(tmp_path / "spool.sqlite", rows, Selection(), "pairs.jsonl")
     assert not (tmp_path / "spool.sqlite").exists()
 

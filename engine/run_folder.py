@@ -1,0 +1,54 @@
+"""The folder of an unfinished run: what lies in it, and what of it may be removed."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+from pathlib import Path
+
+
+class RunFolder:
+    """``OUT.run``. Only files that a run makes are ever removed from it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lock = path / "lock"
+        self.manifest = path / "manifest.json"
+        self.journal = path / "journal"
+
+    def spool(self, name: str) -> Path:
+        """Return the path of the spool of that name."""
+        return self.path / f"spool-{name}.sqlite"
+
+    def remove_scratch(self, keep_spools: bool = True) -> None:
+        """Remove what killed readers left and, if told so, the spools."""
+        for pattern in ("texts-*", "spool-*.part", *(() if keep_spools else ("spool-*",))):
+            for path in self.path.glob(pattern):
+                _remove(path)
+
+    def remove(self) -> None:
+        """Remove the run's files, the lock last, and the folder if nothing else lies in it."""
+        self.remove_scratch(keep_spools=False)
+        remove_stale_writers(self.manifest)
+        for path in (self.journal, self.manifest, self.lock):
+            _remove(path)
+        with contextlib.suppress(OSError):  # something of somebody else's lies in it, or the next run has begun
+            self.path.rmdir()
+
+
+def remove_stale_writers(target: Path) -> None:
+    """Remove the hidden files that killed writers of ``target`` left; nobody else may be writing it now."""
+    target = target.resolve()
+    name = re.compile(re.escape(f".{target.name}.") + r"\d+\.tmp")
+    if target.parent.is_dir():
+        for path in target.parent.iterdir():
+            if name.fullmatch(path.name):
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
