@@ -48,6 +48,10 @@ class Backend(Protocol):
         """The longest prompt, in tokens."""
 
     @property
+    def exact(self) -> bool:
+        """Whether ``score`` gives a suffix the same bits whatever runs beside it."""
+
+    @property
     def is_chat_model(self) -> bool:
         """Whether the model was trained on chat turns."""
 

@@ -61,6 +61,7 @@ class FakeBackend:
     """Scores by hash. ``delay`` is slept per suffix; ``nonfinite`` makes the scores of prompts with this id NaN."""
 
     is_chat_model = False
+    exact = True
 
     def __init__(self, context: int = 1024, delay: float = 0.0, nonfinite: int | None = None) -> None:
         self.tokenizer = FakeTokenizer()

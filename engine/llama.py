@@ -9,6 +9,7 @@ Figures: docs/decisions/llama-settings.md.
 from __future__ import annotations
 
 import ctypes
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from pairgrade.llama_model import LlamaModel, LlamaTokenizer
 from pairgrade.tokenizer import Ids
 
 _DEFAULT_CONTEXT = 2048
+_LONGEST_CONTEXT = 2**20
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +43,10 @@ class LlamaOptions:
     reuse: bool = True  # keep the prefix's KV cells; off only to compare
 
     def __post_init__(self) -> None:
-        if self.context is not None and self.context < 64:
-            raise InputError(f"context size {self.context} is too small; it must be at least 64 tokens")
+        if self.context is not None and not 64 <= self.context <= _LONGEST_CONTEXT:
+            raise InputError(
+                f"the context is {self.context} tokens; it must be at least 64 and at most {_LONGEST_CONTEXT:,}"
+            )
         if self.threads is not None and self.threads < 1:
             raise InputError(f"{self.threads} threads; at least 1 is needed")
         if not 1 <= self.sequences <= 63:
@@ -56,6 +61,9 @@ class LlamaBackend:
         self._model = LlamaModel(path, options.gpu_layers)
         self.counters = Counters()
         self.context = options.context or min(_DEFAULT_CONTEXT, self._model.trained_context)
+        if self.context > self._model.trained_context:
+            trained = self._model.trained_context
+            _log.warning("the context of %d tokens is longer than the %d of the training", self.context, trained)
         self.threads = options.threads or usable_cores()
         self._cached: list[bytes] = []  # the prefix segments that lie in sequence 0
         self._lib = self._model.library
@@ -67,6 +75,11 @@ class LlamaBackend:
     def tokenizer(self) -> LlamaTokenizer:
         """The model's tokenizer."""
         return self._model.tokenizer
+
+    @property
+    def exact(self) -> bool:
+        """Whether documents run one at a time."""
+        return self.options.sequences == 1
 
     @property
     def is_chat_model(self) -> bool:

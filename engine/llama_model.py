@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class LlamaModel:
         params = lib.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         params.check_tensors = True
-        self.handle = lib.llama_model_load_from_file(str(path).encode(), params)
+        self.handle = lib.llama_model_load_from_file(os.fsencode(path), params)
         if not self.handle:
             raise ModelError(f"{path}: llama.cpp cannot load it; run with -v to see its own log")
         self.path = path
@@ -111,7 +112,12 @@ class LlamaTokenizer:
         self._ids = {text: token for token, text in self._texts.items()}
         self._forbidden = np.zeros(size, np.bool_)
         self._forbidden[list(self._texts)] = True
-        self._spaces_first = spaces_first
+        # Such a vocabulary puts a space before every text it tokenizes; only before a prompt's first would that be
+        # right. Each piece is tokenized behind a line break, whose tokens are dropped again.
+        self._sentinel, self._sentinel_ids = "", 0
+        if spaces_first:
+            self._sentinel_ids = len(self._encode("\n"))
+            self._sentinel = "\n"
         wanted = lib.llama_vocab_get_add_bos(vocab)
         self.bos: int | None = int(lib.llama_vocab_bos(vocab)) if wanted else None
 
@@ -144,19 +150,17 @@ class LlamaTokenizer:
         return buffer.raw[:length].decode("utf-8", "replace")
 
     def _encode(self, text: str, parse_special: bool = False) -> Ids:
-        if self._spaces_first and text.startswith(" "):
-            text = text[1:]  # the tokenizer puts it back
+        if not text:
+            return np.empty(0, np.int32)
         try:
-            data = text.encode()
+            data = (self._sentinel + text).encode()
         except UnicodeEncodeError as error:
             raise InputError(f"the text holds a lone surrogate (U+{ord(text[error.start]):04X})") from None
-        if not data:
-            return np.empty(0, np.int32)
         if len(self._buffer) < len(data) + 1:
             self._buffer = np.empty(len(data) + 1, np.int32)
         out = self._buffer.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))
         count = self._lib.llama_tokenize(self._vocab, data, len(data), out, len(self._buffer), False, parse_special)
         if count < 0:
             raise ModelError(f"llama.cpp made {-count} tokens of {len(data)} bytes of text")
-        ids: Ids = self._buffer[:count].copy()
+        ids: Ids = self._buffer[self._sentinel_ids : count].copy()
         return ids

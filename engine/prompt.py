@@ -21,7 +21,7 @@ from pairgrade.tokenizer import Ids, Tokenizer
 PROMPT_VERSION = 1  # part of a run's identity: raise it with any change to the ids that come out of here
 
 MIN_DOCUMENT_TOKENS = 8  # a prompt with room for fewer is refused: the query is too long
-_CHARACTERS_PER_TOKEN = 64  # text beyond this many characters per token of room is cut before it is tokenized
+_PIECE = 65_536  # characters of a document that are tokenized at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +70,25 @@ class PromptBuilder:
                 f"the {self._limit} tokens of context for the document, and at least {MIN_DOCUMENT_TOKENS} are needed"
             )
         text = f"{pair.title}\n{pair.document}" if pair.title else pair.document
-        text = self._document_space + text[: room * _CHARACTERS_PER_TOKEN]
-        document = self._tokenizer.plain(text)
-        kept = document[:room]
+        kept, tokens = self._document_ids(self._document_space + text, room)
         suffix = np.concatenate((kept, self._cue))
-        return Prompt((self._instruction, query), suffix, len(kept), len(document) - len(kept))
+        return Prompt((self._instruction, query), suffix, len(kept), tokens - len(kept))
+
+    def _document_ids(self, text: str, room: int) -> tuple[Ids, int]:
+        """Return the document's first ``room`` ids, and how many it has; a very long one is tokenized in pieces."""
+        kept: list[Ids] = []
+        tokens = 0
+        for start in range(0, len(text), _PIECE):
+            ids = self._tokenizer.plain(text[start : start + _PIECE])
+            if tokens < room:
+                kept.append(ids[: room - tokens])
+            tokens += len(ids)
+        return np.concatenate(kept), tokens
 
     def _query_ids(self, query: str) -> Ids:
         """Tokenize one query; the last is kept, for pairs mostly come grouped by query."""
         if self._last_query is None or self._last_query[0] != query:
-            text = self._query_space + query[: self._limit * _CHARACTERS_PER_TOKEN]
+            text = self._query_space + query
             ids = np.concatenate((self._query_open, self._tokenizer.plain(text), self._document_open))
             self._last_query = (query, ids)
         return self._last_query[1]

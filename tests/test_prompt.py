@@ -51,6 +51,22 @@ def test_only_the_document_is_cut(over: int) -> None:
     assert prompt.suffix[-cue:].tolist() == whole.suffix[-cue:].tolist()
 
 
+@pytest.mark.parametrize("length", [65_536, 65_537, 200_000])
+def test_every_token_of_a_very_long_document_is_accounted_for(length: int) -> None:
+    builder = PromptBuilder(TREC, FakeTokenizer(), 1000)
+    prompt = builder.build(Pair("q", "d", "query", "x" * (length - 1)))  # a space goes before it
+    assert prompt.document_tokens + prompt.cut_tokens == length
+    assert prompt.tokens == 1000
+
+
+def test_pieces_fill_the_room_where_one_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = PromptBuilder(TREC, FakeTokenizer(), 1000).build(Pair("q", "d", "query", "abc" * 30))
+    monkeypatch.setattr("pairgrade.prompt._PIECE", 7)
+    pieces = PromptBuilder(TREC, FakeTokenizer(), 1000).build(Pair("q", "d", "query", "abc" * 30))
+    assert pieces.suffix.tolist() == whole.suffix.tolist()
+    assert pieces.cut_tokens == whole.cut_tokens == 0
+
+
 def test_a_query_that_leaves_no_room_is_refused() -> None:
     builder = PromptBuilder(TREC, FakeTokenizer(), 1000)
     with pytest.raises(InputError, match=f"at least {MIN_DOCUMENT_TOKENS}"):

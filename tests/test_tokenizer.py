@@ -1,14 +1,17 @@
 """Foreign text never becomes a control token: check 2 of the reliability list, on real and made-up vocabularies."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pairgrade import Pair, Rubric
+from pairgrade import Grade, Pair, Rubric
 from pairgrade.fake import FakeTokenizer
 from pairgrade.llama import LlamaBackend
-from pairgrade.prompt import PromptBuilder
+from pairgrade.llama_model import LlamaTokenizer, library
+from pairgrade.prompt import PromptBuilder, label_ids
 from pairgrade.tokenizer import encode_apart
 
 _pieces = st.sampled_from(["<|tool|>", "<|begin|>", "<|end|>", "<|", "|>", "tool", "a", " ", "é", "<"])
@@ -82,3 +85,43 @@ def _bytes(tokenizer, token: int) -> bytes:  # type: ignore[no-untyped-def]
     buffer = ctypes.create_string_buffer(512)
     n = tokenizer._lib.llama_token_to_piece(tokenizer._vocab, token, buffer, 512, 0, True)
     return buffer.raw[:n]
+
+
+@pytest.fixture(scope="module")
+def space_first(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaTokenizer]:
+    """A small SentencePiece vocabulary that puts a space before every text, as those of Llama 2 do."""
+    gguf = pytest.importorskip("gguf")
+    path = tmp_path_factory.mktemp("spm") / "vocab.gguf"
+    words = ["\u2581", "0", "1", "2", "R", ":", "a", "\u2581a", "ab", "\u2581ab", "b"]
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *words]
+    kinds = [2, 3, 3, *[6] * 256, *[1] * len(words)]
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([-float(i) for i in range(len(tokens))])
+    writer.add_token_types(kinds)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    lib = library()
+    params = lib.llama_model_default_params()
+    params.vocab_only = True
+    model = lib.llama_model_load_from_file(str(path).encode(), params)
+    yield LlamaTokenizer(lib, lib.llama_model_get_vocab(model), spaces_first=True)
+    lib.llama_model_free(model)
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [("0", "0"), ("ab", "ab"), (" ab", " ab"), ("\nR: ", "\n|R|:| "), ("a 0", "a| |0"), ("", "")],
+)
+def test_no_space_is_added_in_the_middle_of_a_prompt(space_first: LlamaTokenizer, text: str, pieces: str) -> None:
+    assert "|".join(space_first.piece(i) for i in space_first.plain(text).tolist()) == pieces
+    assert "|".join(space_first.piece(i) for i in space_first.scaffold(text).tolist()) == pieces
+
+
+def test_label_words_of_such_a_vocabulary_are_one_token(space_first: LlamaTokenizer) -> None:
+    rubric = Rubric("r", "a", (Grade(0, "0", "a"), Grade(1, "1", "b")), cue="R: ")
+    assert [space_first.piece(i) for i in label_ids(rubric, space_first).tolist()] == ["0", "1"]
