@@ -32,13 +32,14 @@ import numpy as np
 from pairgrade import Annotator, LlamaOptions, Pair
 from pairgrade.bench.ceiling import copy_gigabytes, fp32_gflops
 from pairgrade.environment import environment
+from pairgrade.job import LabelJob
 from pairgrade.llama import LlamaBackend
 from pairgrade.models import resolve
 from pairgrade.prompt import PromptBuilder, detect_chat_format
 from pairgrade.readers import Source, read_pairs
 from pairgrade.records import Rejection
 from pairgrade.rubric import Rubric
-from pairgrade.run import LabelJob, label
+from pairgrade.run import label
 
 _CONTEXT = 2048
 _ARMS = {
@@ -56,6 +57,7 @@ class Setting:
     data: str
     threads: int
     rounds: int
+    minutes: float  # no round begins after so many
 
 
 class Bench:
@@ -114,7 +116,10 @@ def measure(setting: Setting) -> dict[str, Any]:
     for arm in _ARMS["file_order"]:
         getattr(bench, arm)(setting.pairs[:3])  # warm up
     bench.shares.clear()
+    end = time.monotonic() + 60 * setting.minutes
     for round_ in range(setting.rounds):
+        if time.monotonic() > end:
+            break
         for name, pairs in orders.items():
             first = round_ % len(_ARMS[name])  # no arm is always the first
             arms = _ARMS[name][first:] + _ARMS[name][:first]
@@ -125,6 +130,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     return {
         "pairs_per_second": {o: {a: _spread(v) for a, v in arms.items()} for o, arms in rates.items()},
         "ratios": {o: _ratios(arms) for o, arms in rates.items()},
+        "rounds": len(rates["shuffled"]["pairgrade"]),
         "share_in_model": statistics.median(bench.shares),
     }
 
@@ -174,25 +180,28 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=12)
     parser.add_argument("--documents", type=int, default=24, help="documents per query")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--minutes", type=float, default=600.0, help="begin no round after so many (default: %(default)s)"
+    )
     parser.add_argument("--threads", type=int, help="default: the physical cores this process may use")
     options = parser.parse_args()
     machine = environment()
     pairs, name = _pairs(options.data, options.queries, options.documents)
     if not pairs:
         sys.exit(f"no query of {name} has {options.documents} documents; lower --documents")
-    setting = Setting(options.model, pairs, name, options.threads or machine["cores"], options.rounds)
+    setting = Setting(options.model, pairs, name, options.threads or machine["cores"], options.rounds, options.minutes)
     ceiling = {"fp32_gflops": fp32_gflops(), "copy_gb_per_second": copy_gigabytes()}
     print(f"{machine['cpu']}, {setting.threads} threads; {len(pairs)} pairs of {name}; {setting.model}")
     print(f"ceiling: {ceiling['fp32_gflops']:.0f} GFLOP/s fp32, {ceiling['copy_gb_per_second']:.1f} GB/s copied")
     result = measure(setting)
-    print(f"\nmedian of {setting.rounds} rounds, pairs/s:")
+    print(f"\nmedian of {result['rounds']} rounds, pairs/s:")
     for order, arms in result["pairs_per_second"].items():
         for arm, spread in arms.items():
             print(f"  {order:10} {arm:12} {spread['median']:7.2f} ({spread['lowest']:.2f} to {spread['highest']:.2f})")
         print("  " + ", ".join(f"{key} {value:.2f}" for key, value in result["ratios"][order].items()))
     print(f"  share of pairgrade's time inside llama_decode: {result['share_in_model']:.1%}")
     about = {"bench": "label_throughput", "model": setting.model, "data": name, "pairs": len(pairs)}
-    print(json.dumps(about | {"rounds": setting.rounds, "environment": machine, "ceiling": ceiling} | result))
+    print(json.dumps(about | {"environment": machine, "ceiling": ceiling} | result))
 
 
 if __name__ == "__main__":
