@@ -8,10 +8,12 @@ from typing import Any, TypeVar
 import rich_click as click
 
 from pairgrade.annotator import AnnotatorOptions
+from pairgrade.calibration import Calibration
 from pairgrade.chat import FORMAT_NAMES
 from pairgrade.llama import LlamaOptions
 from pairgrade.plan import PlanOptions
 from pairgrade.readers import Columns, Source
+from pairgrade.rubric import Rubric
 from pairgrade.spool import Selection
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -23,31 +25,26 @@ _INPUT, _MODEL_PANEL, _ENGINE_PANEL = "Input", "Model and prompt", "Engine"
 
 
 def _choice(
-    *names: str, choices: Sequence[str], metavar: str, panel: str, text: str, default: str | None = None
+    *names: str, choices: Sequence[str], panel: str, text: str, metavar: str, default: str | None = None
 ) -> Any:
     """Declare an option with a fixed set of values, which stand in its help instead of its metavar."""
-    return click.option(
-        *names,
-        type=click.Choice(choices),
-        metavar=metavar,
-        panel=panel,
-        default=default,
-        show_default=default is not None,
-        help=f"{text} One of {', '.join(choices)}.",
-    )
+    help_text = f"{text} One of {', '.join(choices)}."
+    return _option(*names, type=click.Choice(choices), metavar=metavar, panel=panel, default=default, help=help_text)
 
 
 def _number(name: str, text: str, panel: str, default: int | None = None) -> Any:
-    return click.option(
-        name, type=int, metavar="N", panel=panel, default=default, show_default=default is not None, help=text
-    )
+    return _option(name, type=int, metavar="N", panel=panel, default=default, help=text)
 
 
 def _text(*names: str, metavar: str, panel: str, text: str, default: str | None = None, required: bool = False) -> Any:
-    shown = default is not None
-    return click.option(
-        *names, metavar=metavar, panel=panel, default=default, show_default=shown, required=required, help=text
-    )
+    return _option(*names, metavar=metavar, panel=panel, default=default, required=required, help=text)
+
+
+def _option(*names: str, default: str | int | None, **settings: Any) -> Any:
+    """Declare an option; a default of None is left out, for click would take it for a value that was given."""
+    if default is not None:
+        settings |= {"default": default, "show_default": True}
+    return click.option(*names, **settings)
 
 
 _SOURCE = [
@@ -79,6 +76,8 @@ _MODEL = [
             "trained with, if less]", _MODEL_PANEL),
     _choice("--too-long", choices=["cut", "reject"], metavar="POLICY", default="cut", panel=_MODEL_PANEL,
             text="A document that does not fit is cut and marked, or its row rejected."),
+    _text("--calibration", metavar="FILE", panel=_MODEL_PANEL,
+          text="Grade by a calibration, which `pairgrade calibrate` fits to pairs with human grades."),
 ]  # fmt: skip
 
 _ENGINE = [
@@ -118,9 +117,11 @@ def selection(values: dict[str, Any]) -> Selection:
     return Selection(values["limit"], values["sample"], values["seed"], values["duplicates"])
 
 
-def annotator_options(values: dict[str, Any]) -> AnnotatorOptions:
-    """Build the prompt and planning options."""
-    return AnnotatorOptions(values["chat"], values["too_long"], values["window"], PlanOptions(values["batch_tokens"]))
+def annotator_options(values: dict[str, Any], rubric: Rubric) -> AnnotatorOptions:
+    """Build the prompt and planning options; the calibration must be one for the rubric's grades."""
+    path, plan = values["calibration"], PlanOptions(values["batch_tokens"])
+    calibration = Calibration.load(path, rubric.values) if path else None
+    return AnnotatorOptions(values["chat"], values["too_long"], values["window"], plan, calibration)
 
 
 def llama_options(values: dict[str, Any]) -> LlamaOptions:

@@ -10,6 +10,7 @@ Importing the package loads no model library; those are imported where a model i
 """
 
 from pairgrade.annotator import Annotator, AnnotatorOptions
+from pairgrade.calibration import Calibration
 from pairgrade.errors import (
     InputError,
     LockedError,
@@ -29,6 +30,7 @@ from pairgrade.rubric import Example, Grade, Rubric
 __all__ = [
     "Annotator",
     "AnnotatorOptions",
+    "Calibration",
     "Example",
     "Grade",
     "InputError",

@@ -10,6 +10,7 @@ from types import TracebackType
 
 from pairgrade.backend import Backend, Counters
 from pairgrade.backends import open_backend
+from pairgrade.calibration import Calibration
 from pairgrade.errors import InputError, NonFiniteError
 from pairgrade.llama import LlamaOptions
 from pairgrade.models import file_sha256
@@ -29,6 +30,7 @@ class AnnotatorOptions:
     too_long: str = "cut"  # what happens to a document that does not fit: "cut" or "reject"
     window: int = 1024  # pairs that are planned together
     plan: PlanOptions = PlanOptions()
+    calibration: Calibration | None = None  # what makes grades of the model's probabilities; None: the most probable
 
     def __post_init__(self) -> None:
         if self.too_long not in ("cut", "reject"):
@@ -56,6 +58,8 @@ class Annotator:
     ) -> None:
         self.rubric = rubric
         self.options = options or AnnotatorOptions()
+        if self.options.calibration:
+            self.options.calibration.require(rubric.values)
         self._backend = backend
         self._model = model
         chat = self.options.chat
@@ -98,7 +102,10 @@ class Annotator:
             "chat": self._builder.format.name,
             "label_tokens": " ".join(str(i) for i in self._builder.label_ids),
             "too_long": self.options.too_long,
+            "calibration": self.options.calibration.digest if self.options.calibration else "none",
         }
+        if not self._backend.exact:  # then a pair's bits depend on what runs beside it
+            own |= {"batch_tokens": str(self.options.plan.batch_tokens), "window": str(self.options.window)}
         return own | {f"backend.{key}": value for key, value in self._backend.identity().items()}
 
     def label(self, pairs: Iterable[Pair]) -> Iterator[Judgment]:
@@ -161,12 +168,16 @@ class Annotator:
         whole = math.fsum(weights)
         probabilities = tuple(weight / whole for weight in weights)
         values = self.rubric.values
+        grade = values[probabilities.index(max(probabilities))]
+        expected = math.fsum(p * v for p, v in zip(probabilities, values, strict=True))
+        if self.options.calibration:
+            grade, probabilities, expected = self.options.calibration.apply(probabilities, values)
         return Judgment(
             query_id=pair.query_id,
             doc_id=pair.doc_id,
-            grade=values[probabilities.index(max(probabilities))],
+            grade=grade,
             probabilities=probabilities,
-            expected_grade=math.fsum(p * v for p, v in zip(probabilities, values, strict=True)),
+            expected_grade=expected,
             label_mass=None if total is None else min(math.exp(peak + math.log(whole) - total), 1.0),
             truncated=prompt.cut_tokens > 0,
             prompt_tokens=prompt.tokens,

@@ -34,7 +34,7 @@ class Judgment:
 
     query_id: str
     doc_id: str
-    grade: int  # the most probable grade; ties go to the lower grade
+    grade: int  # the most probable grade (ties go to the lower one), or what a calibration makes of the probabilities
     probabilities: tuple[float, ...]  # one per grade of the rubric, ascending; sums to 1
     expected_grade: float  # sum of grade times probability: the score to rank by
     label_mass: float | None  # share of the whole vocabulary's probability that lay on label tokens

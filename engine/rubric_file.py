@@ -55,7 +55,7 @@ def parse_rubric(text: str, source: str) -> Rubric:
     try:
         file = _RubricFile.model_validate(table)
     except ValidationError as error:
-        raise RubricError(f"{source}: " + "; ".join(_problems(error))) from None
+        raise RubricError(f"{source}: " + "; ".join(problems(error))) from None
     return Rubric(
         name=file.name,
         instruction=file.instruction.strip(),
@@ -68,12 +68,13 @@ def parse_rubric(text: str, source: str) -> Rubric:
     )
 
 
-def _problems(error: ValidationError) -> list[str]:
-    problems = []
+def problems(error: ValidationError) -> list[str]:
+    """Describe each thing that is wrong with a file, by its place in it."""
+    found = []
     for item in error.errors(include_url=False):
         place = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            problems.append(f"unknown key '{place}'")
+            found.append(f"unknown key '{place}'")
         else:
-            problems.append(f"{place}: {item['msg'].lower()}")
-    return problems
+            found.append(f"{place}: {item['msg'].lower()}")
+    return found
