@@ -30,6 +30,7 @@ from pairgrade import (
     ResumeError,
     Rubric,
     StorageError,
+    run,
 )
 from pairgrade.fake import FakeBackend
 from pairgrade.job import LabelJob
@@ -336,6 +337,34 @@ def test_a_full_disk_at_any_write_ends_cleanly_and_resumes(
     assert job.out.read_bytes() == reference.out.read_bytes()
 
 
+@pytest.mark.parametrize("point", ["write_outputs", "file_sha256", "write_qrels", "remove_stale_writers"])
+@pytest.mark.parametrize("after", [False, True])
+def test_a_run_that_dies_at_any_step_of_its_end_resumes_clean(
+    job: LabelJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str, after: bool
+) -> None:
+    reference = replace(job, out=job.out.with_name("reference.jsonl"))
+    label(reference, Fakes())
+    job = replace(job, qrels=tmp_path / "job.qrels")
+    real = getattr(run, point)
+
+    def dying(*arguments: object) -> None:
+        if after:
+            real(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, point, dying)
+        with pytest.raises(KeyboardInterrupt):
+            label(job, Fakes())
+    fakes = Fakes()
+    label(job, fakes)
+    assert fakes.scored == 0  # everything had been labelled before
+    assert job.out.read_bytes() == reference.out.read_bytes()
+    assert len(list(read_qrels(tmp_path / "job.qrels"))) == 72
+    names = {p.name for p in job.out.parent.iterdir()}
+    assert names == {f"{stem}.jsonl{end}" for stem in ("judged", "reference") for end in ("", ".manifest.json")}
+
+
 CLI = [sys.executable, "-m", "pairgrade.cli"]
 
 
@@ -430,3 +459,22 @@ def test_the_real_model_killed_at_3_random_moments(smollm2_path: Path, tmp_path:
     assert met >= 2
     assert killed.out.read_bytes() == calm.out.read_bytes()
     assert [j.doc_id for j in read_judgments(killed.out)] == [p.doc_id for p in pairs]
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    """Ten times the pairs may take 8 bytes more for each, and some for the caches of SQLite."""
+    code = (
+        "import resource, sys; from pairgrade import cli\n"
+        "try: cli.cli(sys.argv[1:], standalone_mode=False)\n"
+        "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    peaks = []
+    for queries in (40, 400):
+        pairs = write_jsonl(tmp_path / f"{queries}.jsonl", make_pairs(queries, 50))
+        options = ["--model", "fake:", "--out", str(tmp_path / f"{queries}.out.jsonl"), "--quiet"]
+        command = [sys.executable, "-c", code, "label", str(pairs), *options]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        peaks.append(int(done.stdout.split()[-1]))
+    assert peaks[1] - peaks[0] < 12 * 1024  # KiB; the larger file alone has more
+    assert (tmp_path / "400.jsonl").stat().st_size - (tmp_path / "40.jsonl").stat().st_size > 4e6
