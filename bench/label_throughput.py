@@ -22,8 +22,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from importlib.resources import as_file, files
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +29,13 @@ import numpy as np
 
 from pairgrade import Annotator, LlamaOptions, Pair
 from pairgrade.bench.ceiling import copy_gigabytes, fp32_gflops
+from pairgrade.bench.data import take_pairs
 from pairgrade.environment import environment
 from pairgrade.job import LabelJob
 from pairgrade.llama import LlamaBackend
 from pairgrade.models import resolve
 from pairgrade.prompt import PromptBuilder, detect_chat_format
-from pairgrade.readers import Source, read_pairs
-from pairgrade.records import Rejection
+from pairgrade.readers import Source
 from pairgrade.rubric import Rubric
 from pairgrade.run import label
 
@@ -154,24 +152,6 @@ def _ratios(arms: dict[str, list[float]]) -> dict[str, float]:
     }
 
 
-def _pairs(folder: str | None, queries: int, documents: int) -> tuple[tuple[Pair, ...], str]:
-    """Take so many documents of each of so many queries, of a collection's folder or of the shipped sample."""
-    if folder is None:
-        with as_file(files("pairgrade") / "sample" / "pairs.jsonl") as path:
-            rows = list(read_pairs(Source(str(path))))
-        name = "the shipped sample"
-    else:
-        root = Path(folder)
-        rows = list(read_pairs(Source(str(root / "qrels.txt"), str(root / "queries.jsonl"), str(root / "docs.jsonl"))))
-        name = root.name
-    groups: dict[str, list[Pair]] = {}
-    for row in rows:
-        if not isinstance(row, Rejection):
-            groups.setdefault(row.query_id, []).append(row)
-    chosen = islice((g for g in groups.values() if folder is None or len(g) >= documents), queries)
-    return tuple(pair for group in chosen for pair in group[:documents]), name
-
-
 def main() -> None:
     """Parse the options, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -186,7 +166,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="default: the physical cores this process may use")
     options = parser.parse_args()
     machine = environment()
-    pairs, name = _pairs(options.data, options.queries, options.documents)
+    pairs, name = take_pairs(options.data, options.queries, options.documents)
     if not pairs:
         sys.exit(f"no query of {name} has {options.documents} documents; lower --documents")
     setting = Setting(options.model, pairs, name, options.threads or machine["cores"], options.rounds, options.minutes)

@@ -40,6 +40,7 @@ class LlamaOptions:
     sequences: int = 1  # documents in one decode; 1 is exact
     kv_unified: bool = False  # one KV buffer for all sequences of a decode
     flash_attention: bool = False
+    micro_batch: int = 512  # tokens that llama.cpp computes at a time
     reuse: bool = True  # keep the prefix's KV cells; off only to compare
 
     def __post_init__(self) -> None:
@@ -49,6 +50,8 @@ class LlamaOptions:
             )
         if self.threads is not None and self.threads < 1:
             raise InputError(f"{self.threads} threads; at least 1 is needed")
+        if self.micro_batch < 1:
+            raise InputError(f"a micro-batch of {self.micro_batch} tokens; at least 1 is needed")
         if not 1 <= self.sequences <= 63:
             raise InputError(f"{self.sequences} sequences in a decode; from 1 to 63 are possible")
 
@@ -98,6 +101,7 @@ class LlamaBackend:
             "sequences": str(options.sequences),
             "kv_unified": str(options.kv_unified),
             "flash_attention": str(options.flash_attention),
+            "micro_batch": str(options.micro_batch),
         }
 
     def score(self, prefix: Sequence[Ids], suffixes: Sequence[Ids], labels: Ids) -> Scores:
@@ -222,6 +226,7 @@ class LlamaBackend:
         streams = options.sequences + 1 if options.sequences > 1 else 1
         params.n_ctx = self.context * (2 if options.kv_unified and streams > 1 else streams)
         params.n_batch = self.context * (1 if streams == 1 else 2)
+        params.n_ubatch = min(self.options.micro_batch, params.n_batch)
         params.n_seq_max = streams
         params.n_threads = params.n_threads_batch = self.threads
         params.kv_unified = options.kv_unified

@@ -247,10 +247,8 @@ def test_a_byte_order_mark_starts_the_file_or_is_text(tmp_path: Path, form: str)
     row = TEXT_FORMATS[form][1](pair)
     assert middle(between(tmp_path, form, row, start=b"\xef\xbb\xbf")) == pair
     marked = middle(between(tmp_path, form, b"\xef\xbb\xbf" + row))
-    if form == "jsonl":
-        assert isinstance(marked, Rejection)
-    else:
-        assert marked == Pair("\ufeffq", "d", "query", "document")
+    assert isinstance(marked, Rejection)
+    assert form == "jsonl" or "holds white space, a control character, a byte order mark" in marked.reason
 
 
 @pytest.mark.parametrize("form", TEXT_FORMATS)

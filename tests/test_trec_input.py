@@ -139,7 +139,7 @@ def test_malformed_texts_are_rejections_of_their_file(tmp_path: Path) -> None:
         (
             "docs.jsonl",
             3,
-            "the id 'b c' holds white space, a control character or a lone surrogate; "
+            "the id 'b c' holds white space, a control character, a byte order mark or a lone surrogate; "
             "a TREC qrels file cannot carry it",
         ),
         ("docs.jsonl", 4, "the id is the number '1.5'; an id is a string or an integer: write it in quotes"),

@@ -1,0 +1,28 @@
+"""Pairs to measure with: of a collection's folder where there is one, else of the shipped sample."""
+
+from __future__ import annotations
+
+from importlib.resources import as_file, files
+from itertools import islice
+from pathlib import Path
+
+from pairgrade.readers import Source, read_pairs
+from pairgrade.records import Pair, Rejection
+
+
+def take_pairs(folder: str | None, queries: int, documents: int) -> tuple[tuple[Pair, ...], str]:
+    """Take so many documents of each of so many queries, of a collection's folder or of the shipped sample."""
+    if folder is None:
+        with as_file(files("pairgrade") / "sample" / "pairs.jsonl") as path:
+            rows = list(read_pairs(Source(str(path))))
+        name = "the shipped sample"
+    else:
+        root = Path(folder)
+        rows = list(read_pairs(Source(str(root / "qrels.txt"), str(root / "queries.jsonl"), str(root / "docs.jsonl"))))
+        name = root.name
+    groups: dict[str, list[Pair]] = {}
+    for row in rows:
+        if not isinstance(row, Rejection):
+            groups.setdefault(row.query_id, []).append(row)
+    chosen = islice((g for g in groups.values() if folder is None or len(g) >= documents), queries)
+    return tuple(pair for group in chosen for pair in group[:documents]), name
