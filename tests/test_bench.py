@@ -34,3 +34,16 @@ def test_label_throughput_ends_with_one_json_line() -> None:
         assert {"high_level", "pairgrade"} <= set(result["pairs_per_second"][order])
         assert all(arm["median"] > 0 for arm in result["pairs_per_second"][order].values())
     assert 0 < result["share_in_model"] <= 1
+
+
+@pytest.mark.model
+@pytest.mark.slow
+@pytest.mark.usefixtures("smollm2_path")
+def test_llama_settings_tells_exact_settings_from_others() -> None:
+    options = ["--queries", "1", "--documents", "3", "--rounds", "1"]
+    command = [sys.executable, "-m", "pairgrade.bench.llama_settings", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    settings = json.loads(done.stdout.splitlines()[-1])["settings"]
+    assert settings["one document"]["off_by"] == 0
+    assert settings["8 documents, unified KV"]["off_by"] > 0
+    assert all(setting["median"] > 0 for setting in settings.values())
