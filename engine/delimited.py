@@ -48,21 +48,29 @@ def _locate(path: str, fields: Sequence[Field], found: Sequence[str]) -> list[in
     return places
 
 
+def tab_separated(path: str, max_bytes: int) -> Iterator[tuple[int, list[str]] | Rejection]:
+    """Yield the number and the fields of every line that is not blank; quotes have no meaning."""
+    for item in text_lines(path, max_bytes):
+        if isinstance(item, Rejection):
+            yield item
+            continue
+        line, text = item
+        text = text.removesuffix("\r")
+        if text.strip(" "):
+            yield line, text.split("\t")
+
+
 def tsv_rows(path: str, fields: Sequence[Field], max_bytes: int) -> Iterator[Row | Rejection]:
     """Read tab-separated lines under a header; quotes have no meaning; blank lines are skipped."""
     places: list[int | None] | None = None
     width = 0
-    for item in text_lines(path, max_bytes):
+    for item in tab_separated(path, max_bytes):
         if isinstance(item, Rejection):
             if places is None:
                 raise InputError(f"{path}: the header cannot be read: {item.reason}")
             yield item
             continue
-        line, text = item
-        text = text.removesuffix("\r")
-        if not text.strip(" "):
-            continue
-        cells = text.split("\t")
+        line, cells = item
         if places is None:
             places = _locate(path, fields, cells)
             width = len(cells)

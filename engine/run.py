@@ -197,7 +197,7 @@ class _Run:
         reading = {k: v for k, v in identity.items() if k in ("pairgrade", "input") or k.startswith("selection.")}
         path = self._folder.spool(identity_digest(reading)[:16])
         if not path.exists():
-            self._folder.remove_scratch(keep_spools=False)
+            self._folder.remove_scratch()
             rows = readers.numbered_pairs(self._job.source, self._folder.path)
             build(path, rows, self._job.selection, self._job.source.pairs)
         return path

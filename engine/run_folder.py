@@ -21,15 +21,15 @@ class RunFolder:
         """Return the path of the spool of that name."""
         return self.path / f"spool-{name}.sqlite"
 
-    def remove_scratch(self, keep_spools: bool = True) -> None:
-        """Remove what killed readers left and, if told so, the spools."""
-        for pattern in ("texts-*", "spool-*.part", *(() if keep_spools else ("spool-*",))):
+    def remove_scratch(self) -> None:
+        """Remove the spools, whole or not, and what killed readers left."""
+        for pattern in ("texts-*", "spool-*"):
             for path in self.path.glob(pattern):
                 _remove(path)
 
     def remove(self) -> None:
         """Remove the run's files, the lock last, and the folder if nothing else lies in it."""
-        self.remove_scratch(keep_spools=False)
+        self.remove_scratch()
         remove_stale_writers(self.manifest)
         for path in (self.journal, self.manifest, self.lock):
             _remove(path)

@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from pairgrade.delimited import tab_separated
 from pairgrade.errors import InputError, StorageError
 from pairgrade.lines import Row, shown, text_lines
 from pairgrade.records import Rejection
@@ -53,15 +54,11 @@ def plain_tsv(path: str, widths: tuple[int, ...], max_bytes: int) -> Iterator[Ro
     """Read lines of id and text or of id, title and text as (id, text, title); the first one sets which."""
     width = 0
     allowed = " or ".join(str(width) for width in widths)
-    for item in text_lines(path, max_bytes):
+    for item in tab_separated(path, max_bytes):
         if isinstance(item, Rejection):
             yield item
             continue
-        line, text = item
-        text = text.removesuffix("\r")
-        if not text.strip(" "):
-            continue
-        cells = text.split("\t")
+        line, cells = item
         if not width and len(cells) in widths:
             width = len(cells)
         if len(cells) != width:
