@@ -16,7 +16,7 @@ from pairgrade.errors import PairgradeError
 from pairgrade.stop import StopRequested
 
 PARTIAL = 3
-_COMMANDS = ("agree", "calibrate", "convert", "demo", "label", "rubric")
+_COMMANDS = ("agree", "calibrate", "convert", "demo", "label", "rubric", "train")
 
 
 class _Commands(click.RichGroup):

@@ -47,7 +47,7 @@ def _option(*names: str, default: str | int | None, **settings: Any) -> Any:
     return click.option(*names, **settings)
 
 
-_SOURCE = [
+_PAIRS = [
     _text("--queries", metavar="FILE", panel=_INPUT, text="Queries (JSONL or TSV): PAIRS is then a qrels or run file."),
     _text("--docs", metavar="FILE", panel=_INPUT, text="Documents (JSONL, TSV or Parquet), with --queries."),
     _choice("--format", "file_format", choices=_FORMATS, metavar="FORMAT", panel=_INPUT,
@@ -57,6 +57,9 @@ _SOURCE = [
               text=f"Column that holds the {name.replace('_', ' ')}.")
         for name in _FIELDS
     ),
+]  # fmt: skip
+
+_SELECTION = [
     _number("--limit", "Take only the first N usable pairs.", _INPUT),
     _number("--sample", "Take N of the pairs at random; see --seed.", _INPUT),
     _number("--seed", "Seed of --sample.", _INPUT, 0),
@@ -101,7 +104,8 @@ def _decorate(options: list[Any]) -> Callable[[F], F]:
     return decorator
 
 
-source_options = _decorate(_SOURCE)
+pairs_options = _decorate(_PAIRS)
+source_options = _decorate([*_PAIRS, *_SELECTION])
 model_options = _decorate(_MODEL)
 engine_options = _decorate(_ENGINE)
 

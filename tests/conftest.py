@@ -1,12 +1,13 @@
-"""Fixtures: the real SmolLM2-135M, user state kept out of the way."""
+"""Fixtures: the real SmolLM2-135M, tiny models of the five families, user state kept out of the way."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+import tiny_models
 from pairgrade import LlamaOptions, ModelError
 from pairgrade.llama import LlamaBackend
 from pairgrade.models import resolve
@@ -31,3 +32,16 @@ def smollm2(smollm2_path: Path) -> Iterator[LlamaBackend]:
     backend = LlamaBackend(smollm2_path, LlamaOptions(context=512))
     yield backend
     backend.close()
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function from a family's name to the folder of its tiny model, made once; do not write there."""
+    pytest.importorskip("torch")
+    root = tmp_path_factory.mktemp("tiny")
+
+    def make(family: str) -> Path:
+        folder = root / family
+        return folder if folder.is_dir() else tiny_models.make_folder(family, folder)
+
+    return make

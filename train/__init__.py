@@ -1,1 +1,1 @@
-"""Training annotators and re-rankers."""
+"""Training: an annotator by LoRA on graded pairs, its merge, and the small re-ranker."""

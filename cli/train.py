@@ -1,0 +1,161 @@
+"""``pairgrade train``: a LoRA adapter from graded pairs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+from rich.console import Console
+from rich.table import Table
+
+from pairgrade.chat import FORMAT_NAMES
+from pairgrade.cli import options
+from pairgrade.rubric import Rubric
+from pairgrade.train.options import SELECT_BY, TrainOptions
+
+if TYPE_CHECKING:
+    from pairgrade.train.metrics import Evaluation
+    from pairgrade.train.run import Trained
+
+_DEFAULTS = TrainOptions()
+_SAMPLE, _LORA, _MACHINE = "Sample and target", "Training", "Machine"
+
+
+def _setting(name: str, panel: str, text: str, kind: type = int) -> Callable[[Any], Any]:
+    """Declare the option of one field of TrainOptions, with its default."""
+    default = getattr(_DEFAULTS, name.removeprefix("--").replace("-", "_"))
+    metavar = "N" if kind is int else "X"
+    return click.option(name, type=kind, default=default, show_default=True, metavar=metavar, panel=panel, help=text)
+
+
+def _flag(name: str, text: str) -> Callable[[Any], Any]:
+    return click.option(name, is_flag=True, panel=_MACHINE, help=text)
+
+
+@click.command("train")
+@click.argument("pairs", metavar="PAIRS")
+@click.option("--base", "-b", required=True, metavar="MODEL",
+              help="A transformers folder, hf:org/repo@revision, or a GGUF by path, pkg:PACKAGE or hf:, which is "
+              "dequantized into OUT.base first.")  # fmt: skip
+@click.option(
+    "--out", "-o", required=True, metavar="ADAPTER", type=click.Path(path_type=Path), help="The folder to write."
+)
+@click.option("--rubric", "-r", default="trec", show_default=True, metavar="RUBRIC",
+              help="trec, binary, esci or a TOML file; label with the same one.")  # fmt: skip
+@options.pairs_options
+@_setting("--train-pairs", _SAMPLE, "Pairs to train on, as many of each grade; 0 takes all.")
+@_setting("--validation-pairs", _SAMPLE, "Pairs to validate on, of other queries.")
+@click.option("--soft", metavar="JUDGMENTS", panel=_SAMPLE, type=click.Path(path_type=Path),
+              help="Learn the probabilities of a judgments file, such as a larger model's labels.")  # fmt: skip
+@_setting("--soft-weight", _SAMPLE, "Share of the soft target where a pair has a human grade too.", float)
+@_setting(
+    "--ordinal-weight", _LORA, "Adds so many times the squared earth mover's distance to the cross-entropy.", float
+)
+@_setting("--epochs", _LORA, "Passes over the training pairs.", float)
+@_setting("--batch", _LORA, "Pairs of one optimizer step.")
+@_setting("--learning-rate", _LORA, "The peak of the learning rate.", float)
+@_setting("--warmup", _LORA, "Share of the steps over which the rate rises.", float)
+@_setting("--weight-decay", _LORA, "AdamW's weight decay.", float)
+@_setting("--rank", _LORA, "Rank of the LoRA matrices.")
+@_setting("--alpha", _LORA, "LoRA's alpha; the scale is alpha / rank.")
+@_setting("--dropout", _LORA, "LoRA's dropout.", float)
+@_setting("--evaluate-every", _LORA, "Steps between looks at the validation pairs; 0 is twice an epoch.")
+@_setting("--patience", _LORA, "Looks without a better one before it stops; 0 is never.")
+@click.option("--select-by", type=click.Choice(SELECT_BY), default=_DEFAULTS.select_by, show_default=True, panel=_LORA,
+              help="The validation figure that chooses the step to keep.")  # fmt: skip
+@_setting("--seed", _LORA, "Seed of the sample, the order and the first weights.")
+@_setting("--context", _MACHINE, "Longest prompt in tokens; documents are cut to fit.")
+@click.option("--chat", type=click.Choice(["auto", *FORMAT_NAMES]), default="auto", metavar="NAME", panel=_MACHINE,
+              help="The turns around the prompt; auto tells by the model's control tokens.")  # fmt: skip
+@_setting("--micro-batch-tokens", _MACHINE, "Tokens that run at a time: bounds the memory.")
+@click.option("--threads", type=int, metavar="N", panel=_MACHINE, help="Threads.  [default: torch's own choice]")
+@_flag("--gradient-checkpointing", "Less memory, more time: recompute activations, and no shared instruction.")
+@_flag("--qlora", "4-bit base weights by bitsandbytes; CUDA only, not verified on hardware.")
+@click.option("--overwrite", is_flag=True, help="Replace ADAPTER, or the unfinished run of another job.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON to stdout.")
+@click.option("--quiet", "-q", is_flag=True, help="Show no progress.")
+def command(
+    pairs: str,
+    base: str,
+    out: Path,
+    rubric: str,
+    soft: Path | None,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+    **values: Any,
+) -> None:
+    """Train an annotator: a LoRA adapter for a small language model, from graded pairs.
+
+    PAIRS is what `pairgrade label` reads, with grades: about 1,000 are enough for a start (arXiv 2504.09816). The
+    loss is the cross-entropy over the label words at the answer cue; validation pairs come from queries of their
+    own, and the step that is best on them is kept. The same command resumes a run that was stopped or killed.
+
+    ADAPTER holds the weights in peft's format, report.json, curves.png and confusion.png.
+    """
+    from pairgrade.cli.train_progress import TerminalTrainProgress
+    from pairgrade.train.run import TrainJob, train
+
+    source = options.source(pairs, values)
+    settings = TrainOptions(**{name: values[name] for name in asdict(_DEFAULTS) if name in values})
+    job = TrainJob(source, base, out, Rubric.load(rubric), soft, overwrite)
+    with TerminalTrainProgress(quiet) as progress:
+        trained = train(job, settings, progress)
+    if as_json:
+        click.echo(json.dumps(_figures(trained), allow_nan=False))
+    else:
+        _print(trained)
+
+
+def _figures(trained: Trained) -> dict[str, Any]:
+    return {
+        "adapter": str(trained.adapter),
+        "base": str(trained.base),
+        "train_pairs": len(trained.split.train),
+        "train_queries": trained.split.train_queries,
+        "validation_pairs": len(trained.split.validation),
+        "validation_queries": trained.split.validation_queries,
+        "rejected_rows": trained.rejected,
+        "steps": trained.steps,
+        "stopped_early": trained.stopped_early,
+        "seconds": trained.seconds,
+        "before": asdict(trained.evaluations[0]),
+        "best": asdict(trained.best),
+    }
+
+
+def _print(trained: Trained) -> None:
+    before, best = trained.evaluations[0], trained.best
+    table = Table(title=f"{len(trained.split.validation)} validation pairs", title_justify="left")
+    for name in ("", "before", f"step {best.step}"):
+        table.add_column(name, justify="right" if name else "left")
+    for name, field in (
+        ("loss", "loss"),
+        ("quadratic kappa", "kappa"),
+        ("Kendall tau-b", "tau"),
+        ("accuracy", "accuracy"),
+    ):
+        table.add_row(name, *(_figure(found, field) for found in (before, best)))
+    console = Console()
+    console.print(table)
+    early = ", stopped early" if trained.stopped_early else ""
+    rejected = f"; {trained.rejected} rows had no pair with a grade" if trained.rejected else ""
+    console.print(
+        f"{len(trained.split.train)} pairs of {trained.split.train_queries} queries, {trained.steps} steps{early}, "
+        f"{trained.seconds:.0f} s{rejected}",
+        highlight=False,
+    )
+    console.print(
+        f"adapter: {trained.adapter}   next: pairgrade merge {trained.adapter} --out FOLDER",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _figure(found: Evaluation, field: str) -> str:
+    value = getattr(found, field)
+    return "undefined" if value is None else f"{value:.3f}"

@@ -1,0 +1,145 @@
+"""The tokenizer of a transformers folder, run by the ``tokenizers`` library from its tokenizer.json.
+
+It keeps the promises of ``pairgrade.tokenizer.Tokenizer`` and gives the ids that the GGUF of the same model gives;
+no template or code of the folder is run.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pairgrade.errors import InputError, MissingExtraError, ModelError
+from pairgrade.tokenizer import Ids, encode_apart
+
+_TEMPLATES = ("chat_template.jinja", "chat_template.json")
+
+
+class FolderTokenizer:
+    """A vocabulary read from ``folder/tokenizer.json``. Foreign text never gets the id of an added token."""
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "tokenizer.json"
+        table = _read_json(path)
+        self._tokenizer = tokenizer = _load(path)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        if (table.get("normalizer") or {}).get("type") == "NFC":  # llama.cpp takes texts as they come
+            tokenizer.normalizer = None
+        tokenizer.encode_special_tokens = True
+        added = {int(t["id"]): str(t["content"]) for t in table.get("added_tokens", [])}
+        # runs of white space are text, not control; a token of one character cannot be broken up
+        self._texts = {i: text for i, text in added.items() if len(text) > 1 and not text.isspace()}
+        self._ids = {text: i for i, text in self._texts.items()}
+        self.size: int = max([tokenizer.get_vocab_size() - 1, *added]) + 1
+        self._forbidden = np.zeros(self.size, np.bool_)
+        self._forbidden[list(self._texts)] = True
+        self._sentinel, self._sentinel_ids = "", 0
+        if _spaces_first(table):  # each piece is tokenized behind a line break, whose tokens are dropped again
+            self._sentinel_ids = len(self._encode("\n"))
+            self._sentinel = "\n"
+        self.bos = self._opening(folder)
+
+    @property
+    def special_texts(self) -> dict[int, str]:
+        """The control and user-defined tokens, by id."""
+        return dict(self._texts)
+
+    def scaffold(self, text: str) -> Ids:
+        """Tokenize our own text: control tokens written in it are recognized."""
+        self._tokenizer.encode_special_tokens = False
+        try:
+            return self._encode(text)
+        finally:
+            self._tokenizer.encode_special_tokens = True
+
+    def plain(self, text: str) -> Ids:
+        """Tokenize foreign text, special tokens off and user-defined ones broken up."""
+        return encode_apart(self._encode, text, self._forbidden, self._texts)
+
+    def special(self, text: str) -> int | None:
+        """Return the id of the control or user-defined token written ``text``."""
+        return self._ids.get(text)
+
+    def piece(self, token: int) -> str:
+        """Return the text of a token; bytes that are no UTF-8 by themselves show as replacement characters."""
+        return str(self._tokenizer.decode([token], skip_special_tokens=False))
+
+    def _encode(self, text: str) -> Ids:
+        if not text:
+            return np.empty(0, np.int32)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"the text holds a lone surrogate (U+{ord(text[error.start]):04X})") from None
+        ids = self._tokenizer.encode(self._sentinel + text, add_special_tokens=False).ids
+        return np.array(ids[self._sentinel_ids :], np.int32)
+
+    def _opening(self, folder: Path) -> int | None:
+        """Return the token that the folder's own post-processing puts before every text, if it does so."""
+        ids = self._tokenizer.encode("", add_special_tokens=True).ids
+        if ids and ids[0] in self._texts:
+            return int(ids[0])
+        config = folder / "tokenizer_config.json"
+        settings = _read_json(config) if config.is_file() else {}
+        if settings.get("add_bos_token") is not True:
+            return None
+        token = settings.get("bos_token")
+        return self._ids.get(token["content"] if isinstance(token, dict) else str(token))
+
+
+def has_chat_template(folder: Path) -> bool:
+    """Whether a transformers folder carries a chat template. It is never rendered."""
+    config = folder / "tokenizer_config.json"
+    if any((folder / name).is_file() for name in _TEMPLATES):
+        return True
+    return config.is_file() and bool(_read_json(config).get("chat_template"))
+
+
+def _load(path: Path) -> Any:
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise MissingExtraError("a model in a transformers folder", "tokenizers", "onnx") from None
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception
+        raise ModelError(f"{path}: not a tokenizer that the tokenizers library reads ({error})") from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(
+            f"{path.parent} has no {path.name}; a model folder needs config.json, tokenizer.json and weights in "
+            "safetensors (transformers' save_pretrained of model and fast tokenizer writes them)"
+        ) from None
+    except ValueError as error:
+        raise ModelError(f"{path}: not JSON ({error})") from None
+    if not isinstance(table, dict):
+        raise ModelError(f"{path}: holds {type(table).__name__}, not an object")
+    return table
+
+
+def _spaces_first(table: dict[str, Any]) -> bool:
+    """Whether every text gets a space before it (SentencePiece models such as Llama 2)."""
+    return any(map(_adds_space, _steps(table.get("normalizer")) + _steps(table.get("pre_tokenizer"))))
+
+
+def _adds_space(step: dict[str, Any]) -> bool:
+    kind = step.get("type")
+    if kind == "Metaspace":
+        return bool(step.get("prepend_scheme", "always") != "never")
+    return kind == "Prepend" or (kind == "ByteLevel" and bool(step.get("add_prefix_space")))
+
+
+def _steps(node: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Return a normalizer or pre-tokenizer as the list of its steps."""
+    if not node:
+        return []
+    inner = node.get("normalizers") or node.get("pretokenizers") or []
+    return [step for part in inner for step in _steps(part)] if node.get("type") == "Sequence" else [node]

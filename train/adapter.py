@@ -1,0 +1,110 @@
+"""What a training run leaves: the adapter in peft's format, a report, pictures, a manifest and a model card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pairgrade.atomic import write_text
+from pairgrade.errors import ModelError
+from pairgrade.manifest import Identity
+from pairgrade.models import file_sha256
+from pairgrade.rubric import Rubric
+from pairgrade.train.curves import draw_confusions, draw_curves
+
+if TYPE_CHECKING:
+    from pairgrade.train.run import Trained
+
+MANIFEST = "manifest.json"
+
+
+def save_adapter(model: Any, trained: Trained, identity: Identity, options: dict[str, Any], rubric: Rubric) -> None:
+    """Write the adapter's folder; it appears whole or not at all, and replaces what lay there."""
+    part = trained.adapter.with_name(f".{trained.adapter.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        model.save_pretrained(str(part), safe_serialization=True, save_embedding_layers=False)
+        (part / "README.md").unlink(missing_ok=True)  # peft's form, with nothing filled in
+        write_text(part / "report.json", json.dumps(_report(trained, options), indent=2, allow_nan=False) + "\n")
+        draw_curves(trained.losses, trained.evaluations, part / "curves.png")
+        draw_confusions(trained.evaluations[0], trained.best, rubric.values, part / "confusion.png")
+        write_text(part / "README.md", _card(trained, options, rubric))
+        files = {path.name: file_sha256(path) for path in sorted(part.iterdir())}
+        table = {
+            "kind": "adapter",
+            "base": str(trained.base.resolve()),
+            "rubric": rubric.name,
+            "identity": identity,
+            "validation": asdict(trained.best),
+            "files": files,
+        }
+        write_text(part / MANIFEST, json.dumps(table, indent=2, allow_nan=False) + "\n")
+        if trained.adapter.exists():
+            shutil.rmtree(trained.adapter)
+        part.rename(trained.adapter)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def read_manifest(adapter: Path) -> dict[str, Any]:
+    """Read an adapter's manifest; ModelError where there is none."""
+    try:
+        table = json.loads((adapter / MANIFEST).read_text(encoding="utf-8"))
+        if isinstance(table, dict) and table.get("kind") == "adapter":
+            return table
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        pass
+    raise ModelError(f"{adapter} is not an adapter of `pairgrade train` (no {MANIFEST} that says so)")
+
+
+def _report(trained: Trained, options: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "options": options,
+        "pairs": {
+            "train": len(trained.split.train),
+            "train_queries": trained.split.train_queries,
+            "validation": len(trained.split.validation),
+            "validation_queries": trained.split.validation_queries,
+            "rejected": trained.rejected,
+        },
+        "steps": trained.steps,
+        "stopped_early": trained.stopped_early,
+        "seconds": round(trained.seconds, 1),
+        "before": asdict(trained.evaluations[0]),
+        "best": asdict(trained.best),
+        "evaluations": [asdict(e) for e in trained.evaluations],
+        "losses": trained.losses,
+    }
+
+
+def _card(trained: Trained, options: dict[str, Any], rubric: Rubric) -> str:
+    before, best = trained.evaluations[0], trained.best
+    rows = [("loss", before.loss, best.loss), ("quadratic kappa", before.kappa, best.kappa)]
+    rows += [("Kendall tau-b", before.tau, best.tau), ("accuracy", before.accuracy, best.accuracy)]
+    lines = [
+        f"# {trained.adapter.name}",
+        "",
+        f"A LoRA adapter (rank {options['rank']}) that grades query-document pairs by the rubric `{rubric.name}`, "
+        f"trained with pairgrade on {trained.base.name}.",
+        "",
+        f"Trained on {len(trained.split.train)} pairs of {trained.split.train_queries} queries, "
+        f"{trained.steps} steps; the step {best.step} was the best on {len(trained.split.validation)} validation pairs "
+        f"of {trained.split.validation_queries} other queries:",
+        "",
+        "| | before | after |",
+        "|---|---|---|",
+        *(f"| {name} | {_figure(a)} | {_figure(b)} |" for name, a, b in rows),
+        "",
+        "The validation pairs chose the step, so a test on pairs of their own is needed before the figures are",
+        "believed. Merge it with `pairgrade merge`, export it with `pairgrade export`. Only for the rubric it was",
+        "trained with.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _figure(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"

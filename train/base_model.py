@@ -1,0 +1,131 @@
+"""The model that training starts from: a transformers folder, a hub repository, or a GGUF made trainable."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pairgrade.errors import InputError, MissingExtraError, ModelError
+from pairgrade.train.options import TrainOptions
+
+_HUB = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+_WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "LICENSE*"]
+_log = logging.getLogger(__name__)
+
+
+def resolve_folder(reference: str, dequantized: Path) -> Path:
+    """Return the transformers folder of a model reference.
+
+    A folder is itself; ``hf:org/repo@revision`` is downloaded (safetensors only); a GGUF by path, ``pkg:PACKAGE``
+    or ``hf:org/repo/file.gguf`` is dequantized into the folder ``dequantized``, unless it lies there already.
+    """
+    hub = _HUB.fullmatch(reference)
+    if hub:
+        return _from_hub(hub["repo"], hub["revision"])
+    path = Path(reference)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"{path} has no config.json; give a folder that transformers' save_pretrained wrote")
+        if not list(path.glob("*.safetensors")):
+            raise ModelError(f"{path} holds no weights in safetensors, the only format that is loaded")
+        return path
+    from pairgrade.models import resolve
+    from pairgrade.train.dequantize import dequantize
+
+    return dequantize(resolve(reference), dequantized)
+
+
+def load_model(folder: Path, options: TrainOptions) -> Any:
+    """Load a causal model in full precision (4-bit weights with ``qlora``), without any code of the folder."""
+    torch, transformers = _libraries()
+    settings: dict[str, Any] = {"dtype": torch.float32}
+    if options.qlora:
+        settings = _quantized(torch, transformers)
+    elif torch.cuda.is_available():
+        settings = {"dtype": torch.bfloat16, "device_map": "cuda"}
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    with quiet_transformers():
+        try:
+            return transformers.AutoModelForCausalLM.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False, use_safetensors=True, **settings
+            )
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise ModelError(f"{folder}: transformers cannot load it as a causal model ({error})") from None
+
+
+def add_lora(model: Any, options: TrainOptions) -> Any:
+    """Put LoRA matrices beside all linear layers but the head (https://arxiv.org/abs/2106.09685), seeded."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(options.seed)
+    if options.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+        model.enable_input_require_grads()
+    config = LoraConfig(
+        r=options.rank,
+        lora_alpha=options.alpha,
+        lora_dropout=options.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' own progress bars and advice off the terminal."""
+    from transformers.utils import logging as their_logging
+
+    shown, level = their_logging.is_progress_bar_enabled(), their_logging.get_verbosity()
+    their_logging.disable_progress_bar()
+    their_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        their_logging.set_verbosity(level)
+        if shown:
+            their_logging.enable_progress_bar()
+
+
+def _libraries() -> tuple[Any, Any]:
+    for package in ("torch", "transformers", "peft"):
+        try:
+            __import__(package)
+        except ImportError:
+            raise MissingExtraError("training", package, "train") from None
+    import torch
+    import transformers
+
+    return torch, transformers
+
+
+def _quantized(torch: Any, transformers: Any) -> dict[str, Any]:
+    if not torch.cuda.is_available():
+        raise InputError("--qlora needs a CUDA GPU, and torch sees none here; leave it out to train in full precision")
+    try:
+        import bitsandbytes  # type: ignore[import-not-found, unused-ignore]  # noqa: F401
+    except ImportError:
+        raise MissingExtraError("--qlora", "bitsandbytes") from None
+    config = transformers.BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+    )
+    return {"quantization_config": config, "device_map": "cuda"}
+
+
+def _from_hub(repo: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    if revision is None:
+        _log.warning("hf:%s names no revision: give hf:%s@REVISION to get the same weights next time", repo, repo)
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=_WANTED))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"hf:{repo} cannot be had: {first}") from None

@@ -1,0 +1,109 @@
+"""The state of a training run on disk: safetensors and JSON, never pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pairgrade.atomic import write_bytes, write_text
+from pairgrade.errors import ResumeError
+from pairgrade.train.metrics import Evaluation
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's
+
+
+@dataclass(slots=True)
+class State:
+    """How far a run has come."""
+
+    step: int = 0
+    losses: list[float] = field(default_factory=list)  # of each step
+    evaluations: list[Evaluation] = field(default_factory=list)
+    best: Evaluation | None = None
+    stopped_early: bool = False
+
+
+class Checkpoints:
+    """The last state and the best adapter in a run's folder.
+
+    The tensors are written first, under a name of their step, then ``state.json``, which names them, takes the
+    place of the old one: at every moment one whole checkpoint can be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._state = folder / "state.json"
+        self.best = folder / "best.safetensors"
+
+    def load(self, parameters: Mapping[str, Any], optimizer: Any) -> State | None:
+        """Bring parameters and optimizer to the last checkpoint; None where there is none."""
+        if not self._state.exists():
+            return None
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            table = json.loads(self._state.read_text(encoding="utf-8"))
+            tensors = load_file(self._folder / table.pop("tensors"))
+            table["evaluations"] = [_evaluation(e) for e in table["evaluations"]]
+            table["best"] = _evaluation(table["best"]) if table["best"] else None
+            state = State(**table)
+            _restore(tensors, parameters, optimizer, state.step)
+        except (ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
+            raise ResumeError(
+                f"{self._folder} holds a checkpoint that cannot be read ({error}); remove the folder to start anew"
+            ) from None
+        return state
+
+    def save(self, state: State, parameters: Mapping[str, Any], optimizer: Any) -> None:
+        """Write the state; the one before it is removed."""
+        tensors = {f"parameter:{name}": p.detach() for name, p in parameters.items()}
+        for name, parameter in parameters.items():
+            moments = optimizer.state.get(parameter, {})
+            tensors |= {f"{moment}:{name}": moments[moment] for moment in _MOMENTS if moment in moments}
+        path = self._folder / f"step-{state.step}.safetensors"
+        write_bytes(path, _serialized(tensors))
+        table = asdict(state) | {"tensors": path.name}
+        write_text(self._state, json.dumps(table, allow_nan=False))
+        for old in self._folder.glob("step-*.safetensors"):
+            if old != path:
+                old.unlink()
+
+    def keep_best(self, parameters: Mapping[str, Any]) -> None:
+        """Write the parameters as the best so far."""
+        write_bytes(self.best, _serialized({name: p.detach() for name, p in parameters.items()}))
+
+    def load_best(self, parameters: Mapping[str, Any]) -> None:
+        """Set the parameters to the best that was kept."""
+        import torch
+        from safetensors.torch import load_file
+
+        tensors = load_file(self.best)
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(tensors[name])
+
+
+def _serialized(tensors: Mapping[str, Any]) -> bytes:
+    from safetensors.torch import save
+
+    data: bytes = save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()})
+    return data
+
+
+def _restore(tensors: Mapping[str, Any], parameters: Mapping[str, Any], optimizer: Any, step: int) -> None:
+    import torch
+
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[f"parameter:{name}"])
+            if step:
+                moments = {moment: tensors[f"{moment}:{name}"].to(parameter.device) for moment in _MOMENTS}
+                optimizer.state[parameter] = {"step": torch.tensor(float(step))} | moments
+
+
+def _evaluation(table: dict[str, Any]) -> Evaluation:
+    return Evaluation(**table | {"confusion": tuple(tuple(row) for row in table["confusion"])})

@@ -1,0 +1,112 @@
+"""A GGUF made trainable: dequantized by transformers, its tokenizer set right, and checked against llama.cpp's."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pairgrade.atomic import write_text
+from pairgrade.errors import MissingExtraError, ModelError
+from pairgrade.export.hostile_strings import hostile_strings
+from pairgrade.folder_tokenizer import FolderTokenizer
+from pairgrade.llama_model import LlamaModel
+from pairgrade.models import file_sha256
+from pairgrade.train.base_model import quiet_transformers
+
+_MARK = "dequantized.json"
+# What llama.cpp's names of pre-tokenizers mean, where transformers' reading of a GGUF does something else
+_DIGITS_APART = {
+    "type": "Sequence",
+    "pretokenizers": [
+        {"type": "Digits", "individual_digits": True},
+        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+    ],
+}
+_PRE_TOKENIZERS = {"smollm": _DIGITS_APART}
+
+
+def dequantize(gguf: Path, folder: Path) -> Path:
+    """Write a GGUF as a transformers folder in float32, and return it; what lies there of the same file is kept.
+
+    ModelError where transformers cannot read the file, or where the folder's tokenizer would give other ids than
+    llama.cpp's of the file.
+    """
+    digest = file_sha256(gguf)
+    if folder.exists():
+        mark = folder / _MARK
+        if mark.is_file() and json.loads(mark.read_text(encoding="utf-8")).get("sha256") == digest:
+            return folder
+        raise ModelError(f"{folder} exists and was not made from {gguf}; move it away")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        _convert(gguf, part)
+        model = LlamaModel(gguf)
+        try:
+            _mend_tokenizer(part / "tokenizer.json", model)
+            _check_ids(part, model)
+        finally:
+            model.close()
+        write_text(part / _MARK, json.dumps({"from": gguf.name, "sha256": digest}, indent=2) + "\n")
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    try:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+    except ImportError as error:
+        raise MissingExtraError("training from a GGUF", error.name or "transformers", "train") from None
+    source: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True, "trust_remote_code": False}
+    with quiet_transformers():
+        try:
+            model = AutoModelForCausalLM.from_pretrained(str(gguf.parent), dtype=torch.float32, **source)
+            tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), **source)
+        except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
+            raise ModelError(
+                f"{gguf}: transformers cannot turn it into a trainable model ({error}); start from the model's own "
+                "folder in safetensors"
+            ) from None
+        if hasattr(model.config, "quantization_config"):  # else save_pretrained takes the weights for quantized
+            del model.config.quantization_config
+        model.hf_quantizer = None
+        model.is_quantized = False
+        model.save_pretrained(str(folder))
+        tokenizer.save_pretrained(str(folder))
+
+
+def _mend_tokenizer(path: Path, model: LlamaModel) -> None:
+    """Give a tokenizer.json the pre-tokenizer and the BOS that its GGUF asks for."""
+    table = json.loads(path.read_text(encoding="utf-8"))
+    pre = _PRE_TOKENIZERS.get(model.metadata("tokenizer.ggml.pre") or "")
+    if pre:
+        table["pre_tokenizer"] = pre
+    bos = model.tokenizer.bos
+    if bos is not None:
+        text = model.tokenizer.special_texts[bos]
+        table["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": text, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {text: {"id": text, "ids": [bos], "tokens": [text]}},
+        }
+    write_text(path, json.dumps(table, ensure_ascii=False))
+
+
+def _check_ids(folder: Path, model: LlamaModel) -> None:
+    ours, theirs = FolderTokenizer(folder), model.tokenizer
+    if ours.bos != theirs.bos:
+        raise ModelError(f"{model.path}: opens prompts with token {theirs.bos}, its folder with {ours.bos}")
+    for text in hostile_strings(1000, special=list(theirs.special_texts.values())):
+        expected, found = theirs.plain(text).tolist(), ours.plain(text).tolist()
+        if expected != found:
+            raise ModelError(
+                f"{model.path}: the tokenizer made from it differs from llama.cpp's: {text!r} becomes {found[:20]} and "
+                f"not {expected[:20]}; start from the model's own folder in safetensors"
+            )

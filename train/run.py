@@ -1,0 +1,210 @@
+"""``pairgrade train``: from graded pairs to a LoRA adapter, its report and its manifest.
+
+Beside the adapter OUT lies, while it trains, ``OUT.run/`` (lock, manifest, checkpoints). OUT appears whole or not
+at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pairgrade import readers
+from pairgrade.environment import package_version
+from pairgrade.errors import InputError, ResumeError
+from pairgrade.folder_tokenizer import FolderTokenizer, has_chat_template
+from pairgrade.judgments import read_judgments
+from pairgrade.lock import exclusive
+from pairgrade.manifest import Identity, Manifest, differences
+from pairgrade.models import file_sha256
+from pairgrade.prompt import PROMPT_VERSION, PromptBuilder, detect_chat_format
+from pairgrade.readers import Source
+from pairgrade.records import Pair, Rejection
+from pairgrade.rubric import Rubric
+from pairgrade.stop import PoliteStop
+from pairgrade.train.base_model import add_lora, load_model, resolve_folder
+from pairgrade.train.checkpoint import Checkpoints
+from pairgrade.train.examples import Blend, Example, Targets, examples
+from pairgrade.train.label_model import LabelModel
+from pairgrade.train.loop import Data, TrainProgress, fit, predict
+from pairgrade.train.metrics import Evaluation, evaluation
+from pairgrade.train.options import TrainOptions
+from pairgrade.train.sampling import Row, Split, split
+
+
+@dataclass(frozen=True, slots=True)
+class TrainJob:
+    """One training run."""
+
+    source: Source
+    base: str  # a transformers folder, hf:org/repo@revision, or a GGUF by path, pkg: or hf:
+    out: Path  # the adapter's folder
+    rubric: Rubric
+    soft: Path | None = None  # a judgments file whose probabilities are learnt
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What came of a run."""
+
+    adapter: Path
+    base: Path
+    split: Split
+    rejected: int  # rows of the input that are no usable pairs, or have no grade
+    steps: int
+    losses: list[float]
+    evaluations: list[Evaluation]
+    best: Evaluation
+    stopped_early: bool
+    seconds: float
+
+
+def train(
+    job: TrainJob, options: TrainOptions, progress: TrainProgress | None = None, stop: PoliteStop | None = None
+) -> Trained:
+    """Train an annotator, or go on where an earlier run of the same job stopped.
+
+    Raises InputError for unusable pairs, ModelError for an unusable base, ResumeError where OUT belongs to another
+    job, LockedError where another process works on it, StopRequested after a signal; what was done is kept.
+    """
+    progress, stop = progress or TrainProgress(), stop or PoliteStop()
+    folder = job.out.with_name(f"{job.out.name}.run")
+    if job.out.exists() and not job.overwrite:
+        raise ResumeError(f"{job.out} exists already; name another folder, or replace it with --overwrite")
+    folder.mkdir(parents=True, exist_ok=True)
+    with exclusive(folder / "lock"), stop.listening():
+        return _train(job, options, folder, progress, stop)
+
+
+def _train(job: TrainJob, options: TrainOptions, folder: Path, progress: TrainProgress, stop: PoliteStop) -> Trained:
+    from pairgrade.train.adapter import save_adapter
+
+    start = time.monotonic()
+    progress.phase("reading")
+    blend = Blend(job.rubric.values, _soft_targets(job.soft, job.rubric), options.soft_weight)
+    found, rejected = _rows(job.source, blend)
+    chosen = split(found, options.train_pairs, options.validation_pairs, options.seed)
+    pairs = _pairs(job.source, {*chosen.train, *chosen.validation})
+    progress.phase("loading")
+    base = resolve_folder(job.base, job.out.with_name(f"{job.out.name}.base"))
+    builder = builder_of(base, job.rubric, options)
+    identity = _identity(job, options, base, builder)
+    _claim(folder, identity, job.overwrite)
+    data = Data(
+        train=list(examples((pairs[place] for place in chosen.train), blend, builder)),
+        validation=list(examples((pairs[place] for place in chosen.validation), blend, builder)),
+        grades=job.rubric.values,
+    )
+    model = add_lora(load_model(base, options), options)
+    label_model = LabelModel(model, builder.label_ids)
+    checkpoints = Checkpoints(folder)
+    progress.phase("training")
+    state = fit(label_model, data, options, checkpoints, stop, progress)
+    assert state.best is not None  # fit looks at the validation pairs before its first step
+    checkpoints.load_best({name: p for name, p in model.named_parameters() if p.requires_grad})
+    progress.phase("writing")
+    seconds = time.monotonic() - start
+    trained = Trained(
+        job.out, base, chosen, rejected, state.step, state.losses, state.evaluations, state.best,
+        state.stopped_early, seconds,
+    )  # fmt: skip
+    save_adapter(model, trained, identity, asdict(options), job.rubric)
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+    return trained
+
+
+def builder_of(folder: Path, rubric: Rubric, options: TrainOptions) -> PromptBuilder:
+    """Return the engine's own prompt builder for the tokenizer of a transformers folder."""
+    tokenizer = FolderTokenizer(folder)
+    chat = options.chat
+    if chat == "auto":
+        chat = detect_chat_format(tokenizer, has_chat_template(folder))
+    return PromptBuilder(rubric, tokenizer, options.context, chat)
+
+
+def validate(model: LabelModel, data: list[Example], grades: tuple[int, ...], options: TrainOptions) -> Evaluation:
+    """Look at some examples with a model as it is."""
+    return evaluation(0, predict(model, data, options), data, grades, options.ordinal_weight)
+
+
+def _rows(source: Source, blend: Blend) -> tuple[list[Row], int]:
+    """Return the place, query and grade of each usable pair, and how many rows are none."""
+    rows: list[Row] = []
+    rejected = 0
+    for place, pair in _numbered(source):
+        grade = None if isinstance(pair, Rejection) else blend.grade(pair)
+        if isinstance(pair, Rejection) or grade is None:
+            rejected += 1
+        else:
+            blend.target(pair)  # a grade that the rubric lacks is told here
+            rows.append(Row(place, pair.query_id, grade))
+    if not rows:
+        raise InputError(
+            f"{source.pairs}: none of its {rejected} rows is a pair with a grade; training needs a grade column "
+            "(--grade-column), a qrels file, or --soft with the judgments of another annotator"
+        )
+    return rows, rejected
+
+
+def _pairs(source: Source, places: set[int]) -> dict[int, Pair]:
+    return {place: pair for place, pair in _numbered(source) if place in places and isinstance(pair, Pair)}
+
+
+def _numbered(source: Source) -> Iterator[tuple[int, Pair | Rejection]]:
+    with closing(readers.numbered_pairs(source)) as rows:
+        for place, (_, pair) in enumerate(rows):
+            yield place, pair
+
+
+def _soft_targets(path: Path | None, rubric: Rubric) -> Targets:
+    if path is None:
+        return {}
+    file = read_judgments(path)
+    if tuple(file.grades) != rubric.values:
+        raise InputError(f"{path} has the grades {list(file.grades)}, the rubric {list(rubric.values)}")
+    return {(j.query_id, j.doc_id): j.probabilities for j in file}
+
+
+def _identity(job: TrainJob, options: TrainOptions, base: Path, builder: PromptBuilder) -> Identity:
+    """Name what decides the adapter."""
+    state = hashlib.sha256()
+    for path in sorted([*base.glob("*.safetensors"), base / "tokenizer.json", base / "config.json"]):
+        state.update(f"{path.name} {file_sha256(path)}\n".encode())
+    own = {
+        "pairgrade": package_version(),
+        "base": state.hexdigest(),
+        "input": readers.digest(job.source),
+        "soft": file_sha256(job.soft) if job.soft else "none",
+        "rubric": job.rubric.digest,
+        "prompt_version": str(PROMPT_VERSION),
+        "chat_format": builder.format.name,
+    }
+    settings: dict[str, Any] = asdict(options)
+    del settings["threads"]  # may move the last bits, as another machine does
+    versions = {name: package_version(name) for name in ("torch", "transformers", "peft")}
+    return own | versions | {f"option.{name}": str(value) for name, value in settings.items()}
+
+
+def _claim(folder: Path, identity: Identity, overwrite: bool) -> None:
+    """Make the run's folder this job's own, or see that it is."""
+    manifest = folder / "manifest.json"
+    running = Manifest.load(manifest)
+    if running is not None and running.identity != identity:
+        if not overwrite:
+            how = "; ".join(differences(running.identity, identity))
+            raise ResumeError(
+                f"{folder} holds an unfinished run of another job: {how}. Name another output, or replace it with "
+                "--overwrite"
+            )
+        for path in folder.glob("*.safetensors"):
+            path.unlink()
+        (folder / "state.json").unlink(missing_ok=True)
+    Manifest(identity).save(manifest)

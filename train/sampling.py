@@ -1,0 +1,79 @@
+"""Which pairs train and which validate: balanced over the grades, of disjoint queries."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pairgrade.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One graded pair of the input: its place, query and grade."""
+
+    place: int
+    query_id: str
+    grade: int
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Places in the input, in the order in which they were drawn."""
+
+    train: tuple[int, ...]
+    validation: tuple[int, ...]
+    train_queries: int
+    validation_queries: int
+
+
+def split(rows: Sequence[Row], train: int, validation: int, seed: int = 0) -> Split:
+    """Draw training and validation pairs as arXiv 2504.09816 does: as many of each grade, from disjoint queries.
+
+    Queries are dealt at random to the two sides in the proportion of ``train`` to ``validation`` (at least one
+    each); ``train`` 0 means all pairs of its side, unbalanced, with a fifth of the queries for validation. A grade
+    that is too rare gives all it has and the others fill up. Within a grade the draw goes round the queries, so
+    that no query dominates. InputError where the input has fewer than two queries or grades.
+    """
+    queries = sorted({row.query_id for row in rows})
+    grades = sorted({row.grade for row in rows})
+    if len(queries) < 2 or len(grades) < 2:
+        raise InputError(
+            f"the graded pairs have {len(queries)} queries and {len(grades)} grades; training needs at least 2 of "
+            "each, for the validation pairs are taken from queries that do not train"
+        )
+    dice = random.Random(seed)
+    dice.shuffle(queries)
+    share = validation / (train + validation) if train else 0.2
+    held = set(queries[: min(max(1, round(share * len(queries))), len(queries) - 1)])
+    sides = [row for row in rows if row.query_id not in held], [row for row in rows if row.query_id in held]
+    chosen = _balanced(sides[0], train, dice) if train else dice.sample(sides[0], len(sides[0]))
+    return Split(
+        train=tuple(row.place for row in chosen),
+        validation=tuple(row.place for row in _balanced(sides[1], validation, dice)),
+        train_queries=len(queries) - len(held),
+        validation_queries=len(held),
+    )
+
+
+def _balanced(rows: Sequence[Row], wanted: int, dice: random.Random) -> list[Row]:
+    by_grade: dict[int, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_grade[row.grade].append(row)
+    queues = [_round_the_queries(by_grade[grade], dice) for grade in sorted(by_grade, key=lambda g: len(by_grade[g]))]
+    chosen: list[Row] = []
+    for index, queue in enumerate(queues):  # the rarest grade first; what it lacks the others share
+        share = -(-(wanted - len(chosen)) // (len(queues) - index))
+        chosen += queue[:share]
+    dice.shuffle(chosen)
+    return chosen
+
+
+def _round_the_queries(rows: Sequence[Row], dice: random.Random) -> list[Row]:
+    by_query: dict[str, list[Row]] = defaultdict(list)
+    for row in dice.sample(list(rows), len(rows)):
+        by_query[row.query_id].append(row)
+    rounds = [(depth, row) for bucket in by_query.values() for depth, row in enumerate(bucket)]
+    return [row for _, row in sorted(rounds, key=lambda item: item[0])]
