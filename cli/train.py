@@ -123,6 +123,7 @@ def _figures(trained: Trained) -> dict[str, Any]:
         "steps": trained.steps,
         "stopped_early": trained.stopped_early,
         "seconds": trained.seconds,
+        "helped": trained.helped,
         "before": asdict(trained.evaluations[0]),
         "best": asdict(trained.best),
     }
@@ -149,6 +150,8 @@ def _print(trained: Trained) -> None:
         f"{trained.seconds:.0f} s{rejected}",
         highlight=False,
     )
+    if not trained.helped:
+        console.print("No step beat the model before training: try another learning rate, more pairs or more epochs.")
     console.print(
         f"adapter: {trained.adapter}   next: pairgrade merge {trained.adapter} --out FOLDER",
         soft_wrap=True,

@@ -115,9 +115,9 @@ def read_decoder(folder: Path) -> Decoder:
             f"{folder}: architecture {names[0]} is not one that pairgrade exports ({', '.join(FAMILIES)}); "
             "llama.cpp's own convert_hf_to_gguf.py knows many more"
         )
-    config = _standard_config(folder)
+    config, sizes = _standard_config(folder)
     gemma = family.startswith("gemma")
-    layers, head_dim = int(config.num_hidden_layers), _head_dim(config)
+    layers, head_dim = int(sizes.num_layers), _head_dim(config)
     window, sliding = _sliding(config, layers)
     rope, local_rope = _ropes(config, folder)
     activation = getattr(config, "hidden_activation", None) or config.hidden_act
@@ -129,12 +129,12 @@ def read_decoder(folder: Path) -> Decoder:
     eos = config.eos_token_id
     return Decoder(
         family=family,
-        vocabulary=int(config.vocab_size),
-        hidden=int(config.hidden_size),
+        vocabulary=int(sizes.vocab_size),
+        hidden=int(sizes.hidden_size),
         intermediate=int(config.intermediate_size),
         layers=layers,
-        heads=int(config.num_attention_heads),
-        kv_heads=int(config.num_key_value_heads),
+        heads=int(sizes.num_attention_heads),
+        kv_heads=int(sizes.num_key_value_heads),
         head_dim=head_dim,
         context=int(config.max_position_embeddings),
         norm_eps=float(config.rms_norm_eps),
@@ -167,14 +167,16 @@ def _raw_config(folder: Path) -> dict[str, Any]:
     return table
 
 
-def _standard_config(folder: Path) -> Any:
-    """Return transformers' own reading of the config, which evens out the spellings of its versions."""
+def _standard_config(folder: Path) -> tuple[Any, Any]:
+    """Return transformers' reading of the config, which evens out its versions, and optimum's names of the sizes."""
     try:
+        from optimum.utils.normalized_config import NormalizedTextConfigWithGQA
         from transformers import AutoConfig
-    except ImportError:
-        raise MissingExtraError("exporting a model", "transformers", "onnx") from None
+    except ImportError as error:
+        raise MissingExtraError("exporting a model", error.name or "transformers", "train") from None
     try:
-        return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        return config, NormalizedTextConfigWithGQA(config)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelError(f"{folder}/config.json: transformers cannot read it ({error})") from None
 

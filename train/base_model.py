@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pairgrade.errors import InputError, MissingExtraError, ModelError
+from pairgrade.models import file_sha256, resolve
 from pairgrade.train.options import TrainOptions
 
 _HUB = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
@@ -33,10 +36,17 @@ def resolve_folder(reference: str, dequantized: Path) -> Path:
         if not list(path.glob("*.safetensors")):
             raise ModelError(f"{path} holds no weights in safetensors, the only format that is loaded")
         return path
-    from pairgrade.models import resolve
     from pairgrade.train.dequantize import dequantize
 
     return dequantize(resolve(reference), dequantized)
+
+
+def folder_digest(folder: Path) -> str:
+    """Return one sha256 of a model folder's config, tokenizer and weights."""
+    state = hashlib.sha256()
+    for path in sorted([*folder.glob("*.safetensors"), folder / "tokenizer.json", folder / "config.json"]):
+        state.update(f"{path.name} {file_sha256(path)}\n".encode())
+    return state.hexdigest()
 
 
 def load_model(folder: Path, options: TrainOptions) -> Any:
@@ -74,7 +84,8 @@ def add_lora(model: Any, options: TrainOptions) -> Any:
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+    with quiet_transformers():
+        return get_peft_model(model, config)
 
 
 @contextlib.contextmanager
@@ -86,7 +97,9 @@ def quiet_transformers() -> Iterator[None]:
     their_logging.disable_progress_bar()
     their_logging.set_verbosity_error()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+            yield
     finally:
         their_logging.set_verbosity(level)
         if shown:

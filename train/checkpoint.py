@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ class State:
 
     step: int = 0
     losses: list[float] = field(default_factory=list)  # of each step
-    evaluations: list[Evaluation] = field(default_factory=list)
-    best: Evaluation | None = None
+    evaluations: list[Any] = field(default_factory=list)  # what the loop found, a dataclass of its own
+    best: Any = None
     stopped_early: bool = False
 
 

@@ -103,6 +103,25 @@ def predict(model: LabelModel, examples: Sequence[Example], options: TrainOption
     return np.stack(logits)
 
 
+def gradients(model: LabelModel, batch: Sequence[Example], options: TrainOptions) -> float:
+    """Add the gradient of a batch's mean loss to the parameters, and return the loss."""
+    import torch
+
+    model.model.train()
+    rows = [suffix_of(example, options.shares_prefix) for example in batch]
+    prefix = model.prefix(batch[0].prompt.prefix[0]) if options.shares_prefix else None
+    total = 0.0
+    for places in micro_batches([len(row) for row in rows], options.micro_batch_tokens):
+        targets = torch.tensor([batch[place].target for place in places], device=model.device)
+        logits = model.logits([rows[place] for place in places], prefix)
+        loss = label_loss(logits, targets, options.ordinal_weight).sum() / len(batch)
+        loss.backward()
+        total += float(loss.detach())
+    if prefix:
+        prefix.backward()
+    return total
+
+
 class _Fit:
     """One run's parts."""
 
@@ -151,22 +170,10 @@ class _Fit:
     def _gradients(self, step: int) -> None:
         import torch
 
-        options, model = self._options, self._model
-        torch.manual_seed(options.seed * 1_000_003 + step)  # dropout's
-        model.model.train()
+        torch.manual_seed(self._options.seed * 1_000_003 + step)  # dropout's
         self._optimizer.zero_grad()
-        self._loss = 0.0
-        batch = [self._data.train[place] for place in batch_at(step, len(self._data.train), options)]
-        rows = [suffix_of(example, options.shares_prefix) for example in batch]
-        prefix = model.prefix(batch[0].prompt.prefix[0]) if options.shares_prefix else None
-        for places in micro_batches([len(row) for row in rows], options.micro_batch_tokens):
-            targets = torch.tensor([batch[place].target for place in places], device=model.device)
-            logits = model.logits([rows[place] for place in places], prefix)
-            loss = label_loss(logits, targets, options.ordinal_weight).sum() / len(batch)
-            loss.backward()
-            self._loss += float(loss.detach())
-        if prefix:
-            prefix.backward()
+        places = batch_at(step, len(self._data.train), self._options)
+        self._loss = gradients(self._model, [self._data.train[place] for place in places], self._options)
 
     def _update(self, state: State) -> float:
         import torch
@@ -184,13 +191,12 @@ class _Fit:
         found = evaluation(state.step, logits, self._data.validation, self._data.grades, self._options.ordinal_weight)
         with stop.uninterrupted():
             state.evaluations.append(found)
-            best = state.best
-            if best is None or is_better(found, best, self._options.select_by):
+            if state.step and (state.best is None or is_better(found, state.best, self._options.select_by)):
                 state.best = found
                 self._checkpoints.keep_best(self._parameters)
-            elif self._options.patience:
-                since = [e for e in state.evaluations if e.step > best.step]
-                state.stopped_early = len(since) >= self._options.patience
+            elif state.best is not None and self._options.patience:
+                worse = sum(e.step > state.best.step for e in state.evaluations)
+                state.stopped_early = worse >= self._options.patience
             self._save(state)
         self._progress.evaluated(found)
 

@@ -6,7 +6,6 @@ at all.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,23 +16,23 @@ from typing import Any
 from pairgrade import readers
 from pairgrade.environment import package_version
 from pairgrade.errors import InputError, ResumeError
-from pairgrade.folder_tokenizer import FolderTokenizer, has_chat_template
 from pairgrade.judgments import read_judgments
 from pairgrade.lock import exclusive
 from pairgrade.manifest import Identity, Manifest, differences
 from pairgrade.models import file_sha256
-from pairgrade.prompt import PROMPT_VERSION, PromptBuilder, detect_chat_format
+from pairgrade.prompt import PROMPT_VERSION, PromptBuilder
 from pairgrade.readers import Source
 from pairgrade.records import Pair, Rejection
 from pairgrade.rubric import Rubric
 from pairgrade.stop import PoliteStop
-from pairgrade.train.base_model import add_lora, load_model, resolve_folder
+from pairgrade.train.base_model import add_lora, folder_digest, load_model, resolve_folder
 from pairgrade.train.checkpoint import Checkpoints
-from pairgrade.train.examples import Blend, Example, Targets, examples
+from pairgrade.train.examples import Blend, Targets, examples
 from pairgrade.train.label_model import LabelModel
-from pairgrade.train.loop import Data, TrainProgress, fit, predict
-from pairgrade.train.metrics import Evaluation, evaluation
+from pairgrade.train.loop import Data, TrainProgress, fit
+from pairgrade.train.metrics import Evaluation, is_better
 from pairgrade.train.options import TrainOptions
+from pairgrade.train.prompts import builder_of
 from pairgrade.train.sampling import Row, Split, split
 
 
@@ -51,7 +50,7 @@ class TrainJob:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What came of a run."""
+    """What came of a run; the first of the evaluations is of the model before training."""
 
     adapter: Path
     base: Path
@@ -63,6 +62,7 @@ class Trained:
     best: Evaluation
     stopped_early: bool
     seconds: float
+    helped: bool  # whether the best step beats the model before training
 
 
 def train(
@@ -106,33 +106,19 @@ def _train(job: TrainJob, options: TrainOptions, folder: Path, progress: TrainPr
     checkpoints = Checkpoints(folder)
     progress.phase("training")
     state = fit(label_model, data, options, checkpoints, stop, progress)
-    assert state.best is not None  # fit looks at the validation pairs before its first step
+    assert state.best is not None  # fit looks at the validation pairs after its last step
     checkpoints.load_best({name: p for name, p in model.named_parameters() if p.requires_grad})
     progress.phase("writing")
     seconds = time.monotonic() - start
     trained = Trained(
         job.out, base, chosen, rejected, state.step, state.losses, state.evaluations, state.best,
-        state.stopped_early, seconds,
+        state.stopped_early, seconds, is_better(state.best, state.evaluations[0], options.select_by),
     )  # fmt: skip
     save_adapter(model, trained, identity, asdict(options), job.rubric)
     for path in folder.iterdir():
         path.unlink()
     folder.rmdir()
     return trained
-
-
-def builder_of(folder: Path, rubric: Rubric, options: TrainOptions) -> PromptBuilder:
-    """Return the engine's own prompt builder for the tokenizer of a transformers folder."""
-    tokenizer = FolderTokenizer(folder)
-    chat = options.chat
-    if chat == "auto":
-        chat = detect_chat_format(tokenizer, has_chat_template(folder))
-    return PromptBuilder(rubric, tokenizer, options.context, chat)
-
-
-def validate(model: LabelModel, data: list[Example], grades: tuple[int, ...], options: TrainOptions) -> Evaluation:
-    """Look at some examples with a model as it is."""
-    return evaluation(0, predict(model, data, options), data, grades, options.ordinal_weight)
 
 
 def _rows(source: Source, blend: Blend) -> tuple[list[Row], int]:
@@ -175,12 +161,9 @@ def _soft_targets(path: Path | None, rubric: Rubric) -> Targets:
 
 def _identity(job: TrainJob, options: TrainOptions, base: Path, builder: PromptBuilder) -> Identity:
     """Name what decides the adapter."""
-    state = hashlib.sha256()
-    for path in sorted([*base.glob("*.safetensors"), base / "tokenizer.json", base / "config.json"]):
-        state.update(f"{path.name} {file_sha256(path)}\n".encode())
     own = {
         "pairgrade": package_version(),
-        "base": state.hexdigest(),
+        "base": folder_digest(base),
         "input": readers.digest(job.source),
         "soft": file_sha256(job.soft) if job.soft else "none",
         "rubric": job.rubric.digest,

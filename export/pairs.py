@@ -1,0 +1,30 @@
+"""The pairs on which exports are calibrated and checked: a file's, or the sample that ships with pairgrade."""
+
+from __future__ import annotations
+
+import random
+from contextlib import closing
+from importlib.resources import as_file, files
+
+from pairgrade.errors import InputError
+from pairgrade.readers import Source, read_pairs
+from pairgrade.records import Pair
+
+
+def chosen_pairs(source: Source | None, count: int | None = None, seed: int = 0) -> list[Pair]:
+    """Return ``count`` usable pairs of a source at random, or all; the shipped sample where no source is given.
+
+    Pairs of one query stay together, in the order of the source. InputError where no row is usable.
+    """
+    if source is None:
+        with as_file(files("pairgrade") / "sample" / "pairs.jsonl") as sample:
+            return chosen_pairs(Source(str(sample)), count, seed)
+    with closing(read_pairs(source)) as rows:
+        pairs = [row for row in rows if isinstance(row, Pair)]
+    if not pairs:
+        raise InputError(f"{source.pairs}: none of its rows is a usable pair; `pairgrade convert` says what is wrong")
+    if count is not None and count < len(pairs):
+        kept = sorted(random.Random(seed).sample(range(len(pairs)), count))
+        pairs = [pairs[place] for place in kept]
+    first = {pair.query_id: place for place, pair in reversed(list(enumerate(pairs)))}
+    return sorted(pairs, key=lambda pair: first[pair.query_id])

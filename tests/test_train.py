@@ -1,0 +1,311 @@
+"""Training: the shared instruction against whole prompts, a stopped run against one that was not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tiny_models
+from helpers import write_jsonl
+from pairgrade import InputError, ModelError, Pair, ResumeError, Rubric
+from pairgrade.judgments import open_writer
+from pairgrade.llama import LlamaBackend
+from pairgrade.prompt import PromptBuilder, detect_chat_format
+from pairgrade.readers import Source
+from pairgrade.records import Judgment
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("peft")
+
+from pairgrade.train.base_model import add_lora, load_model  # noqa: E402
+from pairgrade.train.checkpoint import Checkpoints  # noqa: E402
+from pairgrade.train.examples import Blend, Example, examples, micro_batches  # noqa: E402
+from pairgrade.train.label_model import LabelModel  # noqa: E402
+from pairgrade.train.loop import Data, TrainProgress, _Fit, batch_at, rate_at, total_steps  # noqa: E402
+from pairgrade.train.losses import label_loss  # noqa: E402
+from pairgrade.train.metrics import Evaluation, is_better  # noqa: E402
+from pairgrade.train.options import TrainOptions  # noqa: E402
+from pairgrade.train.prompts import builder_of  # noqa: E402
+from pairgrade.train.run import TrainJob, train  # noqa: E402
+
+RUBRIC = Rubric.load("trec")
+SMALL = TrainOptions(
+    train_pairs=16, validation_pairs=8, epochs=2, batch=8, micro_batch_tokens=200, rank=4, learning_rate=5e-3,
+    evaluate_every=2, patience=0,
+)  # fmt: skip
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+
+
+def graded_pairs(queries: int = 8) -> list[Pair]:
+    words = ("water boils at", "a mountain router", "hold the button", "grade of the passage")
+    return [
+        Pair(f"q{q}", f"d{d}", f"what is {words[q % 4]} {q}?", f"{words[d % 4]} {q * d} " * (1 + d % 3), grade=d % 4)
+        for q in range(queries)
+        for d in range(8)
+    ]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    return Source(str(write_jsonl(tmp_path / "graded.jsonl", graded_pairs())))
+
+
+def fitted(folder: Path, options: TrainOptions) -> tuple[_Fit, list[Example]]:
+    builder = builder_of(folder, RUBRIC, options)
+    data = list(examples(graded_pairs(2), Blend(RUBRIC.values, {}), builder))
+    model = LabelModel(add_lora(load_model(folder, options), options), builder.label_ids)
+    return _Fit(model, Data(data, data, RUBRIC.values), options, None, TrainProgress()), data  # type: ignore[arg-type]
+
+
+def gradient(folder: Path, options: TrainOptions) -> Any:
+    fit, _ = fitted(folder, options)
+    with torch.no_grad():
+        for name, parameter in fit._parameters.items():  # B begins at zero, which would hide A's gradient
+            if "lora_B" in name:
+                parameter.add_(0.02)
+    fit._gradients(0)
+    return torch.cat([parameter.grad.flatten() for parameter in fit._parameters.values()])
+
+
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_the_shared_instruction_gives_the_gradient_of_whole_prompts(
+    family: str, tiny_folder: Callable[[str], Path]
+) -> None:
+    settings = {"batch": 16, "rank": 4, "seed": 1}
+    shared = gradient(tiny_folder(family), TrainOptions(**settings, micro_batch_tokens=150))
+    whole = gradient(tiny_folder(family), TrainOptions(**settings, share_prefix=False, micro_batch_tokens=100_000))
+    assert float(shared.norm()) > 1e-3
+    assert float((shared - whole).norm() / whole.norm()) < 1e-4
+
+
+def test_gradient_checkpointing_changes_no_gradient(tiny_folder: Callable[[str], Path]) -> None:
+    plain = gradient(tiny_folder("llama"), TrainOptions(share_prefix=False))
+    recomputed = gradient(tiny_folder("llama"), TrainOptions(gradient_checkpointing=True))
+    assert float((plain - recomputed).norm() / plain.norm()) < 1e-5
+
+
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_label_logits_are_those_of_transformers(family: str, tiny_folder: Callable[[str], Path]) -> None:
+    options = TrainOptions()
+    fit, data = fitted(tiny_folder(family), options)
+    model, prompt = fit._model, data[3].prompt
+    whole = np.concatenate([*prompt.prefix, prompt.suffix])
+    with torch.inference_mode():
+        expected = model.model(torch.from_numpy(whole[None].astype(np.int64))).logits[0, -1]
+        found = model.logits([whole])[0]
+    builder = builder_of(tiny_folder(family), RUBRIC, options)
+    np.testing.assert_allclose(found, expected[builder.label_ids.astype(int)], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.model
+def test_training_and_labelling_see_the_same_ids(smollm2: LlamaBackend, smollm2_path: Path, tmp_path: Path) -> None:
+    from pairgrade.train.dequantize import dequantize
+
+    folder = dequantize(smollm2_path, tmp_path / "base")
+    trainer = builder_of(folder, RUBRIC, TrainOptions(context=512))
+    chat = detect_chat_format(smollm2.tokenizer, smollm2.is_chat_model)
+    engine = PromptBuilder(RUBRIC, smollm2.tokenizer, 512, chat)
+    assert trainer.label_ids.tolist() == engine.label_ids.tolist()
+    texts = ["½ of 1,000 <|im_end|>\n", "word " * 900, "日本語 ﬁ Ⅳ", "<|im_start|>user\nRating: 3"]
+    for text in texts:
+        pair = Pair("q", "d", text[:40], text, "a title")
+        ours, theirs = trainer.build(pair), engine.build(pair)
+        assert [s.tolist() for s in (*ours.prefix, ours.suffix)] == [
+            s.tolist() for s in (*theirs.prefix, theirs.suffix)
+        ]
+
+
+def test_a_run_that_was_stopped_and_resumed_equals_one_that_was_not(
+    source: Source, tmp_path: Path, tiny_folder: Callable[[str], Path]
+) -> None:
+    class Stop(TrainProgress):
+        left = 3
+
+        def step(self, loss: float) -> None:
+            self.left -= 1
+            if not self.left:
+                raise KeyboardInterrupt
+
+    base = str(tiny_folder("llama"))
+    options = replace(SMALL, dropout=0.1)
+    calm = train(TrainJob(source, base, tmp_path / "calm", RUBRIC), options)
+    job = TrainJob(source, base, tmp_path / "stopped", RUBRIC)
+    with pytest.raises(KeyboardInterrupt):
+        train(job, options, Stop())
+    assert not job.out.exists()
+    resumed = train(job, options)
+    assert resumed.losses == calm.losses
+    assert resumed.evaluations == calm.evaluations
+    weights = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("calm", "stopped")]
+    assert weights[0] == weights[1]
+    assert not (tmp_path / "stopped.run").exists()
+
+
+def test_training_learns_what_can_be_learnt(tmp_path: Path, tiny_folder: Callable[[str], Path]) -> None:
+    path = write_jsonl(tmp_path / "graded.jsonl", graded_pairs(24))
+    options = TrainOptions(
+        train_pairs=96, validation_pairs=32, epochs=12, batch=16, rank=8, learning_rate=1e-2, patience=0
+    )
+    trained = train(TrainJob(Source(str(path)), str(tiny_folder("qwen3")), tmp_path / "a", RUBRIC), options)
+    assert trained.best.loss < 0.6 * trained.evaluations[0].loss
+    assert trained.best.kappa is not None
+    assert trained.best.kappa > 0.5
+
+
+def test_the_folder_holds_what_a_reader_needs(
+    source: Source, tmp_path: Path, tiny_folder: Callable[[str], Path]
+) -> None:
+    from pairgrade.models import file_sha256
+
+    out = tmp_path / "adapter"
+    train(TrainJob(source, str(tiny_folder("qwen2")), out, RUBRIC), SMALL)
+    manifest = json.loads((out / "manifest.json").read_text())
+    names = {path.name for path in out.iterdir()}
+    assert names == {*manifest["files"], "manifest.json"}
+    assert {"adapter_model.safetensors", "adapter_config.json", "report.json", "curves.png", "confusion.png"} <= names
+    assert all(file_sha256(out / name) == digest for name, digest in manifest["files"].items())
+    report = json.loads((out / "report.json").read_text())
+    assert report["pairs"]["train"] == 16
+    assert len(report["losses"]) == report["steps"] == 4
+
+
+def test_another_job_does_not_touch_an_unfinished_one(
+    source: Source, tmp_path: Path, tiny_folder: Callable[[str], Path]
+) -> None:
+    class Stop(TrainProgress):
+        def step(self, loss: float) -> None:
+            raise KeyboardInterrupt
+
+    job = TrainJob(source, str(tiny_folder("llama")), tmp_path / "a", RUBRIC)
+    with pytest.raises(KeyboardInterrupt):
+        train(job, SMALL, Stop())
+    with pytest.raises(ResumeError, match=r"option\.seed"):
+        train(job, replace(SMALL, seed=7))
+    train(job, SMALL)
+    with pytest.raises(ResumeError, match="exists already"):
+        train(job, SMALL)
+
+
+def test_a_damaged_checkpoint_is_named(source: Source, tmp_path: Path, tiny_folder: Callable[[str], Path]) -> None:
+    class Stop(TrainProgress):
+        def step(self, loss: float) -> None:
+            raise KeyboardInterrupt
+
+    job = TrainJob(source, str(tiny_folder("llama")), tmp_path / "a", RUBRIC)
+    with pytest.raises(KeyboardInterrupt):
+        train(job, SMALL, Stop())
+    (found,) = (tmp_path / "a.run").glob("step-*.safetensors")
+    found.write_bytes(found.read_bytes()[:-7])
+    with pytest.raises(ResumeError, match="cannot be read"):
+        train(job, SMALL)
+
+
+def test_soft_targets_are_blended_with_human_grades(tmp_path: Path) -> None:
+    pair = graded_pairs()[1]
+    blend = Blend(RUBRIC.values, {("q0", "d1"): (0.1, 0.2, 0.3, 0.4)}, weight=0.5)
+    assert blend.target(pair) == pytest.approx((0.05, 0.6, 0.15, 0.2))
+    bare = Pair("q0", "d1", "q", "d")
+    assert blend.target(bare) == (0.1, 0.2, 0.3, 0.4)
+    assert blend.grade(bare) == 3
+    assert blend.target(Pair("q9", "d1", "q", "d")) is None
+
+
+def test_another_annotators_labels_train_without_human_grades(
+    tmp_path: Path, tiny_folder: Callable[[str], Path]
+) -> None:
+    bare = [Pair(p.query_id, p.doc_id, p.query, p.document) for p in graded_pairs()]
+    judgments = tmp_path / "big.jsonl"
+    with open_writer(judgments, RUBRIC.values) as writer:
+        for pair in graded_pairs():
+            row = [0.1, 0.1, 0.1, 0.1]
+            row[pair.grade or 0] = 0.7
+            expected = sum(grade * p for grade, p in enumerate(row))
+            writer.write(
+                Judgment(pair.query_id, pair.doc_id, pair.grade or 0, tuple(row), expected, None, False, 1, 1, 0)
+            )
+    source = Source(str(write_jsonl(tmp_path / "bare.jsonl", bare)))
+    with pytest.raises(InputError, match="none of its 64 rows"):
+        train(TrainJob(source, str(tiny_folder("llama")), tmp_path / "a", RUBRIC), SMALL)
+    trained = train(TrainJob(source, str(tiny_folder("llama")), tmp_path / "a", RUBRIC, judgments), SMALL)
+    assert trained.steps == 4
+
+
+def test_the_ordinal_loss_makes_far_misses_dearer() -> None:
+    targets = torch.eye(4)[[0, 0]]
+    near, far = torch.tensor([[0.0, 4.0, 0.0, 0.0], [0.0, 0.0, 0.0, 4.0]])
+    logits = torch.stack((near, far))
+    plain, ordinal = label_loss(logits, targets), label_loss(logits, targets, 1.0)
+    assert float(plain[0]) == pytest.approx(float(plain[1]))
+    assert float(ordinal[1]) > float(ordinal[0]) + 0.5
+    probability = torch.softmax(near, 0)
+    by_hand = sum(float(probability[: i + 1].sum() - 1.0) ** 2 for i in range(4))
+    assert float(ordinal[0] - plain[0]) == pytest.approx(by_hand, abs=1e-5)
+
+
+def test_every_epoch_sees_each_pair_once_in_another_order() -> None:
+    options = TrainOptions(batch=4)
+    epochs = [[place for step in range(3) for place in batch_at(3 * epoch + step, 10, options)] for epoch in range(2)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(10))
+    assert epochs[0] != epochs[1]
+
+
+def test_the_rate_rises_and_falls() -> None:
+    options = TrainOptions(learning_rate=1e-3, warmup=0.2)
+    rates = [rate_at(step, 20, options) for step in range(20)]
+    assert rates[:4] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3])
+    assert max(rates) == 1e-3
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert 0 < rates[-1] < 1e-4
+    assert total_steps(10, TrainOptions(epochs=2.5, batch=4)) == 8
+
+
+def test_micro_batches_stay_within_the_budget() -> None:
+    lengths = [5, 90, 40, 41, 7, 6, 300]
+    batches = micro_batches(lengths, 100)
+    assert sorted(place for batch in batches for place in batch) == list(range(7))
+    assert batches[0] == [6]
+    assert all(len(batch) * max(lengths[i] for i in batch) <= 100 for batch in batches[1:])
+
+
+def test_what_better_means() -> None:
+    one = Evaluation(1, 1.0, 0.2, None, 0.5, ())
+    other = Evaluation(2, 0.9, 0.1, 0.3, 0.5, ())
+    assert is_better(other, one, "loss")
+    assert is_better(one, other, "kappa")
+    assert is_better(other, one, "tau")
+
+
+def test_pickled_weights_are_not_loaded(tmp_path: Path, source: Source, tiny_folder: Callable[[str], Path]) -> None:
+    folder = tmp_path / "base"
+    folder.mkdir()
+    for path in tiny_folder("llama").iterdir():
+        if path.suffix != ".safetensors":
+            (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04canary")
+    with pytest.raises(ModelError, match="safetensors"):
+        train(TrainJob(source, str(folder), tmp_path / "a", RUBRIC), SMALL)
+
+
+def test_grades_that_the_rubric_lacks_are_told(tmp_path: Path, tiny_folder: Callable[[str], Path]) -> None:
+    path = write_jsonl(tmp_path / "odd.jsonl", [Pair("q", "d", "a", "b", grade=7)])
+    with pytest.raises(InputError, match=r"grade 7; the rubric's grades are 0, 1, 2, 3"):
+        train(TrainJob(Source(str(path)), str(tiny_folder("llama")), tmp_path / "a", RUBRIC), SMALL)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_checkpoints_are_whole_files(tmp_path: Path) -> None:
+    assert Checkpoints(tmp_path).load({}, None) is None

@@ -1,0 +1,149 @@
+"""``pairgrade merge``: an adapter folded into its base, and proof that nothing else changed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pairgrade.atomic import write_text
+from pairgrade.environment import package_version
+from pairgrade.errors import ModelError
+from pairgrade.export.output import new_folder
+from pairgrade.models import file_sha256
+from pairgrade.records import Pair
+from pairgrade.rubric import Rubric
+from pairgrade.train.adapter import MANIFEST, read_manifest
+from pairgrade.train.base_model import folder_digest, load_model, quiet_transformers
+from pairgrade.train.options import TrainOptions
+from pairgrade.train.prompts import builder_of
+
+TOLERANCE = 1e-4  # of the largest logit, over the whole vocabulary
+_TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
+    "chat_template.jinja", "chat_template.json", "generation_config.json",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What a merge measured."""
+
+    out: Path
+    base: Path
+    adapter: Path
+    prompts: int
+    moved: float  # the largest difference that the adapter makes to a logit
+    difference: float  # the largest between merged and adapter-on logits, as a share of the largest logit
+
+
+def merge(
+    adapter: Path,
+    out: Path,
+    pairs: Sequence[Pair],
+    rubric: Rubric,
+    base: Path | None = None,
+    threads: int | None = None,
+) -> Merged:
+    """Fold an adapter into its base in float32, and write the model as a transformers folder.
+
+    Merged and adapter-on logits are compared at the cue of each pair's prompt over the whole vocabulary; where they
+    differ by more than 1e-4 of the largest logit nothing is written and ModelError tells. ModelError also where the
+    base is not the one that the adapter was trained on.
+    """
+    manifest = read_manifest(adapter)
+    folder = base or Path(manifest["base"])
+    if not folder.is_dir():
+        raise ModelError(f"the adapter's base {folder} is not there; say where it is now with --base")
+    _check_digests(adapter, manifest, folder)
+    options = TrainOptions(threads=threads)
+    builder = builder_of(folder, rubric, options)
+    prompts = [np.concatenate([*p.prefix, p.suffix]) for p in map(builder.build, pairs)]
+    model = load_model(folder, options)
+    plain = _logits(model, prompts)
+    with quiet_transformers():
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(adapter), use_safetensors=True)
+    with_adapter = _logits(model, prompts)
+    model = model.merge_and_unload(safe_merge=True)
+    merged = _logits(model, prompts)
+    largest = float(np.abs(with_adapter).max())
+    found = Merged(
+        out=out,
+        base=folder,
+        adapter=adapter,
+        prompts=len(prompts),
+        moved=float(np.abs(with_adapter - plain).max()),
+        difference=float(np.abs(merged - with_adapter).max()) / largest,
+    )
+    if not found.difference <= TOLERANCE:
+        raise ModelError(
+            f"{adapter}: merged and adapter-on logits differ by {found.difference:.1e} of the largest logit on "
+            f"{len(prompts)} prompts; at most {TOLERANCE:.0e} is allowed, and nothing was written"
+        )
+    with new_folder(out) as work:
+        _save(model, folder, work)
+        _describe(work, found, manifest, rubric)
+    return found
+
+
+def _check_digests(adapter: Path, manifest: dict[str, Any], base: Path) -> None:
+    for name, expected in manifest["files"].items():
+        found = file_sha256(adapter / name) if (adapter / name).is_file() else "no file"
+        if found != expected:
+            raise ModelError(f"{adapter / name}: its sha256 is {found}, the manifest says {expected}")
+    if folder_digest(base) != manifest["identity"]["base"]:
+        raise ModelError(f"{base} is not the base that {adapter} was trained on: its weights or tokenizer differ")
+
+
+def _logits(model: Any, prompts: Sequence[npt.NDArray[np.int32]]) -> npt.NDArray[np.float32]:
+    import torch
+
+    model.eval()
+    rows = []
+    with torch.inference_mode():
+        for prompt in prompts:
+            ids = torch.from_numpy(prompt[None].astype(np.int64)).to(model.device)
+            rows.append(model(input_ids=ids, logits_to_keep=1, use_cache=False).logits[0, -1].float().cpu().numpy())
+    return np.stack(rows)
+
+
+def _save(model: Any, base: Path, work: Path) -> None:
+    with quiet_transformers():
+        model.save_pretrained(str(work))
+    for name in _TOKENIZER_FILES:  # as they are: a tokenizer that was written anew may be another one
+        if (base / name).is_file():
+            shutil.copyfile(base / name, work / name)
+
+
+def _describe(work: Path, found: Merged, manifest: dict[str, Any], rubric: Rubric) -> None:
+    card = [
+        f"# {found.out.name}",
+        "",
+        f"`{found.base.name}` with the LoRA adapter `{found.adapter.name}` folded in, in float32: an annotator that "
+        f"grades query-document pairs by the rubric `{rubric.name}`.",
+        "",
+        f"On {found.prompts} prompts its logits equal those of the adapter beside the base to {found.difference:.1e} "
+        "of the largest logit.",
+        "",
+        "The licence is that of the base model. Next: `pairgrade export`, which makes GGUF or ONNX of it.",
+    ]
+    write_text(work / "README.md", "\n".join(card) + "\n")
+    table = {
+        "kind": "model",
+        "base": str(found.base.resolve()),
+        "adapter": {"name": found.adapter.name, "files": manifest["files"]},
+        "identity": manifest["identity"],
+        "validation": manifest["validation"],
+        "merge": {key: value for key, value in asdict(found).items() if key in ("prompts", "moved", "difference")},
+        "versions": {name: package_version(name) for name in ("pairgrade", "torch", "transformers", "peft")},
+        "files": {path.name: file_sha256(path) for path in sorted(work.iterdir())},
+    }
+    write_text(work / MANIFEST, json.dumps(table, indent=2, allow_nan=False) + "\n")
