@@ -18,7 +18,7 @@ from pairgrade.errors import InputError
 from pairgrade.judgments import read_judgments
 from pairgrade.manifest import Manifest
 from pairgrade.matching import Matched, match
-from pairgrade.models import file_sha256
+from pairgrade.file_hashes import file_sha256
 from pairgrade.qrels import read_qrels
 
 _NAMES = dict(zip(FIGURES, ("accuracy", "Cohen's kappa", "  quadratic weights", "  relevant or not"), strict=True))

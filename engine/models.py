@@ -6,12 +6,13 @@ Nothing leaves the machine unless the reference starts with ``hf:``; the hub's o
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import re
 from pathlib import Path
 
 from pairgrade.errors import ModelError
+from pairgrade.file_hashes import verify_files
+from pairgrade.gguf_check import check_gguf
 
 _HF = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)/(?P<file>[\w./-]+\.gguf)(?:@(?P<revision>[\w./-]+))?")
 _FORMS = (
@@ -35,16 +36,8 @@ def resolve(reference: str | Path) -> Path:
     return _checked(path)
 
 
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file's bytes, in hex."""
-    state = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**22):
-            state.update(chunk)
-    return state.hexdigest()
-
-
-def _from_package(name: str) -> Path:
+def package_files(name: str, pattern: str) -> list[Path]:
+    """Return the files of that name pattern inside an installed Python package; ModelError where it is none."""
     module = name.replace("-", "_")
     try:
         spec = importlib.util.find_spec(module) if module.isidentifier() else None
@@ -52,7 +45,11 @@ def _from_package(name: str) -> Path:
         spec = None
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(f"no installed package '{name}'; install it with: pip install {name.replace('_', '-')}")
-    found = sorted(p for root in spec.submodule_search_locations for p in Path(root).rglob("*.gguf"))
+    return sorted(p for root in spec.submodule_search_locations for p in Path(root).rglob(pattern))
+
+
+def _from_package(name: str) -> Path:
+    found = package_files(name, "*.gguf")
     if len(found) != 1:
         listed = ", ".join(str(p) for p in found) or "none"
         raise ModelError(f"package '{name}' holds {len(found)} GGUF files ({listed}); name one by its path")
@@ -75,8 +72,7 @@ def _from_hub(text: str) -> Path:
 
 
 def _checked(path: Path) -> Path:
-    with path.open("rb") as file:
-        magic = file.read(4)
-    if magic != b"GGUF":
-        raise ModelError(f"{path} is not a GGUF file (it starts with {magic!r}, not with b'GGUF')")
+    """Return the path of a file that llama.cpp may load: a sound header, and the sha256 of its manifest, if any."""
+    check_gguf(path)
+    verify_files(path)
     return path

@@ -24,7 +24,7 @@ from pairgrade.fake import FakeBackend
 from pairgrade.job import LabelJob
 from pairgrade.judgments import read_judgments
 from pairgrade.matching import match
-from pairgrade.models import file_sha256
+from pairgrade.file_hashes import file_sha256
 from pairgrade.plan import PlanOptions
 from pairgrade.qrels import read_qrels, write_qrels
 from pairgrade.readers import Source

@@ -6,20 +6,22 @@ from pathlib import Path
 import pytest
 
 from pairgrade import ModelError
-from pairgrade.models import file_sha256, resolve
+from pairgrade.file_hashes import file_sha256
+from pairgrade.models import resolve
+from tiny_gguf import SOUND
 
 
 def test_a_path_is_taken_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
-    path.write_bytes(b"GGUF....")
+    path.write_bytes(SOUND.bytes())
     assert resolve(path) == path
 
 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("page.gguf", b"<!DOCTYPE html>", "not a GGUF file .it starts with b'<!DO'"),
-        ("pointer.gguf", b"version https://git-lfs", "not a GGUF file"),
+        ("page.gguf", b"<!DOCTYPE html>", "is a web page"),
+        ("pointer.gguf", b"version https://git-lfs", "git-lfs pointer"),
         ("empty.gguf", b"", "not a GGUF file"),
     ],
 )
@@ -47,7 +49,7 @@ def test_a_package_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     with pytest.raises(ModelError, match="holds 0 GGUF files"):
         resolve("pkg:tiny-model-package")
-    (folder / "data" / "m.gguf").write_bytes(b"GGUF")
+    (folder / "data" / "m.gguf").write_bytes(SOUND.bytes())
     assert resolve("pkg:tiny-model-package") == folder / "data" / "m.gguf"
     (folder / "data" / "n.gguf").write_bytes(b"GGUF")
     with pytest.raises(ModelError, match="holds 2 GGUF files"):

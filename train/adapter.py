@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from pairgrade.atomic import write_text
 from pairgrade.errors import ModelError
+from pairgrade.file_hashes import file_sha256
 from pairgrade.manifest import Identity
-from pairgrade.models import file_sha256
 from pairgrade.rubric import Rubric
 from pairgrade.train.curves import draw_confusions, draw_curves
 

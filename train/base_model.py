@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from pairgrade.errors import InputError, MissingExtraError, ModelError
-from pairgrade.models import file_sha256, resolve
+from pairgrade.file_hashes import remembered_sha256
+from pairgrade.folder_check import check_folder
+from pairgrade.models import resolve
 from pairgrade.train.options import TrainOptions
 
 _HUB = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
@@ -33,8 +35,7 @@ def resolve_folder(reference: str, dequantized: Path) -> Path:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError(f"{path} has no config.json; give a folder that transformers' save_pretrained wrote")
-        if not list(path.glob("*.safetensors")):
-            raise ModelError(f"{path} holds no weights in safetensors, the only format that is loaded")
+        check_folder(path)
         return path
     from pairgrade.train.dequantize import dequantize
 
@@ -45,7 +46,7 @@ def folder_digest(folder: Path) -> str:
     """Return one sha256 of a model folder's config, tokenizer and weights."""
     state = hashlib.sha256()
     for path in sorted([*folder.glob("*.safetensors"), folder / "tokenizer.json", folder / "config.json"]):
-        state.update(f"{path.name} {file_sha256(path)}\n".encode())
+        state.update(f"{path.name} {remembered_sha256(path)}\n".encode())
     return state.hexdigest()
 
 
@@ -138,7 +139,9 @@ def _from_hub(repo: str, revision: str | None) -> Path:
     if revision is None:
         _log.warning("hf:%s names no revision: give hf:%s@REVISION to get the same weights next time", repo, repo)
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=_WANTED))
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=_WANTED))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"hf:{repo} cannot be had: {first}") from None
+    check_folder(folder)
+    return folder

@@ -27,14 +27,16 @@ class State:
 
 
 class Checkpoints:
-    """The last state and the best adapter in a run's folder.
+    """The last state and the best weights in a run's folder.
 
+    ``evaluation`` makes an evaluation of its table; without one it is the ``Evaluation`` of ``pairgrade train``.
     The tensors are written first, under a name of their step, then ``state.json``, which names them, takes the
     place of the old one: at every moment one whole checkpoint can be read.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, evaluation: Callable[[dict[str, Any]], Any] | None = None) -> None:
         self._folder = folder
+        self._evaluation = evaluation or _evaluation
         self._state = folder / "state.json"
         self.best = folder / "best.safetensors"
 
@@ -48,8 +50,8 @@ class Checkpoints:
         try:
             table = json.loads(self._state.read_text(encoding="utf-8"))
             tensors = load_file(self._folder / table.pop("tensors"))
-            table["evaluations"] = [_evaluation(e) for e in table["evaluations"]]
-            table["best"] = _evaluation(table["best"]) if table["best"] else None
+            table["evaluations"] = [self._evaluation(e) for e in table["evaluations"]]
+            table["best"] = self._evaluation(table["best"]) if table["best"] else None
             state = State(**table)
             _restore(tensors, parameters, optimizer, state.step)
         except (ValueError, KeyError, TypeError, OSError, SafetensorError) as error:

@@ -10,9 +10,9 @@ from typing import Any
 from pairgrade.atomic import write_text
 from pairgrade.errors import MissingExtraError, ModelError
 from pairgrade.export.hostile_strings import hostile_strings
+from pairgrade.file_hashes import file_sha256
 from pairgrade.folder_tokenizer import FolderTokenizer
 from pairgrade.llama_model import LlamaModel
-from pairgrade.models import file_sha256
 from pairgrade.train.base_model import quiet_transformers
 
 _MARK = "dequantized.json"

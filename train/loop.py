@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,11 +16,23 @@ from pairgrade.train.checkpoint import Checkpoints, State
 from pairgrade.train.examples import Example, micro_batches, suffix_of
 from pairgrade.train.label_model import LabelModel
 from pairgrade.train.losses import label_loss
-from pairgrade.train.metrics import Evaluation, evaluation, is_better
+from pairgrade.train.metrics import evaluation, is_better
 from pairgrade.train.options import TrainOptions
 
 _GRADIENT_NORM = 1.0  # gradients are scaled down to this length
 _SAVE_SECONDS = 120.0  # between checkpoints; the result does not depend on it
+
+
+class Look(Protocol):
+    """What an evaluation tells while a run works."""
+
+    @property
+    def step(self) -> int:
+        """The steps that were done."""
+
+    @property
+    def summary(self) -> str:
+        """The figures to watch, in a few words."""
 
 
 class TrainProgress:
@@ -35,8 +47,8 @@ class TrainProgress:
     def step(self, loss: float) -> None:
         """One more step is done; its loss."""
 
-    def evaluated(self, found: Evaluation) -> None:
-        """Tell what a look at the validation pairs found."""
+    def evaluated(self, found: Look) -> None:
+        """Tell what a look at the validation pairs or dev queries found."""
 
 
 @dataclass(frozen=True, slots=True)

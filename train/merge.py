@@ -16,7 +16,7 @@ from pairgrade.atomic import write_text
 from pairgrade.environment import package_version
 from pairgrade.errors import ModelError
 from pairgrade.export.output import new_folder
-from pairgrade.models import file_sha256
+from pairgrade.file_hashes import file_sha256
 from pairgrade.records import Pair
 from pairgrade.rubric import Rubric
 from pairgrade.train.adapter import MANIFEST, read_manifest

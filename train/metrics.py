@@ -23,6 +23,12 @@ class Evaluation:
     accuracy: float
     confusion: tuple[tuple[int, ...], ...]  # rows: the true grade, columns: the predicted
 
+    @property
+    def summary(self) -> str:
+        """The figures to watch, in a few words."""
+        kappa = "" if self.kappa is None else f", kappa {self.kappa:.2f}"
+        return f"validation {self.loss:.3f}{kappa}"
+
 
 def evaluation(
     step: int,

@@ -16,10 +16,10 @@ from typing import Any
 from pairgrade import readers
 from pairgrade.environment import package_version
 from pairgrade.errors import InputError, ResumeError
+from pairgrade.file_hashes import file_sha256
 from pairgrade.judgments import read_judgments
 from pairgrade.lock import exclusive
 from pairgrade.manifest import Identity, Manifest, differences
-from pairgrade.models import file_sha256
 from pairgrade.prompt import PROMPT_VERSION, PromptBuilder
 from pairgrade.readers import Source
 from pairgrade.records import Pair, Rejection
@@ -95,7 +95,7 @@ def _train(job: TrainJob, options: TrainOptions, folder: Path, progress: TrainPr
     base = resolve_folder(job.base, job.out.with_name(f"{job.out.name}.base"))
     builder = builder_of(base, job.rubric, options)
     identity = _identity(job, options, base, builder)
-    _claim(folder, identity, job.overwrite)
+    claim(folder, identity, job.overwrite)
     data = Data(
         train=list(examples((pairs[place] for place in chosen.train), blend, builder)),
         validation=list(examples((pairs[place] for place in chosen.validation), blend, builder)),
@@ -176,7 +176,7 @@ def _identity(job: TrainJob, options: TrainOptions, base: Path, builder: PromptB
     return own | versions | {f"option.{name}": str(value) for name, value in settings.items()}
 
 
-def _claim(folder: Path, identity: Identity, overwrite: bool) -> None:
+def claim(folder: Path, identity: Identity, overwrite: bool) -> None:
     """Make the run's folder this job's own, or see that it is."""
     manifest = folder / "manifest.json"
     running = Manifest.load(manifest)

@@ -1,0 +1,46 @@
+"""Whether a transformers folder may be loaded: safetensors that are sound, no pickle, no code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pairgrade.errors import ModelError
+from pairgrade.file_hashes import verify_files
+from pairgrade.safetensors_check import check_safetensors
+
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
+_CONFIGS = ("config.json", "tokenizer_config.json")
+
+
+def check_folder(folder: Path) -> None:
+    """Check a model's or an adapter's folder; ModelError gives the first reason not to load it.
+
+    Weights must be safetensors with sound headers; pickled ones run code when they are read, and are never read. Code
+    that the configs point at is never run, and a model that needs it is refused. Where a manifest lists files, their
+    sha256 must be right.
+    """
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        pickled = [path.name for path in sorted(folder.iterdir()) if path.suffix in PICKLES]
+        how = f"; {pickled[0]} is a pickle, which can run code and is never read: convert it" if pickled else ""
+        raise ModelError(f"{folder} holds no weights in safetensors, the only format that is loaded{how}")
+    for name in _CONFIGS:
+        _refuse_code(folder / name)
+    for path in weights:
+        check_safetensors(path)
+    verify_files(folder)
+
+
+def _refuse_code(config: Path) -> None:
+    try:
+        table = json.loads(config.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{config}: not JSON ({error})") from None
+    if isinstance(table, dict) and table.get("auto_map"):
+        raise ModelError(
+            f"{config} wants code of its own to be run ({table['auto_map']}), which pairgrade never does; if the model "
+            "is of a known family, remove its auto_map"
+        )

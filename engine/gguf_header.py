@@ -1,0 +1,174 @@
+"""A GGUF file's header, read with every length checked against the bytes that are left.
+
+Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Nothing here trusts the file; what does not fit is
+a ModelError that says which part. Values of string arrays are counted and not kept (a vocabulary has 100,000s).
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pairgrade.errors import ModelError
+
+VERSIONS = (2, 3)
+MAX_ENTRIES = 100_000  # metadata keys or tensors of one file; real ones have hundreds
+MAX_KEY = 65_535  # bytes, by the specification
+_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_STRING, _ARRAY = 8, 9
+
+Value = int | float | bool | str
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayValue:
+    """An array of the metadata: its length, and its values where they are numbers and few."""
+
+    count: int
+    kind: int  # the specification's type number of the elements
+    values: tuple[Value, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """Where a tensor lies."""
+
+    name: str
+    shape: tuple[int, ...]  # fastest dimension first, as in the file
+    kind: int  # ggml's type number
+    offset: int  # bytes from the start of the data
+
+
+@dataclass(frozen=True, slots=True)
+class GgufHeader:
+    """All of a file but its tensors' bytes."""
+
+    version: int
+    metadata: Mapping[str, Value | ArrayValue]
+    tensors: tuple[TensorInfo, ...]
+    end: int  # bytes of the header; the data begins at the next multiple of the alignment
+    size: int  # bytes of the file
+
+
+def read_header(path: Path) -> GgufHeader:
+    """Read the header of a GGUF file; ModelError says what is wrong with it."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(512)
+            _refuse_foreign(path, start)
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return _Parser(path, data).header()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _refuse_foreign(path: Path, start: bytes) -> None:
+    if start[:4] == b"GGUF":
+        return
+    if not start:
+        raise ModelError(f"{path} is empty; it is not a GGUF file")
+    if start.startswith(b"version https://git-lfs"):
+        raise ModelError(f"{path} is a git-lfs pointer, not the model: run `git lfs pull` where it came from")
+    if start.lstrip()[:1] == b"<":
+        raise ModelError(f"{path} is a web page, not a model: the download went wrong")
+    if start[:4] == b"FUGG":
+        raise ModelError(f"{path} is a big-endian GGUF, which this machine's llama.cpp does not run")
+    raise ModelError(f"{path} is not a GGUF file (it starts with {start[:4]!r}, not with b'GGUF')")
+
+
+class _Parser:
+    def __init__(self, path: Path, data: mmap.mmap) -> None:
+        self._path, self._data, self._at, self._size = path, data, 4, len(data)
+
+    def header(self) -> GgufHeader:
+        version = int(self._number("<I", "its version"))
+        if version not in VERSIONS:
+            raise self._wrong(f"is GGUF version {version}; {' and '.join(map(str, VERSIONS))} are supported")
+        tensors = self._count("<Q", "tensors", 24)
+        entries = self._count("<Q", "metadata entries", 13)
+        metadata: dict[str, Value | ArrayValue] = {}
+        for _ in range(entries):
+            key = self._string("a metadata key", MAX_KEY)
+            if key in metadata:
+                raise self._wrong(f"has the metadata key '{key}' twice")
+            metadata[key] = self._value(key)
+        infos = tuple(self._tensor() for _ in range(tensors))
+        return GgufHeader(version, metadata, infos, self._at, self._size)
+
+    def _value(self, key: str) -> Value | ArrayValue:
+        kind = int(self._number("<I", f"the type of '{key}'"))
+        if kind == _STRING:
+            return self._string(f"the value of '{key}'")
+        if kind in _SCALARS:
+            return self._number(_SCALARS[kind], f"the value of '{key}'")
+        if kind == _ARRAY:
+            return self._array(key)
+        raise self._wrong(f"gives '{key}' the type {kind}, which there is not")
+
+    def _array(self, key: str) -> ArrayValue:
+        kind = int(self._number("<I", f"the element type of '{key}'"))
+        if kind == _ARRAY:
+            raise self._wrong(f"has arrays inside the array '{key}', which no model needs")
+        if kind == _STRING:
+            count = self._count("<Q", f"strings in '{key}'", 8, most=None)
+            for _ in range(count):
+                self._skip_string(key)
+            return ArrayValue(count, kind)
+        if kind not in _SCALARS:
+            raise self._wrong(f"gives the elements of '{key}' the type {kind}, which there is not")
+        layout = _SCALARS[kind]
+        width = struct.calcsize(layout)
+        count = self._count("<Q", f"numbers in '{key}'", width, most=None)
+        values = struct.unpack_from(f"<{count}{layout[1]}", self._data, self._at) if count <= MAX_ENTRIES else ()
+        self._at += width * count
+        return ArrayValue(count, kind, values)
+
+    def _tensor(self) -> TensorInfo:
+        name = self._string("a tensor's name", MAX_KEY)
+        dimensions = int(self._number("<I", f"the dimensions of '{name}'"))
+        if not 1 <= dimensions <= 4:
+            raise self._wrong(f"gives the tensor '{name}' {dimensions} dimensions; 1 to 4 are possible")
+        shape = tuple(int(self._number("<Q", f"the shape of '{name}'")) for _ in range(dimensions))
+        kind = int(self._number("<I", f"the type of '{name}'"))
+        return TensorInfo(name, shape, kind, int(self._number("<Q", f"the offset of '{name}'")))
+
+    def _count(self, layout: str, what: str, width: int, most: int | None = MAX_ENTRIES) -> int:
+        """Read how many things of at least ``width`` bytes follow."""
+        count = int(self._number(layout, f"the number of {what}"))
+        if count * width > self._size - self._at or (most is not None and count > most):
+            raise self._wrong(f"claims {count:,} {what}, more than a file of {self._size:,} bytes can hold")
+        return count
+
+    def _number(self, layout: str, what: str) -> int | float | bool:
+        try:
+            (value,) = struct.unpack_from(layout, self._data, self._at)
+        except struct.error:
+            raise self._wrong(f"ends inside {what}") from None
+        self._at += struct.calcsize(layout)
+        number: int | float | bool = value
+        return number
+
+    def _string(self, what: str, most: int | None = None) -> str:
+        length = int(self._number("<Q", what))
+        if length > self._size - self._at or (most is not None and length > most):
+            raise self._wrong(f"claims {length:,} bytes for {what}, and {self._size - self._at:,} are left")
+        raw = self._data[self._at : self._at + length]
+        self._at += length
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError:
+            raise self._wrong(f"holds bytes that are no UTF-8 in {what}") from None
+
+    def _skip_string(self, key: str) -> None:
+        length = int(self._number("<Q", f"a string of '{key}'"))
+        if length > self._size - self._at:
+            raise self._wrong(
+                f"claims {length:,} bytes for a string of '{key}', and {self._size - self._at:,} are left"
+            )
+        self._at += length
+
+    def _wrong(self, what: str) -> ModelError:
+        return ModelError(f"{self._path} {what}: the file is damaged or not a real model")

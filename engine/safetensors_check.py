@@ -1,0 +1,93 @@
+"""Whether a safetensors file is what its header claims, before any library maps it.
+
+Format: https://huggingface.co/docs/safetensors. The header alone is read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from pairgrade.errors import ModelError
+
+MAX_HEADER = 100_000_000  # bytes, as in the reference reader
+_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
+    "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+}  # fmt: skip
+
+
+def check_safetensors(path: Path) -> int:
+    """Check a file's header and return the number of its tensors; ModelError gives the first reason not to load it."""
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            start = file.read(8)
+            length = int.from_bytes(start, "little")
+            if len(start) < 8 or length > size - 8:
+                raise _wrong(path, f"has {size:,} bytes and claims a header of {length:,}" if start else "is empty")
+            if length > MAX_HEADER:
+                raise _wrong(path, f"claims a header of {length:,} bytes; {MAX_HEADER:,} are the most")
+            header = file.read(length)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from None
+    table = _table(path, header)
+    table.pop("__metadata__", None)
+    _check_spans(path, [_span(path, name, entry) for name, entry in table.items()], size - 8 - length)
+    return len(table)
+
+
+def _table(path: Path, header: bytes) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        table = dict(pairs)
+        if len(table) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise _wrong(path, f"has '{next(n for n in names if names.count(n) > 1)}' twice in its header")
+        return table
+
+    try:
+        table = json.loads(header, object_pairs_hook=unique)
+    except (ValueError, RecursionError):
+        raise _wrong(path, "has a header that is not JSON") from None
+    if not isinstance(table, dict):
+        raise _wrong(path, "has a header that is no JSON object")
+    return table
+
+
+def _span(path: Path, name: str, entry: Any) -> tuple[int, int, str]:
+    """Return the first byte of a tensor, the one after its last, and its name."""
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise _wrong(path, f"describes the tensor '{name}' by other keys than dtype, shape and data_offsets")
+    kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if kind not in _BITS:
+        raise _wrong(path, f"gives the tensor '{name}' the dtype {kind!r}, which is not known")
+    if not _whole(shape) or not _whole(offsets) or len(offsets) != 2:
+        raise _wrong(path, f"gives the tensor '{name}' a shape or offsets that are no lists of whole numbers")
+    bits = math.prod(shape) * _BITS[kind]
+    if bits % 8 or offsets[1] - offsets[0] != bits // 8:
+        raise _wrong(
+            path, f"gives the tensor '{name}' {offsets[1] - offsets[0]:,} bytes; {kind} of {shape} takes {bits // 8:,}"
+        )
+    return offsets[0], offsets[1], name
+
+
+def _whole(values: Any) -> bool:
+    return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**62 for v in values)
+
+
+def _check_spans(path: Path, spans: list[tuple[int, int, str]], available: int) -> None:
+    spans = sorted(spans)
+    for (_, end, name), (start, _, other) in pairwise(spans):
+        if start != end:
+            how = "one over the other" if start < end else "a hole between them"
+            raise _wrong(path, f"has the tensors '{name}' and '{other}' with {how}")
+    first, last = (spans[0][0], spans[-1][1]) if spans else (0, 0)
+    if first or last != available:
+        raise _wrong(path, f"has {available:,} bytes of data and its tensors take those from {first:,} to {last:,}")
+
+
+def _wrong(path: Path, what: str) -> ModelError:
+    return ModelError(f"{path} {what}: the file is damaged or not a real model")

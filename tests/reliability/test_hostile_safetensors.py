@@ -1,0 +1,104 @@
+"""Damaged and hostile safetensors files."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pairgrade import ModelError
+from pairgrade.safetensors_check import check_safetensors
+
+GOOD = {
+    "a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
+    "b": {"dtype": "BF16", "shape": [4], "data_offsets": [24, 32]},
+}
+
+
+def content(table: dict[str, Any] | bytes, data: int = 32) -> bytes:
+    header = table if isinstance(table, bytes) else json.dumps(table).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(data)
+
+
+def changed(**values: Any) -> bytes:
+    return content(GOOD | {"b": GOOD["b"] | values})
+
+
+BAD: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "is empty"),
+    "cut in the length": (b"\x10\x00", "claims a header"),
+    "header longer than the file": (b"\xff" * 8 + b"{}", "claims a header"),
+    "not JSON": (content(b"{nope"), "not JSON"),
+    "deep JSON": (content(b"[" * 100_000), "not JSON"),
+    "not an object": (content(b"[]"), "no JSON object"),
+    "key twice": (content(b'{"a": 1, "a": 2}'), "'a' twice"),
+    "missing key": (content({"a": {"dtype": "F32", "shape": [1]}}, 4), "other keys"),
+    "unknown dtype": (changed(dtype="F7"), "'F7'"),
+    "negative shape": (changed(shape=[-4]), "whole numbers"),
+    "a shape of floats": (changed(shape=[4.0]), "whole numbers"),
+    "one offset": (changed(data_offsets=[24]), "whole numbers"),
+    "shape and bytes differ": (changed(shape=[5]), "takes 10"),
+    "a shape that wraps round": (changed(shape=[2**61, 2**61]), "takes"),
+    "overlap": (changed(data_offsets=[20, 28]), "one over the other"),
+    "hole": (content(GOOD | {"b": GOOD["b"] | {"data_offsets": [28, 36]}}, 36), "a hole"),
+    "data cut off": (content(GOOD, 31), "31 bytes of data"),
+    "data left over": (content(GOOD, 40), "40 bytes of data"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_each_bad_kind_is_refused_with_its_reason(kind: str, tmp_path: Path) -> None:
+    raw, reason = BAD[kind]
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(raw)
+    with pytest.raises(ModelError) as caught:
+        check_safetensors(path)
+    assert reason in str(caught.value)
+
+
+def test_a_header_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "long.safetensors"
+    with path.open("wb") as file:
+        file.write((200_000_000).to_bytes(8, "little"))
+        file.truncate(200_000_008)  # sparse
+    start = time.perf_counter()
+    with pytest.raises(ModelError, match="100,000,000 are the most"):
+        check_safetensors(path)
+    assert time.perf_counter() - start < 2
+
+
+def test_a_hundred_thousand_tensors_take_no_time(tmp_path: Path) -> None:
+    table = {f"t{i}": {"dtype": "U8", "shape": [1], "data_offsets": [i, i + 1]} for i in range(100_000)}
+    path = tmp_path / "many.safetensors"
+    path.write_bytes(content(table, 100_000))
+    start = time.perf_counter()
+    assert check_safetensors(path) == 100_000
+    assert time.perf_counter() - start < 4
+
+
+def test_what_the_library_writes_passes(tmp_path: Path) -> None:
+    library = pytest.importorskip("safetensors.numpy")
+    path = tmp_path / "good.safetensors"
+    library.save_file({"a": np.ones((2, 3), np.float32), "b": np.ones(7, np.int8)}, path, {"format": "np"})
+    assert check_safetensors(path) == 2
+
+
+@settings(
+    max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(changes=st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), min_size=1, max_size=6))
+def test_no_change_raises_anything_else(changes: list[tuple[int, int]], tmp_path: Path) -> None:
+    raw = bytearray(content(GOOD))
+    for place, value in changes:
+        raw[place % len(raw)] = value
+    path = tmp_path / "fuzzed.safetensors"
+    path.write_bytes(raw)
+    with contextlib.suppress(ModelError):
+        check_safetensors(path)
