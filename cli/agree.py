@@ -13,6 +13,7 @@ from rich.table import Table
 
 from pairgrade.agreement import AgreementOptions, agreement
 from pairgrade.agreement_report import Report, Statistic
+from pairgrade.cli.report import figures_table
 from pairgrade.judgments import read_judgments, suffix_format
 from pairgrade.matching import Matched, match
 from pairgrade.qrels import read_qrels
@@ -147,7 +148,7 @@ def _print(out: Path, human: Path, matched: Matched, report: Report, notes: Iter
 
 
 def _summary(report: Report) -> Table:
-    table = _table("agreement", "", "value", f"{report.confidence * 100:.4g}% interval", "mean per query")
+    table = figures_table("agreement", "", "value", f"{report.confidence * 100:.4g}% interval", "mean per query")
     for name, label in _NAMES.items():
         statistic = report.statistics[name]
         mean = _number(statistic.query_mean)
@@ -158,7 +159,7 @@ def _summary(report: Report) -> Table:
 
 
 def _confusion(report: Report) -> Table:
-    table = _table("human grade (rows), predicted grade (columns)", "", *map(str, report.grades), "pairs")
+    table = figures_table("human grade (rows), predicted grade (columns)", "", *map(str, report.grades), "pairs")
     for grade, row in zip(report.grades, report.confusion, strict=True):
         total = sum(row)
         cells = [f"{count:,}\n{count / total:.1%}" if total else "0\n" for count in row]
@@ -171,7 +172,7 @@ def _confusion(report: Report) -> Table:
 def _distribution(report: Report) -> Table:
     known = report.distribution[0].probability is not None
     columns = ["human", "predicted", *(["mean probability"] if known else [])]
-    table = _table("distribution of the grades", "grade", *columns)
+    table = figures_table("distribution of the grades", "grade", *columns)
     for share in report.distribution:
         cells = [share.human, share.predicted, share.probability]
         table.add_row(str(share.grade), *(f"{cell:.1%}" for cell in cells if cell is not None))
@@ -179,18 +180,10 @@ def _distribution(report: Report) -> Table:
 
 
 def _queries(report: Report) -> Table:
-    table = _table("agreement on each query", "query", "pairs", "accuracy", "quadratic kappa", "tau-b", "AUC")
+    table = figures_table("agreement on each query", "query", "pairs", "accuracy", "quadratic kappa", "tau-b", "AUC")
     for query in report.per_query:
         values = (query.accuracy, query.quadratic_kappa, query.tau_b, query.auc)
         table.add_row(escape(query.query_id), f"{query.pairs:,}", *map(_number, values))
-    return table
-
-
-def _table(title: str, first: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column(first, overflow="fold")
-    for column in columns:
-        table.add_column(column, justify="right")
     return table
 
 

@@ -40,6 +40,15 @@ def summary_table(summary: Summary) -> Table:
     return table
 
 
+def figures_table(title: str, first: str, *columns: str) -> Table:
+    """Return an empty table with a bold title, a first column of names and columns of figures."""
+    table = Table(title=title, title_justify="left", title_style="bold", caption_justify="left")
+    table.add_column(first, overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
 def print_summary(summary: Summary) -> None:
     """Print a run's figures to stdout."""
     Console().print(summary_table(summary))

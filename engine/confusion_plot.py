@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,26 @@ def draw_confusion(report: Report, path: str | os.PathLike[str]) -> None:
     suffix = picture_format(path)
     if len(report.grades) > _WIDEST:
         raise InputError(f"{len(report.grades)} grades do not fit into a picture; {_WIDEST} do")
-    import matplotlib as mpl
+    size = max(2.6, 0.95 * len(report.grades))  # inches of the matrix; what stands around it is added when saved
+    figure = blank_figure(size, size)
+    _draw(figure.add_axes((0, 0, 1, 1)), report)
+    save_figure(figure, path, suffix)
+
+
+def blank_figure(width: float, height: float) -> Any:
+    """Return a figure of so many inches that needs no display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    size = max(2.6, 0.95 * len(report.grades))  # inches of the matrix; what stands around it is added when saved
-    figure = Figure(figsize=(size, size))
+    figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
-    _draw(figure.add_axes((0, 0, 1, 1)), report)
+    return figure
+
+
+def save_figure(figure: Any, path: str | os.PathLike[str], suffix: str) -> None:
+    """Write a figure whole or not at all; the same figure gives the same bytes."""
+    import matplotlib as mpl
+
     data = io.BytesIO()
     dates = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     with mpl.rc_context({"svg.hashsalt": "pairgrade", "pdf.fonttype": 42}):
@@ -45,10 +58,19 @@ def picture_format(path: str | os.PathLike[str]) -> str:
 
 
 def _draw(axes: Any, report: Report) -> None:
-    rows = report.confusion
+    grades = [str(grade) for grade in report.grades]
+    draw_matrix(axes, report.confusion, grades, grades, "share of the pairs with this human grade")
+    axes.set_xlabel("predicted grade", fontsize=12)
+    axes.set_ylabel("human grade", fontsize=12)
+    axes.set_title(_title(report), fontsize=10)
+
+
+def draw_matrix(
+    axes: Any, rows: Sequence[Sequence[int]], row_names: Sequence[str], column_names: Sequence[str], meaning: str
+) -> None:
+    """Draw counts with their shares of the row, which are the colours, and what the colours mean on a bar beside."""
     totals = [sum(row) for row in rows]
     shares = [[count / max(1, total) for count in row] for row, total in zip(rows, totals, strict=True)]
-    inches = axes.figure.get_figwidth()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for y, row in enumerate(rows):
         for x, count in enumerate(row):
@@ -56,19 +78,16 @@ def _draw(axes: Any, report: Report) -> None:
             axes.text(x, y - 0.1, f"{count:,}", ha="center", va="center", color=ink, fontsize=12)
             share = f"{shares[y][x]:.1%}" if totals[y] else "-"
             axes.text(x, y + 0.19, share, ha="center", va="center", color=ink, fontsize=9)
-    places = range(len(report.grades))
-    axes.set_xticks(places, [str(grade) for grade in report.grades], fontsize=12)
-    axes.set_yticks(places, [str(grade) for grade in report.grades], fontsize=12)
-    axes.set_xticks([place + 0.5 for place in places[:-1]], minor=True)
-    axes.set_yticks([place + 0.5 for place in places[:-1]], minor=True)
+    axes.set_xticks(range(len(column_names)), column_names, fontsize=12)
+    axes.set_yticks(range(len(row_names)), row_names, fontsize=12)
+    axes.set_xticks([place + 0.5 for place in range(len(column_names) - 1)], minor=True)
+    axes.set_yticks([place + 0.5 for place in range(len(row_names) - 1)], minor=True)
     axes.grid(which="minor", color="white", linewidth=2)
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
-    axes.set_xlabel("predicted grade", fontsize=12)
-    axes.set_ylabel("human grade", fontsize=12)
-    axes.set_title(_title(report), fontsize=10)
+    inches = axes.figure.get_figwidth() * axes.get_position().width
     bar = axes.figure.colorbar(image, cax=axes.inset_axes((1 + 0.12 / inches, 0, 0.17 / inches, 1)))
-    bar.set_label("share of the pairs with this human grade", fontsize=9)
+    bar.set_label(meaning, fontsize=9)
     bar.ax.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     bar.ax.tick_params(labelsize=9, length=2)
     bar.outline.set_visible(False)

@@ -9,7 +9,7 @@ import csv
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from pairgrade.errors import InputError
 from pairgrade.lines import readable, shown, text_lines
@@ -34,9 +34,9 @@ class Encoder(Protocol):
         """Return the bytes that are left to write."""
 
 
-def encoder(file_format: str, types: Mapping[str, type]) -> Encoder:
-    """Return an encoder of rows with these columns."""
-    return _Parquet(types) if file_format == "parquet" else _Lines(types, _DELIMITERS.get(file_format))
+def encoder(file_format: str, types: Mapping[str, type], nullable: Sequence[str] = ("label_mass",)) -> Encoder:
+    """Return an encoder of rows with these columns, of which some may be null."""
+    return _Parquet(types, nullable) if file_format == "parquet" else _Lines(types, _DELIMITERS.get(file_format))
 
 
 class _Lines:
@@ -70,12 +70,13 @@ def _cell(value: object) -> str:
 class _Parquet:
     """Parquet, a row group at a time; nothing in it but the rows depends on when or where it is made."""
 
-    def __init__(self, types: Mapping[str, type]) -> None:
+    def __init__(self, types: Mapping[str, type], nullable: Sequence[str]) -> None:
         import pyarrow as pa
         from pyarrow import parquet
 
-        arrow = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
-        fields = [pa.field(name, arrow[kind], nullable=name == "label_mass") for name, kind in types.items()]
+        arrow: dict[type, Any] = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+        arrow |= {list[str]: pa.list_(pa.string()), list[float]: pa.list_(pa.float64())}
+        fields = [pa.field(name, arrow[kind], nullable=name in nullable) for name, kind in types.items()]
         self._schema = pa.schema(fields)
         self._rows: list[Sequence[object]] = []
         self._made = _Memory()

@@ -31,8 +31,8 @@ class Matched:
 
 def match(predictions: Iterable[Graded], human: Iterable[Qrel]) -> Matched:
     """Match by query and document, in the order of the predictions; InputError where no pair has both."""
-    wanted = {pair: qrel.grade for pair, qrel in _by_pair(human, "the human grades").items()}
-    found = _by_pair(predictions, "the predictions")
+    wanted = {pair: qrel.grade for pair, qrel in by_pair(human, "the human grades").items()}
+    found = by_pair(predictions, "the predictions")
     items = [item for pair, item in found.items() if pair in wanted]
     if not items:
         raise InputError(
@@ -51,7 +51,7 @@ def match(predictions: Iterable[Graded], human: Iterable[Qrel]) -> Matched:
     )
 
 
-def _by_pair(items: Iterable[Graded], what: str) -> dict[tuple[str, str], Graded]:
+def by_pair(items: Iterable[Graded], what: str) -> dict[tuple[str, str], Graded]:
     """Key items by their pair; a line that repeats another exactly counts once."""
     table: dict[tuple[str, str], Graded] = {}
     for item in items:

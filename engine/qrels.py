@@ -22,22 +22,27 @@ _UNFIT = re.compile("[\\s\ufeff\ud800-\udfff]")  # what some reader would not ta
 
 def read_qrels(path: str | os.PathLike[str]) -> Iterator[Qrel]:
     """Yield the lines of a qrels file, plain or gzip (``.gz``); InputError names a line that is not one."""
+    for number, (query_id, _, doc_id, grade) in trec_lines(path, "qrels", "query_id 0 doc_id grade"):
+        if not re.fullmatch("[+-]?[0-9]{1,9}", grade):
+            raise InputError(f"{path}:{number}: the grade is {shown(grade)}; it must be an integer")
+        yield Qrel(query_id, doc_id, int(grade))
+
+
+def trec_lines(path: str | os.PathLike[str], kind: str, columns: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield number and fields of each line that is not blank; InputError for one without these columns."""
+    width = len(columns.split())
     for item in text_lines(str(path), _LONGEST_LINE):
         if isinstance(item, Rejection):
             raise InputError(f"{path}:{item.line}: {item.reason}")
         number, text = item
         fields = _FIELD.findall(text)
-        if not fields:
-            continue
-        if len(fields) != 4:
+        if fields and len(fields) != width:
             raise InputError(
-                f"{path}:{number}: {shown(text)} has {len(fields)} of the 4 fields of qrels: "
-                "query_id 0 doc_id grade, parted by white space"
+                f"{path}:{number}: {shown(text)} has {len(fields)} of the {width} fields of {kind}: "
+                f"{columns}, parted by white space"
             )
-        query_id, _, doc_id, grade = fields
-        if not re.fullmatch("[+-]?[0-9]{1,9}", grade):
-            raise InputError(f"{path}:{number}: the grade is {shown(grade)}; it must be an integer")
-        yield Qrel(query_id, doc_id, int(grade))
+        if fields:
+            yield number, fields
 
 
 def write_qrels(path: str | os.PathLike[str], rows: Iterable[tuple[str, str, int]]) -> int:

@@ -97,8 +97,7 @@ class Source:
             if self.format not in (None, *_TREC_FORMATS):
                 raise InputError(f"format is {self.format!r}; with queries and docs it is qrels or run")
             for path in (self.queries, self.docs):
-                if _format_of(path) not in ("jsonl", "tsv", "parquet"):
-                    raise InputError(f"{path}: texts come as .jsonl, .ndjson, .tsv (or .gz) or .parquet")
+                _check_texts(path)
         elif self.format in _TREC_FORMATS:
             raise InputError(f"a {self.format} file holds ids alone; give the texts with queries and docs")
         elif self.table is None:
@@ -159,6 +158,20 @@ def digest(source: Source) -> str:
             form = source.format if role == "pairs" else None
             facts.append([role, form or _format_of(path), has_gzip_name(path), content.hexdigest()])
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def read_texts(path: str, role: str, max_row_bytes: int = 16 * 2**20) -> Iterator[Entry | Rejection]:
+    """Yield line and (id, title, text) of each entry of a file of texts, or its rejection.
+
+    The role is query or document. InputError for a file that cannot be used as a whole.
+    """
+    _check_texts(path)
+    yield from _texts(path, _QUERY_TEXTS if role == "query" else _DOCUMENT_TEXTS, max_row_bytes)
+
+
+def _check_texts(path: str) -> None:
+    if _format_of(path) not in ("jsonl", "tsv", "parquet"):
+        raise InputError(f"{path}: texts come as .jsonl, .ndjson, .tsv (or .gz) or .parquet")
 
 
 def _rows(source: Source, scratch: Path | None) -> Generator[Row | Rejection, None, None]:

@@ -1,0 +1,222 @@
+"""How good rankings are by human grades: ir-measures' values, their intervals, and tests between runs.
+
+Every query of the qrels counts in every mean. A query that a run lacks scores what ir-measures gives an empty
+ranking, 0 for the usual measures, and is counted in ``RunScores.missing``; queries of a run that the qrels lack
+are left out and counted in ``unknown``. Documents are ordered as trec_eval orders them before any measure sees
+them, so that equal scores mean the same to all measures (ir-measures' providers differ there).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pairgrade.bootstrap import Floats
+from pairgrade.errors import InputError
+from pairgrade.evaluation_report import Comparison, Evaluation, Mean, RunScores
+from pairgrade.lines import shown
+from pairgrade.qrels import read_qrels
+from pairgrade.records import Qrel
+from pairgrade.run_files import Ranking, ordered, read_ranking
+from pairgrade.significance import holm, mean_intervals, paired_t_test, randomization_test
+
+Grades = dict[str, dict[str, int]]  # grade of each document, by query
+
+_DEFAULT_MEASURES = ("nDCG@10", "RR(rel={})@10", "AP(rel={})", "R(rel={})@100", "Judged@10")
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationOptions:
+    """How runs are evaluated and compared."""
+
+    measures: tuple[str, ...] = ()  # as ir-measures writes them; none: nDCG@10, RR@10, AP, R@100 and Judged@10
+    threshold: int | None = None  # relevant from this grade on, where no measures are named; None: as for ``agree``
+    baseline: str | None = None  # name of the run that the others are compared with; None: the first
+    all_pairs: bool = False  # compare every two runs
+    resamples: int = 10_000  # of the bootstrap; 0 for no intervals
+    permutations: int = 10_000  # of the randomization test
+    seed: int = 0
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        for name, least in (("resamples", 0), ("permutations", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be {least} or more")
+        if not 0 < self.confidence < 1:
+            raise InputError(f"confidence is {self.confidence}; it must lie between 0 and 1")
+        if self.measures and self.threshold is not None:
+            raise InputError(
+                f"the threshold {self.threshold} is for the measures that are taken where none is named; write it into "
+                f"yours, as in RR(rel={self.threshold})@10"
+            )
+
+
+def evaluate_files(
+    runs: Sequence[str | os.PathLike[str]],
+    qrels: str | os.PathLike[str],
+    options: EvaluationOptions | None = None,
+) -> Evaluation:
+    """Evaluate runs (or judgments, by expected grade) from files; each is named by its file's name."""
+    grades = graded(read_qrels(qrels), qrels)
+    return evaluate({name: read_ranking(path) for name, path in run_names(runs).items()}, grades, options)
+
+
+def run_names(paths: Sequence[str | os.PathLike[str]]) -> dict[str, str]:
+    """Name runs by their file names without suffix, or by their paths where two would be named alike."""
+    texts = [str(path) for path in paths]
+    if repeated := [text for text in texts if texts.count(text) > 1]:
+        raise InputError(f"{repeated[0]} is given twice; give each run once")
+    stems = [os.path.splitext(os.path.basename(text.removesuffix(".gz")))[0] for text in texts]
+    alike = len(set(stems)) < len(stems)
+    return dict(zip(texts if alike else stems, texts, strict=True))
+
+
+def graded(qrels: Iterable[Qrel], path: str | os.PathLike[str] = "the qrels") -> Grades:
+    """Key grades by query and document; InputError for two grades of one pair and for none at all."""
+    grades: Grades = {}
+    for query_id, doc_id, grade in ((q.query_id, q.doc_id, q.grade) for q in qrels):
+        if grades.setdefault(query_id, {}).setdefault(doc_id, grade) != grade:
+            raise InputError(f"{path}: the pair {shown(query_id)} {shown(doc_id)} has two grades; keep one line")
+    if not grades:
+        raise InputError(f"{path}: holds no grades; there is nothing to evaluate by")
+    return grades
+
+
+def evaluate(runs: Mapping[str, Ranking], qrels: Grades, options: EvaluationOptions | None = None) -> Evaluation:
+    """Evaluate rankings by grades, and compare each with the baseline."""
+    options = options or EvaluationOptions()
+    if not runs:
+        raise InputError("no run is given; give at least one")
+    if options.baseline is not None and options.baseline not in runs:
+        raise InputError(f"the baseline {shown(options.baseline)} is no run; it can be {', '.join(map(shown, runs))}")
+    threshold = _threshold(qrels, options.threshold)
+    measures = _measures(options.measures or tuple(name.format(threshold) for name in _DEFAULT_MEASURES))
+    queries = sorted(qrels)
+    names = list(runs)
+    values = [_values(name, runs[name], qrels, measures, queries) for name in names]
+    return Evaluation(
+        queries=len(queries),
+        without_relevant=sum(max(documents.values()) < threshold for documents in qrels.values()),
+        judged=sum(map(len, qrels.values())),
+        threshold=threshold,
+        measures=tuple(measures),
+        resamples=options.resamples,
+        permutations=options.permutations,
+        seed=options.seed,
+        confidence=options.confidence,
+        runs=tuple(
+            _scores(name, runs[name], qrels, list(measures), queries, array, options)
+            for name, array in zip(names, values, strict=True)
+        ),
+        comparisons=tuple(_comparisons(names, values, list(measures), options)),
+    )
+
+
+def _threshold(qrels: Grades, threshold: int | None) -> int:
+    if threshold is not None:
+        return threshold
+    return 2 if any(grade > 1 for documents in qrels.values() for grade in documents.values()) else 1
+
+
+def _measures(names: Sequence[str]) -> dict[str, Any]:
+    """Return ir-measures' measures by the name that it writes; InputError for one that it cannot read."""
+    import ir_measures
+
+    found = {}
+    for name in names:
+        try:
+            measure = ir_measures.parse_measure(name)
+        except (NameError, ValueError, SyntaxError, TypeError) as error:
+            raise InputError(
+                f"the measure {shown(name)} cannot be used: {error}; write it as ir-measures does, for example "
+                "nDCG@10, RR(rel=2)@10, AP(rel=2), R(rel=2)@100 or Judged@10"
+            ) from None
+        found[str(measure)] = measure
+    return found
+
+
+def _values(name: str, run: Ranking, qrels: Grades, measures: Mapping[str, Any], queries: Sequence[str]) -> Floats:
+    """Return (query, measure) values; a run without any query of the qrels is an InputError."""
+    import ir_measures
+
+    known = {query: ordered(run[query]) for query in queries if query in run}
+    if not known:
+        raise InputError(
+            f"{name}: no query of the run is in the qrels; its queries: {_examples(run)}; those of the qrels: "
+            f"{_examples(qrels)}"
+        )
+    # places instead of scores: no provider can find ties then, or round scores until there are some
+    ranked = {
+        query: {doc_id: -float(place) for place, (doc_id, _) in enumerate(documents)}
+        for query, documents in known.items()
+    }
+    columns = {measure: column for column, measure in enumerate(measures.values())}
+    rows = {query: row for row, query in enumerate(queries)}
+    defaults = [float(getattr(measure, "DEFAULT", 0.0)) for measure in measures.values()]
+    values = np.tile(np.array(defaults), (len(queries), 1))
+    try:
+        for metric in ir_measures.iter_calc(list(columns), qrels, ranked):
+            values[rows[metric.query_id], columns[metric.measure]] = metric.value
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"{name}: ir-measures cannot compute {', '.join(measures)}: {error}") from error
+    return values
+
+
+def _examples(queries: Iterable[str]) -> str:
+    return ", ".join(shown(query) for query, _ in zip(queries, range(3), strict=False))
+
+
+def _scores(
+    name: str,
+    run: Ranking,
+    qrels: Grades,
+    measures: Sequence[str],
+    queries: Sequence[str],
+    values: Floats,
+    options: EvaluationOptions,
+) -> RunScores:
+    intervals = mean_intervals(values, options.resamples, options.seed, options.confidence)
+    means = values.mean(axis=0)
+    return RunScores(
+        name=name,
+        missing=sum(query not in run for query in queries),
+        unknown=sum(query not in qrels for query in run),
+        means={m: Mean(float(means[k]), *intervals[k]) for k, m in enumerate(measures)},
+        per_query={m: dict(zip(queries, values[:, k].tolist(), strict=True)) for k, m in enumerate(measures)},
+    )
+
+
+def _comparisons(
+    names: Sequence[str], values: Sequence[Floats], measures: Sequence[str], options: EvaluationOptions
+) -> Iterable[Comparison]:
+    baseline = names.index(options.baseline) if options.baseline is not None else 0
+    places = range(len(names))
+    pairs = [(a, b) for a in places for b in places if (a < b if options.all_pairs else a == baseline != b)]
+    if not pairs:
+        return
+    for column, measure in enumerate(measures):
+        differences = np.stack([values[b][:, column] - values[a][:, column] for a, b in pairs], axis=1)
+        intervals = mean_intervals(differences, options.resamples, options.seed, options.confidence)
+        t_test = paired_t_test(differences)
+        randomization = randomization_test(differences, options.permutations, options.seed)
+        t_holm, randomization_holm = holm(t_test), holm(randomization)
+        for k, (a, b) in enumerate(pairs):
+            difference = differences[:, k]
+            yield Comparison(
+                measure=measure,
+                baseline=names[a],
+                run=names[b],
+                difference=float(difference.mean()),
+                low=intervals[k][0],
+                high=intervals[k][1],
+                better=int((difference > 0).sum()),
+                worse=int((difference < 0).sum()),
+                t_test=t_test[k],
+                randomization=randomization[k],
+                t_test_holm=t_holm[k],
+                randomization_holm=randomization_holm[k],
+            )

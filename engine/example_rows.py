@@ -1,0 +1,184 @@
+"""Training rows that people already have, as rows of a ranking set.
+
+JSON lines, Parquet, CSV and TSV with a header, where a row holds a query with its positives and negatives, or a
+query with labelled documents, under the names that training libraries use:
+
+- ``query``, ``positive``, ``negative`` (texts or lists of texts; also ``negative_1``, ``negative_2``, ...), the
+  columns of sentence-transformers, whose ``anchor`` is a query too;
+- ``query``, ``pos``, ``neg``, as FlagEmbedding writes them;
+- ``query``, ``positive_passages``, ``negative_passages``, lists of objects with ``docid``, ``title`` and ``text``,
+  as Tevatron writes them;
+- ``query``, ``document``, ``label`` (ranking sets are such), and ``query``, ``documents``, ``labels``.
+
+TSV without a header holds lines of query, positive and negative text, as MS MARCO's small triples do. What has no
+id gets one made of its text, so that equal texts are one query or document.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Container, Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+
+from pairgrade.delimited import tab_separated
+from pairgrade.errors import InputError
+from pairgrade.judgment_rows import rows
+from pairgrade.lines import shown
+from pairgrade.pair_checks import checked_identifier, checked_optional_text, checked_text
+from pairgrade.ranking_set import RankingRow
+from pairgrade.records import Rejection
+from pairgrade.trec_input import plain_tsv
+
+_QUERY = ("query", "anchor", "question")
+_QUERY_ID = ("query_id", "qid")
+_DOCUMENT = ("document", "passage", "text", "answer")
+_DOCUMENT_ID = ("doc_id", "docid", "passage_id", "pid", "_id")
+_LABEL = ("label", "score", "relevance", "grade")
+_POSITIVES = ("positive", "positives", "pos", "positive_passages")
+_NEGATIVES = ("negative", "negatives", "neg", "negative_passages")
+_LISTS = ("documents", "docs", "passages")
+_NUMBERED = re.compile("(positive|negative)_[0-9]+")
+_SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".csv": "csv", ".tsv": "tsv"}
+_LONGEST_LINE = 2**24  # bytes
+
+
+def read_examples(path: str) -> Iterator[RankingRow | Rejection]:
+    """Yield a row for each document of each example, or the rejection of an example that is not sound.
+
+    A query and document may come again, in other examples; InputError for a file of another shape.
+    """
+    kind = example_format(path)
+    if kind is None:
+        raise InputError(f"{path}: rows with texts come as .jsonl, .parquet, .csv or .tsv (text also .gz)")
+    if kind == "tsv" and not _has_header(path):
+        for item in plain_tsv(path, (3,), _LONGEST_LINE):
+            if isinstance(item, Rejection):
+                yield item
+            else:
+                line, (query, negative, positive) = item  # the last field comes second
+                yield from _rows_or_rejection(
+                    path, line, {"query": query, "positive": positive, "negative": negative}, "triples"
+                )
+        return
+    first = True
+    for line, values in rows(path, kind, {}):
+        if first and not _fits(values):
+            raise InputError(
+                f"{path}: the columns are {', '.join(map(shown, list(values)[:20]))}; a row needs a query and either "
+                "positive and negative, pos and neg, positive_passages and negative_passages, document and label, or "
+                "documents and labels"
+            )
+        first = False
+        source = "triples" if {"positive", "negative"} <= values.keys() else "rows"
+        yield from _rows_or_rejection(path, line, values, source)
+
+
+def example_format(path: str) -> str | None:
+    """Return the format of a file of examples by its suffix, or None for another."""
+    name = path.lower()
+    kind = _SUFFIXES.get(Path(name.removesuffix(".gz")).suffix)
+    return None if kind == "parquet" and name.endswith(".gz") else kind
+
+
+def text_id(*texts: str) -> str:
+    """Return an id made of texts: 16 hexadecimal digits of their sha256."""
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
+def _has_header(path: str) -> bool:
+    """Say whether the first line of a TSV file names columns."""
+    for item in tab_separated(path, _LONGEST_LINE):
+        if not isinstance(item, Rejection):
+            return _fits(dict.fromkeys(item[1]))
+    raise InputError(f"{path}: holds no rows; there is nothing to read")
+
+
+def _fits(values: Mapping[str, object]) -> bool:
+    names = values.keys()
+    has_documents = not names.isdisjoint(_POSITIVES) or (not names.isdisjoint(_DOCUMENT) and _name(names, _LABEL))
+    has_list = not names.isdisjoint(_LISTS) and "labels" in names
+    return not names.isdisjoint(_QUERY) and bool(has_documents or has_list)
+
+
+def _name(names: Container[str], wanted: tuple[str, ...]) -> str | None:
+    return next((name for name in wanted if name in names), None)
+
+
+def _rows_or_rejection(
+    path: str, line: int, values: Mapping[str, object], source: str
+) -> Iterator[RankingRow | Rejection]:
+    try:
+        yield from list(_rows(values, source))
+    except ValueError as error:
+        yield Rejection(path, line, str(error))
+
+
+def _rows(values: Mapping[str, object], source: str) -> Iterator[RankingRow]:
+    """Make the rows of one example; ValueError says what is wrong with it."""
+    name = _name(values, _QUERY)
+    if name is None:
+        raise ValueError(f"there is no query; it is called {', '.join(_QUERY)}")
+    query = checked_text(values[name], name)
+    if not query.strip():
+        raise ValueError(f"{name} is blank")
+    id_name = _name(values, _QUERY_ID)
+    query_id = text_id(query) if id_name is None else checked_identifier(values[id_name], id_name)
+    count = 0
+    for label, item in _labelled(values):
+        doc_id, title, document = _document(item)
+        if not (title + document).strip():
+            raise ValueError("a document is blank")
+        known = values.get("source")
+        origin = known if isinstance(known, str) and known else source
+        yield RankingRow(query_id, doc_id, query, document, title, label, origin)
+        count += 1
+    if not count:
+        raise ValueError("the row has no documents")
+
+
+def _labelled(values: Mapping[str, object]) -> Iterator[tuple[float, object]]:
+    """Yield label and document, as the row has them."""
+    for label, wanted in ((1.0, _POSITIVES), (0.0, _NEGATIVES)):
+        numbered = [name for name in values if _NUMBERED.fullmatch(name) and name.split("_")[0] in wanted]
+        for name in chain((name for name in wanted if name in values), numbered):
+            value = values[name]
+            for item in value if isinstance(value, list) else [value] if value is not None else []:
+                yield label, item
+    text_name, label_name = _name(values, _DOCUMENT), _name(values, _LABEL)
+    if text_name and label_name:
+        found = {"text": values[text_name], "title": values.get("title")}
+        if id_name := _name(values, _DOCUMENT_ID):
+            found["doc_id"] = values[id_name]
+        yield _label(values[label_name]), found
+    if listed := _name(values, _LISTS):
+        documents, labels = values[listed], values.get("labels")
+        if not isinstance(documents, list) or not isinstance(labels, list) or len(documents) != len(labels):
+            raise ValueError(f"{listed} and labels must be lists of the same length")
+        for item, value in zip(documents, labels, strict=True):
+            yield _label(value), item
+
+
+def _label(value: object) -> float:
+    label = math.nan
+    if isinstance(value, (str, int, float)):
+        try:
+            label = float(value)
+        except (ValueError, OverflowError):
+            label = math.nan
+    if not math.isfinite(label) or label < 0:
+        raise ValueError(f"the label is {shown(str(value))}; it must be a number of 0 or more")
+    return label
+
+
+def _document(item: object) -> tuple[str, str, str]:
+    """Return id, title and text of a document that is a text or an object."""
+    if isinstance(item, dict):
+        title = checked_optional_text(item.get("title"))
+        text = checked_text(item.get(_name(item, _DOCUMENT) or "text"), "text")
+        id_name = _name(item, _DOCUMENT_ID)
+        return text_id(title, text) if id_name is None else checked_identifier(item[id_name], id_name), title, text
+    text = checked_text(item, "document")
+    return text_id("", text), "", text
