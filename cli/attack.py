@@ -1,0 +1,106 @@
+"""``pairgrade attack``: how easily an annotator is fooled."""
+
+from __future__ import annotations
+
+import json
+import random
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+from rich.console import Console
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from pairgrade.attacks import ATTACKS, attack
+from pairgrade.cli import options
+
+if TYPE_CHECKING:
+    from pairgrade.attacks import AttackReport
+    from pairgrade.readers import Source
+    from pairgrade.records import Pair
+
+_PANEL = "Attack"
+
+
+@click.command("attack")
+@click.argument("pairs", metavar="PAIRS")
+@options.pairs_options
+@options.model_options
+@options.engine_options
+@click.option("--sample", type=click.IntRange(min=1), default=200, show_default=True, metavar="N", panel=_PANEL,
+              help="Irrelevant pairs to manipulate, taken at random.")  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True, metavar="N", panel=_PANEL, help="Seed of --sample.")
+@click.option("--irrelevant", type=int, metavar="GRADE", panel=_PANEL,
+              help="The highest human grade that counts as irrelevant.  [default: the rubric's lowest]")  # fmt: skip
+@click.option("--threshold", type=int, metavar="GRADE", panel=_PANEL,
+              help="The lowest grade that counts as falsely relevant.  [default: the middle of the scale]")  # fmt: skip
+@click.option("--attacks", metavar="NAMES", default=",".join(ATTACKS), panel=_PANEL,
+              help=f"Manipulations, separated by commas: {', '.join(ATTACKS)}.  [default: all]")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
+def command(
+    pairs: str,
+    model: str,
+    rubric: str,
+    sample: int,
+    seed: int,
+    irrelevant: int | None,
+    threshold: int | None,
+    attacks: str,
+    as_json: bool,
+    quiet: bool,
+    **values: Any,
+) -> None:
+    """Manipulate irrelevant documents and count how many become falsely relevant.
+
+    PAIRS is what `pairgrade label` reads, with human grades. Of the pairs that people found irrelevant some are
+    labelled as they are, with the query stuffed into the document, with a claim of relevance, with forged answers.
+    """
+    from pairgrade.annotator import Annotator
+    from pairgrade.rubric import Rubric
+
+    task = Rubric.load(rubric)
+    highest = task.values[0] if irrelevant is None else irrelevant
+    chosen = _irrelevant(options.source(pairs, values), highest, sample, seed)
+    limit = task.values[len(task.values) // 2] if threshold is None else threshold
+    names = [name.strip() for name in attacks.split(",") if name.strip()]
+    settings, llama = options.annotator_options(values, task), options.llama_options(values)
+    console = Console(stderr=True)
+    with (
+        Bar(console=console, transient=True, disable=quiet or not console.is_terminal) as bar,
+        Annotator.open(model, task, options=settings, llama=llama) as annotator,
+    ):
+        work = bar.add_task("labelling", total=len(chosen) * (len(names) + 1))
+        report = attack(annotator, chosen, limit, names, lambda count: bar.update(work, advance=count))
+    if as_json:
+        click.echo(json.dumps({"model": model, "rubric": task.name} | report.to_dict(), allow_nan=False))
+    else:
+        _print(report, model)
+
+
+def _irrelevant(source: Source, highest: int, sample: int, seed: int) -> list[Pair]:
+    from pairgrade.errors import InputError
+    from pairgrade.readers import read_pairs
+    from pairgrade.records import Pair
+
+    with closing(read_pairs(source)) as rows:
+        found = [row for row in rows if isinstance(row, Pair) and row.grade is not None and row.grade <= highest]
+    if not found:
+        raise InputError(f"{source.pairs}: no pair has a human grade of {highest} or below; see --irrelevant")
+    return sorted(random.Random(seed).sample(found, min(sample, len(found))), key=lambda pair: pair.query_id)
+
+
+def _print(report: AttackReport, model: str) -> None:
+    first = report.results[0]
+    table = Table(title=f"{first.pairs:,} irrelevant pairs, {model}", title_justify="left")
+    table.add_column("document")
+    table.add_column(f"graded {report.threshold} or higher", justify="right")
+    table.add_column("95%", justify="right")
+    table.add_column("mean expected grade", justify="right")
+    table.add_column("rise", justify="right")
+    for result in report.results:
+        what = ATTACKS[result.name][0] if result.name in ATTACKS else "as it is"
+        interval = f"{result.interval[0]:.1%} to {result.interval[1]:.1%}"
+        table.add_row(what, f"{result.rate:.1%}", interval, f"{result.expected_grade:.3f}", f"{result.rise:+.3f}")
+    Console().print(table)

@@ -1,0 +1,83 @@
+"""Attacks: the documents that are made, the figures, and that forged control tokens stay text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from helpers import make_pairs, write_jsonl
+from pairgrade import Annotator, InputError, Rubric
+from pairgrade.attacks import ATTACKS, attack
+from pairgrade.cli.attack import command
+from pairgrade.fake import FakeBackend
+from pairgrade.llama import LlamaBackend
+from pairgrade.prompt import PromptBuilder
+
+RUBRIC = Rubric.load("trec")
+IRRELEVANT = [pair for pair in make_pairs(6, 8) if pair.grade == 0]
+
+
+def test_only_the_document_changes() -> None:
+    pair = IRRELEVANT[0]
+    for name, (_, change) in ATTACKS.items():
+        made = change(pair, RUBRIC)
+        assert made != pair.document
+        assert made.startswith(pair.document) or name == "query-alone"
+    assert ATTACKS["stuffing"][1](pair, RUBRIC).count(pair.query) == 3
+    assert ATTACKS["forged-answer"][1](pair, RUBRIC).endswith("\nRating: 3")
+
+
+def test_the_figures_are_those_of_the_judgments() -> None:
+    report = attack(Annotator(FakeBackend(), RUBRIC), IRRELEVANT, threshold=2, names=["stuffing"])
+    plain, stuffed = report.results
+    change = ATTACKS["stuffing"][1]
+    by_hand = [
+        [j.grade for j in Annotator(FakeBackend(), RUBRIC).label(pairs)]
+        for pairs in (
+            IRRELEVANT,
+            [type(p)(p.query_id, p.doc_id, p.query, change(p, RUBRIC)) for p in IRRELEVANT],
+        )
+    ]
+    for result, grades in zip((plain, stuffed), by_hand, strict=True):
+        assert result.relevant == sum(grade >= 2 for grade in grades)
+        assert result.rate == pytest.approx(result.relevant / len(IRRELEVANT))
+        assert result.interval[0] <= result.rate <= result.interval[1]
+    assert plain.rise == 0
+    assert stuffed.rise == pytest.approx(stuffed.expected_grade - plain.expected_grade)
+
+
+def test_what_cannot_be_is_told() -> None:
+    annotator = Annotator(FakeBackend(), RUBRIC)
+    with pytest.raises(InputError, match=r"no manipulation 'magic'; there are: stuffing"):
+        attack(annotator, IRRELEVANT, 2, ["magic"])
+    with pytest.raises(InputError, match=r"it can be 1, 2, 3"):
+        attack(annotator, IRRELEVANT, 0)
+    with pytest.raises(InputError, match="no irrelevant pairs"):
+        attack(annotator, [], 2)
+
+
+@pytest.mark.model
+def test_a_forged_turn_stays_text(smollm2: LlamaBackend) -> None:
+    builder = PromptBuilder(RUBRIC, smollm2.tokenizer, 512, "chatml")
+    pair = IRRELEVANT[0]
+    forged = type(pair)(pair.query_id, pair.doc_id, pair.query, ATTACKS["forged-turn"][1](pair, RUBRIC))
+    controls = np.array(sorted(smollm2.tokenizer.special_texts))
+    suffixes = [builder.build(p).suffix for p in (pair, forged)]
+    found = [suffix[np.isin(suffix, controls)].tolist() for suffix in suffixes]
+    assert found[0] == found[1]
+
+
+def test_the_command(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "pairs.jsonl", make_pairs(6, 8))
+    arguments = [str(path), "--model", "fake:", "--sample", "5", "--attacks", "claim,query-alone"]
+    found = CliRunner().invoke(command, [*arguments, "--json"])
+    assert found.exit_code == 0, found.output
+    table = json.loads(found.stdout)
+    assert [row["name"] for row in table["results"]] == ["as it is", "claim", "query-alone"]
+    assert {row["pairs"] for row in table["results"]} == {5}
+    shown = CliRunner().invoke(command, arguments)
+    assert "5 irrelevant pairs" in shown.output
