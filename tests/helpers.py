@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import rich_click as click
+from click.testing import CliRunner, Result
+
 from pairgrade import Pair
 
 
@@ -26,3 +29,11 @@ def write_jsonl(path: Path, pairs: list[Pair]) -> Path:
             row = {"query_id": p.query_id, "doc_id": p.doc_id, "query": p.query, "document": p.document}
             file.write(json.dumps(row | {"grade": p.grade}, ensure_ascii=False) + "\n")
     return path
+
+
+def run_command(command: click.Command, *arguments: object) -> Result:
+    """Run a command of the CLI; what it raises besides exits is raised here."""
+    result = CliRunner().invoke(command, [str(argument) for argument in arguments], env={"COLUMNS": "160"})
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result

@@ -1,0 +1,65 @@
+"""Options of the commands that compare two forms of a model, and how they become the library's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import rich_click as click
+
+from pairgrade.chat import FORMAT_NAMES
+from pairgrade.cli import options
+
+if TYPE_CHECKING:
+    from pairgrade.export.measure import Task
+    from pairgrade.export.verify import Floor
+
+F = TypeVar("F", bound=Callable[..., Any])
+_CHECK = "Check"
+
+_OPTIONS = [
+    click.option("--pairs", metavar="PAIRS", panel=_CHECK,
+                 help="Pairs to compare on: what `pairgrade label` reads.  [default: the shipped sample]"),
+    click.option("--sample", type=click.IntRange(min=0), default=200, show_default=True, metavar="N", panel=_CHECK,
+                 help="Take N of a file's pairs at random; 0 takes all."),
+    click.option("--rubric", "-r", default="trec", show_default=True, metavar="RUBRIC", panel=_CHECK,
+                 help="trec, binary, esci or a TOML file: the one the model was trained with."),
+    click.option("--chat", type=click.Choice(["auto", *FORMAT_NAMES]), default="auto", metavar="NAME", panel=_CHECK,
+                 help="The turns around the prompt; auto tells by the model's control tokens."),
+    click.option("--min-agreement", type=click.FloatRange(0, 1), metavar="X", panel=_CHECK,
+                 help="The least share of equal grades.  [default: 0.97; 0.90 for 4 bits]"),
+    click.option("--max-kl", type=click.FloatRange(0), metavar="X", panel=_CHECK,
+                 help="The largest mean KL over the label words, in nats.  [default: 0.01; 0.05 for 4 bits]"),
+    click.option("--ctx", type=int, metavar="N", panel=_CHECK,
+                 help="Longest prompt in tokens; documents are cut to fit.  [default: 2048, or as trained]"),
+    click.option("--threads", type=int, metavar="N", help="Threads.  [default: the physical cores]"),
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
+    click.option("--quiet", "-q", is_flag=True, help="No progress bar."),
+]  # fmt: skip
+
+
+def check_options(function: F) -> F:
+    """Declare the options on a command."""
+    function = options.pairs_options(function)
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def task(path: str | None, values: dict[str, Any]) -> Task:
+    """Read the pairs of a file, or the shipped sample, and the rubric."""
+    from pairgrade.export.measure import Task
+    from pairgrade.export.pairs import chosen_pairs
+    from pairgrade.rubric import Rubric
+
+    rubric = Rubric.load(values["rubric"])
+    source = options.source(path, values) if path else None
+    return Task(chosen_pairs(source, values["sample"] or None), rubric, values["chat"])
+
+
+def floor(bits: int, values: dict[str, Any]) -> Floor:
+    """Return the floor of so many bits, with the figures that were given instead of its own."""
+    from pairgrade.export.verify import Floor, floor_of
+
+    own, agreement, mean_kl = floor_of(bits), values["min_agreement"], values["max_kl"]
+    return Floor(own.agreement if agreement is None else agreement, own.mean_kl if mean_kl is None else mean_kl)

@@ -1,0 +1,115 @@
+"""``pairgrade export``: from a transformers folder to files that the engine runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+from rich.console import Console
+from rich.table import Table
+
+from pairgrade.cli import PARTIAL
+from pairgrade.cli.check_options import check_options, floor, task
+from pairgrade.export.quantize import QUANTS, quants
+
+if TYPE_CHECKING:
+    from pairgrade.export.gguf_export import ExportReport
+
+
+def _gguf(folder: Path, out: Path, quant: str | None, values: dict[str, Any]) -> None:
+    from pairgrade.cli.progress import TerminalProgress
+    from pairgrade.export.gguf_export import GgufOptions, export_gguf
+
+    found, calibration = quants(quant or "q8_0"), values["calibration_pairs"]
+    settings = GgufOptions(
+        quants=found,
+        check=task(values["pairs"] or calibration, values),
+        calibration=task(calibration, values) if calibration else None,
+        floors=tuple(floor(each.bits, values) for each in found),
+        allow_below_floor=values["allow_below_floor"],
+        context=values["ctx"],
+        threads=values["threads"],
+    )
+    with TerminalProgress(values["quiet"]) as progress:
+        report = export_gguf(folder, out, settings, progress)
+    if values["as_json"]:
+        click.echo(json.dumps(report.to_dict(), ensure_ascii=False, allow_nan=False))
+    else:
+        _print(report)
+    if report.refused:
+        sys.exit(PARTIAL)
+
+
+def _onnx(folder: Path, out: Path, quant: str | None, values: dict[str, Any]) -> None:
+    from pairgrade.cli.progress import TerminalProgress
+    from pairgrade.export.onnx_export import OnnxCheck, export_onnx
+    from pairgrade.export.onnx_folder import OnnxSettings
+
+    name, calibration = quant or "int8", values["calibration_pairs"]
+    settings = OnnxSettings(quant=name, calibration=task(calibration, values), threads=values["threads"])
+    check = OnnxCheck(
+        task=task(values["pairs"] or calibration, values),
+        floor=floor(4 if name == "int4" else 8, values),
+        allow_below_floor=values["allow_below_floor"],
+        context=values["ctx"],
+        threads=values["threads"],
+    )
+    with TerminalProgress(values["quiet"]) as progress:
+        report = export_onnx(folder, out, settings, check, progress)
+    if values["as_json"]:
+        click.echo(json.dumps(report.to_dict(), ensure_ascii=False, allow_nan=False))
+    elif report.verification:
+        found = report.verification.fidelity
+        state = "; ".join(report.verification.problems) or "kept its floor"
+        click.echo(
+            f"{out}: {name}, {report.size / 1e6:,.1f} MB; against the original on {found.pairs:,} pairs: "
+            f"agreement {found.agreement:.4f}, mean KL {found.mean_kl:.2e}, 99% {found.p99_kl:.2e}; {state}"
+        )
+
+
+_TARGETS: dict[str, Callable[[Path, Path, str | None, dict[str, Any]], None]] = {"gguf": _gguf, "onnx": _onnx}
+
+
+@click.command("export")
+@click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))
+@click.option("--to", "target", type=click.Choice(list(_TARGETS)), default="gguf", show_default=True, metavar="FORMAT",
+              help=f"What to write: {', '.join(_TARGETS)}.")  # fmt: skip
+@click.option("--quant", metavar="NAMES",
+              help=f"Quantizations, separated by commas. gguf: {', '.join(QUANTS)}.  [default: q8_0] "
+              "onnx: one of fp32, int8, int4.  [default: int8]")  # fmt: skip
+@click.option("--out", "-o", required=True, metavar="OUT", type=click.Path(path_type=Path),
+              help="The folder to make.")  # fmt: skip
+@click.option("--calibration-pairs", metavar="PAIRS",
+              help="Pairs on which the rounding of quantizations below 8 bits is weighed (an importance matrix), "
+              "or onnx int8 scaled.  [onnx: the shipped sample] "
+              "Without --pairs they are also what is compared on.")  # fmt: skip
+@click.option("--allow-below-floor", is_flag=True, help="Keep quantizations that are below their floor, too.")
+@check_options
+def command(folder: Path, target: str, quant: str | None, out: Path, **values: Any) -> None:
+    """Write a model for the engine, and compare every file with the original before it is kept.
+
+    FOLDER is what `pairgrade merge` or transformers' save_pretrained wrote: Llama, Qwen 2 and 3, Gemma 2 and 3.
+    A quantization whose labels are too far from the original's is not kept, and the exit code is then 3; where none
+    is kept, OUT is not made.
+    """
+    _TARGETS[target](folder, out, quant, values)
+
+
+def _print(report: ExportReport) -> None:
+    checked = report.files[0].verification.fidelity.pairs
+    table = Table(title=f"compared with the original on {checked:,} pairs", title_justify="left")
+    for name in ("file", "MB", "agreement", "mean KL", "99% KL", ""):
+        table.add_column(name, justify="left" if name in ("file", "") else "right", overflow="fold")
+    for file in report.files:
+        found = file.verification.fidelity
+        state = "kept" if not file.verification.problems else "below its floor" if file.kept else "refused"
+        state = "; ".join([state, *file.verification.problems])
+        row = (f"{file.size / 1e6:,.1f}", f"{found.agreement:.4f}", f"{found.mean_kl:.2e}", f"{found.p99_kl:.2e}")
+        table.add_row(file.file + (" (importance matrix)" if file.importance else ""), *row, state)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"written: {report.out}", soft_wrap=True, markup=False)

@@ -1,0 +1,81 @@
+"""``pairgrade verify``: whether two forms of a model label alike."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+from rich.console import Console
+from rich.table import Table
+
+from pairgrade.cli.check_options import check_options, floor, task
+
+if TYPE_CHECKING:
+    from pairgrade.export.fidelity import Fidelity
+    from pairgrade.export.verify import Verification
+
+
+@click.command("verify")
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@check_options
+def command(a: str, b: str, pairs: str | None, as_json: bool, quiet: bool, **values: Any) -> None:
+    """Compare model B with model A: token ids, label logits, grades.
+
+    A and B are each a transformers folder (run by torch in float32) or what `pairgrade label` takes. The floor is
+    that of B's quantization. The exit code is 0 where B keeps it, and 1 where it does not.
+    """
+    from pairgrade.cli.progress import TerminalProgress
+    from pairgrade.export.verify import model_bits, verify
+
+    limits = floor(model_bits(b), values)
+    with TerminalProgress(quiet) as progress:
+        found = verify(
+            a, b, task(pairs, values), limits, context=values["ctx"], threads=values["threads"], progress=progress
+        )
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), ensure_ascii=False, allow_nan=False))
+    else:
+        _print(found)
+    if found.problems:
+        sys.exit(1)
+
+
+def _print(found: Verification) -> None:
+    console = Console(highlight=False)
+    table = Table(title=f"B against A on {found.fidelity.pairs:,} pairs", title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    table.add_row("A", found.a)
+    table.add_row("B", found.b)
+    same = found.strings - len(found.different_strings)
+    table.add_row("strings with equal ids", f"{same:,} of {found.strings:,}")
+    table.add_row("prompts with equal ids", f"{found.fidelity.pairs - found.different_prompts:,}")
+    if found.unfit:
+        table.add_row("pairs that do not fit", f"{found.unfit:,}")
+    for name, value in _figures(found.fidelity):
+        table.add_row(name, value)
+    table.add_row("floor", f"agreement {found.floor.agreement}, mean KL {found.floor.mean_kl}")
+    console.print(table)
+    console.print("\n".join(found.problems) or "B keeps the floor.", markup=False)
+
+
+def _figures(f: Fidelity) -> Iterator[tuple[str, str]]:
+    yield "grade agreement", f"{f.agreement:.4f}"
+    yield "mean KL", f"{f.mean_kl:.2e}"
+    yield "99% KL", f"{f.p99_kl:.2e}"
+    yield "expected grade, mean difference", f"{f.expected_grade_difference:.2e}"
+    yield "label logits, mean difference", f"{f.logit_difference:.2e}"
+    yield "label logits, largest difference", f"{f.max_logit_difference:.2e}"
+    yield "label logits, relative distance", f"{f.relative_logit_distance:.2e}"
+    if f.human:
+        yield "pairs with a human grade", f"{f.human:,}"
+        yield "quadratic kappa of A and of B", ", ".join(map(_number, f.quadratic_kappa))
+        yield "AUC of A and of B", ", ".join(map(_number, f.auc))
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"

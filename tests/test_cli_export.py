@@ -1,0 +1,61 @@
+"""``pairgrade export``: from a folder to files that ``pairgrade label`` runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from helpers import make_pairs, run_command, write_jsonl
+from pairgrade import Annotator, InputError, LlamaOptions
+from pairgrade.cli.export import command
+
+pytest.importorskip("torch")
+pytest.importorskip("gguf")
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "pairs.jsonl", make_pairs(3, 4))
+
+
+def test_the_files_label(tiny_folder: Callable[[str], Path], tmp_path: Path, pairs: Path) -> None:
+    out = tmp_path / "out"
+    limits = ("--min-agreement", 0, "--max-kl", 100, "--threads", 1)
+    options = ("--quant", "q8_0,q4_k_m", "--calibration-pairs", pairs)
+    result = run_command(command, tiny_folder("gemma2"), "--out", out, *options, *limits)
+    assert result.exit_code == 0
+    assert "compared with the original on 12 pairs" in result.output
+    assert "model-q4_k_m.gguf (importance matrix)" in result.output
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["calibration"]["pairs"] == 12
+    assert [manifest["quants"][f"model-{q}.gguf"]["importance_matrix"] for q in ("q8_0", "q4_k_m")] == [False, True]
+    for path in out.glob("*.gguf"):
+        with Annotator.open(path, llama=LlamaOptions(threads=1)) as annotator:
+            assert len(list(annotator.label(make_pairs(1, 2)))) == 2
+
+
+def test_a_file_below_the_floor_is_told_by_the_exit_code(
+    tiny_folder: Callable[[str], Path], tmp_path: Path, pairs: Path
+) -> None:
+    options = ("--pairs", pairs, "--quant", "f32,q4_0", "--min-agreement", 0, "--max-kl", 1e-3, "--threads", 1)
+    result = run_command(command, tiny_folder("qwen2"), "--out", tmp_path / "out", *options, "--json")
+    assert result.exit_code == 3
+    report = json.loads(result.output)
+    assert {name: file["kept"] for name, file in report["files"].items()} == {
+        "model-f32.gguf": True,
+        "model-q4_0.gguf": False,
+    }
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.gguf")) == ["model-f32.gguf"]
+    allowed = run_command(command, tiny_folder("qwen2"), "--out", tmp_path / "all", *options, "--allow-below-floor")
+    assert allowed.exit_code == 0
+    assert "below its floor; mean KL" in allowed.output
+    assert len(list((tmp_path / "all").glob("*.gguf"))) == 2
+
+
+def test_wrong_options_are_told_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no quantization 'q9_0'"):
+        run_command(command, tmp_path, "--out", tmp_path / "out", "--quant", "q9_0")
+    assert run_command(command, tmp_path, "--out", tmp_path / "out", "--to", "coreml").exit_code == 2

@@ -1,0 +1,51 @@
+"""``pairgrade verify``: the table, the JSON and the exit code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from helpers import make_pairs, run_command, write_jsonl
+from pairgrade.cli.verify import command
+
+pytest.importorskip("torch")
+pytest.importorskip("gguf")
+
+from pairgrade.export.gguf_writer import write_gguf
+from pairgrade.export.quantize import QUANTS, quantize
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "pairs.jsonl", make_pairs(3, 4))
+
+
+def test_a_file_that_keeps_the_floor(tiny_folder: Callable[[str], Path], tmp_path: Path, pairs: Path) -> None:
+    write_gguf(tiny_folder("qwen3"), tmp_path / "model.gguf")
+    result = run_command(
+        command, tiny_folder("qwen3"), tmp_path / "model.gguf", "--pairs", pairs, "--sample", 8, "--threads", 1
+    )
+    assert result.exit_code == 0
+    assert "B against A on 8 pairs" in result.output
+    assert "1,000 of 1,000" in result.output
+    assert "quadratic kappa of A and of B" in result.output
+    assert "agreement 0.97, mean KL 0.01" in result.output
+    assert result.output.endswith("B keeps the floor.\n")
+
+
+def test_one_that_does_not(tiny_folder: Callable[[str], Path], tmp_path: Path, pairs: Path) -> None:
+    write_gguf(tiny_folder("qwen3"), tmp_path / "model.gguf")
+    quantize(tmp_path / "model.gguf", tmp_path / "q4.gguf", QUANTS["q4_0"], threads=1)
+    arguments = (tiny_folder("qwen3"), tmp_path / "q4.gguf", "--pairs", pairs, "--threads", 1)
+    result = run_command(command, *arguments, "--max-kl", 1e-9, "--min-agreement", 0, "--json")
+    assert result.exit_code == 1
+    found = json.loads(result.output)
+    assert found["floor"] == {"agreement": 0, "mean_kl": 1e-9}
+    assert found["fidelity"]["pairs"] == 12
+    assert found["passed"] is False
+    (problem,) = found["problems"]
+    assert problem.startswith("mean KL")
+    assert run_command(command, *arguments, "--max-kl", 100, "--min-agreement", 0).exit_code == 0

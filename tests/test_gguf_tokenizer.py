@@ -1,0 +1,118 @@
+"""The vocabulary of a GGUF file against the folder's tokenizer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tiny_models
+from pairgrade import ModelError
+from pairgrade.export.hostile_strings import hostile_strings
+from pairgrade.folder_tokenizer import FolderTokenizer
+from pairgrade.llama_model import LlamaModel
+
+pytest.importorskip("torch")
+pytest.importorskip("gguf")
+tokenizers = pytest.importorskip("tokenizers")
+
+from pairgrade.export.gguf_tokenizer import TokenType, read_vocabulary  # noqa: E402
+from pairgrade.export.gguf_writer import write_gguf  # noqa: E402
+
+WORDS = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+STEPS = {
+    "smollm": [{"type": "Digits", "individual_digits": True}, WORDS],
+    "gpt-2": [WORDS],
+}
+
+
+def edit(folder: Path, copy: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """Link a folder's files elsewhere, with another tokenizer.json."""
+    copy.mkdir()
+    for path in folder.iterdir():
+        if path.name != "tokenizer.json":
+            (copy / path.name).symlink_to(path)
+    table = json.loads((folder / "tokenizer.json").read_text())
+    change(table)
+    (copy / "tokenizer.json").write_text(json.dumps(table))
+    return copy
+
+
+def assert_equal_ids(folder: Path, path: Path, count: int = 1000) -> None:
+    write_gguf(folder, path)
+    model = LlamaModel(path)
+    try:
+        ours, theirs = FolderTokenizer(folder), model.tokenizer
+        assert ours.bos == theirs.bos
+        for text in hostile_strings(count, list(ours.special_texts.values())):
+            assert ours.plain(text).tolist() == theirs.plain(text).tolist(), repr(text)
+            assert ours.scaffold(text).tolist() == theirs.scaffold(text).tolist(), repr(text)
+    finally:
+        model.close()
+
+
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_ids_are_those_of_the_folder(family: str, tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    assert_equal_ids(tiny_folder(family), tmp_path / "model.gguf")
+
+
+@pytest.mark.parametrize("name", list(STEPS))
+def test_other_pre_tokenizers(name: str, tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    def change(table: dict[str, Any]) -> None:
+        table["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": STEPS[name]}
+
+    folder = edit(tiny_folder("qwen2"), tmp_path / "folder", change)
+    assert read_vocabulary(folder, 424).pre == name
+    assert_equal_ids(folder, tmp_path / "model.gguf", 300)
+
+
+def test_token_types(tiny_folder: Callable[[str], Path]) -> None:
+    vocabulary = read_vocabulary(tiny_folder("gemma3"), 420)
+    by_text = dict(zip(vocabulary.tokens, vocabulary.types, strict=True))
+    wanted = {
+        "<bos>": TokenType.CONTROL,
+        "<unk>": TokenType.UNKNOWN,
+        "<0x0A>": TokenType.BYTE,
+        "<tool_call>": TokenType.USER_DEFINED,
+        "e": TokenType.NORMAL,
+        "[PAD419]": TokenType.UNUSED,
+    }
+    assert {text: by_text[text] for text in wanted} == wanted
+    assert (vocabulary.model, vocabulary.pre, vocabulary.bos) == ("llama", "default", 2)
+
+
+def test_chat_templates_travel_as_text(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = edit(tiny_folder("llama"), tmp_path / "folder", lambda table: None)
+    assert "never rendered" in (read_vocabulary(folder, 426).chat_template or "")
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    assert read_vocabulary(folder, 426).chat_template == "{{ messages }}"
+
+
+def other_regex(table: dict[str, Any]) -> None:
+    step = table["pre_tokenizer"]["pretokenizers"][0]
+    step["pattern"]["Regex"] = step["pattern"]["Regex"].replace("{1,3}", "{1,2}")
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "message"),
+    [
+        ("llama", other_regex, "its pre-tokenizer is none of those known by name"),
+        ("llama", lambda table: table["model"].update(ignore_merges=False), "ignore_merges is false"),
+        ("qwen2", lambda table: table.update(normalizer={"type": "Lowercase"}), "no normalizer Lowercase"),
+        ("gemma2", lambda table: table.update(normalizer=None), "other steps than Gemma's"),
+        ("qwen3", lambda table: table["model"].update(dropout=0.1), "a BPE tokenizer with dropout"),
+    ],
+)
+def test_unknown_tokenizers_are_refused(
+    family: str,
+    change: Callable[[dict[str, Any]], None],
+    message: str,
+    tiny_folder: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    folder = edit(tiny_folder(family), tmp_path / "folder", change)
+    with pytest.raises(ModelError, match=message):
+        read_vocabulary(folder, 500)
