@@ -9,8 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from pairgrade.train.loop import TrainProgress
-from pairgrade.train.metrics import Evaluation
+from pairgrade.train.loop import Look, TrainProgress
 
 _log = logging.getLogger(__name__)
 
@@ -48,11 +47,9 @@ class TerminalTrainProgress(TrainProgress):
         self._bar.update(self._task, advance=1, found=f"loss {loss:.3f}{self._validation}")
         _log.debug("step %d: loss %.4f", int(self._bar.tasks[0].completed), loss)
 
-    def evaluated(self, found: Evaluation) -> None:
-        """Show the validation figures."""
-        self._validation = f", validation {found.loss:.3f}"
-        if found.kappa is not None:
-            self._validation += f", kappa {found.kappa:.2f}"
+    def evaluated(self, found: Look) -> None:
+        """Show the figures."""
+        self._validation = f", {found.summary}"
         _log.debug("%s", found)
 
     def __enter__(self) -> TerminalTrainProgress:

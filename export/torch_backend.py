@@ -15,7 +15,8 @@ import numpy as np
 
 from pairgrade.backend import Counters, Scores
 from pairgrade.environment import package_version
-from pairgrade.errors import InputError, MissingExtraError, ModelError
+from pairgrade.errors import InputError, ModelError
+from pairgrade.export.causal_model import load_causal
 from pairgrade.folder_tokenizer import FolderTokenizer, has_chat_template
 from pairgrade.hardware import usable_cores
 from pairgrade.tokenizer import Ids
@@ -128,28 +129,9 @@ class TorchBackend:
 
 
 def load_folder(folder: Path, threads: int | None = None) -> Any:
-    """Load a causal model in float32 for inference, from safetensors only; ModelError where it cannot be."""
-    try:
-        import torch
-        from safetensors import SafetensorError
-        from transformers import AutoConfig, AutoModelForCausalLM
-    except ImportError as error:
-        raise MissingExtraError("running a transformers folder", error.name or "transformers", "train") from None
-    from pairgrade.train.base_model import quiet_transformers
+    """Load a causal model in float32 for inference; ModelError where it cannot be."""
+    model = load_causal(folder)
+    import torch
 
     torch.set_num_threads(threads or usable_cores())
-    settings: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    with quiet_transformers():
-        try:
-            config = AutoConfig.from_pretrained(str(folder), **settings)
-            if getattr(config, "attn_logit_softcapping", None):  # the fused attention leaves the cap out
-                settings["attn_implementation"] = "eager"
-            model, found = AutoModelForCausalLM.from_pretrained(
-                str(folder), dtype=torch.float32, use_safetensors=True, output_loading_info=True, **settings
-            )
-        except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
-            raise ModelError(f"{folder}: transformers cannot load it as a causal model ({error})") from None
-    absent = sorted([*found["missing_keys"], *(str(key[0]) for key in found["mismatched_keys"])])
-    if absent:  # which transformers has drawn at random
-        raise ModelError(f"{folder} lacks {absent[0]}, or has it in another shape ({len(absent)} such tensors)")
     return model.eval()

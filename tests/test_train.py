@@ -162,7 +162,7 @@ def test_training_learns_what_can_be_learnt(tmp_path: Path, tiny_folder: Callabl
 def test_the_folder_holds_what_a_reader_needs(
     source: Source, tmp_path: Path, tiny_folder: Callable[[str], Path]
 ) -> None:
-    from pairgrade.models import file_sha256
+    from pairgrade.file_hashes import file_sha256
 
     out = tmp_path / "adapter"
     train(TrainJob(source, str(tiny_folder("qwen2")), out, RUBRIC), SMALL)

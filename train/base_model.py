@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import re
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pairgrade.errors import InputError, MissingExtraError, ModelError
+from pairgrade.export.causal_model import load_causal, quiet_transformers
 from pairgrade.file_hashes import remembered_sha256
 from pairgrade.folder_check import check_folder
 from pairgrade.models import resolve
@@ -53,20 +51,14 @@ def folder_digest(folder: Path) -> str:
 def load_model(folder: Path, options: TrainOptions) -> Any:
     """Load a causal model in full precision (4-bit weights with ``qlora``), without any code of the folder."""
     torch, transformers = _libraries()
-    settings: dict[str, Any] = {"dtype": torch.float32}
+    settings: dict[str, Any] = {}
     if options.qlora:
         settings = _quantized(torch, transformers)
     elif torch.cuda.is_available():
         settings = {"dtype": torch.bfloat16, "device_map": "cuda"}
     if options.threads:
         torch.set_num_threads(options.threads)
-    with quiet_transformers():
-        try:
-            return transformers.AutoModelForCausalLM.from_pretrained(
-                str(folder), local_files_only=True, trust_remote_code=False, use_safetensors=True, **settings
-            )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise ModelError(f"{folder}: transformers cannot load it as a causal model ({error})") from None
+    return load_causal(folder, **settings)
 
 
 def add_lora(model: Any, options: TrainOptions) -> Any:
@@ -87,24 +79,6 @@ def add_lora(model: Any, options: TrainOptions) -> Any:
     )
     with quiet_transformers():
         return get_peft_model(model, config)
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' own progress bars and advice off the terminal."""
-    from transformers.utils import logging as their_logging
-
-    shown, level = their_logging.is_progress_bar_enabled(), their_logging.get_verbosity()
-    their_logging.disable_progress_bar()
-    their_logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-            yield
-    finally:
-        their_logging.set_verbosity(level)
-        if shown:
-            their_logging.enable_progress_bar()
 
 
 def _libraries() -> tuple[Any, Any]:

@@ -9,11 +9,11 @@ from typing import Any
 
 from pairgrade.atomic import write_text
 from pairgrade.errors import MissingExtraError, ModelError
+from pairgrade.export.causal_model import quiet_transformers
 from pairgrade.export.hostile_strings import hostile_strings
 from pairgrade.file_hashes import file_sha256
 from pairgrade.folder_tokenizer import FolderTokenizer
 from pairgrade.llama_model import LlamaModel
-from pairgrade.train.base_model import quiet_transformers
 
 _MARK = "dequantized.json"
 # What llama.cpp's names of pre-tokenizers mean, where transformers' reading of a GGUF does something else

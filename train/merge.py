@@ -15,12 +15,13 @@ import numpy.typing as npt
 from pairgrade.atomic import write_text
 from pairgrade.environment import package_version
 from pairgrade.errors import ModelError
+from pairgrade.export.causal_model import quiet_transformers
 from pairgrade.export.output import new_folder
 from pairgrade.file_hashes import file_sha256
 from pairgrade.records import Pair
 from pairgrade.rubric import Rubric
 from pairgrade.train.adapter import MANIFEST, read_manifest
-from pairgrade.train.base_model import folder_digest, load_model, quiet_transformers
+from pairgrade.train.base_model import folder_digest, load_model
 from pairgrade.train.options import TrainOptions
 from pairgrade.train.prompts import builder_of
 
