@@ -16,7 +16,10 @@ from pairgrade.errors import PairgradeError
 from pairgrade.stop import StopRequested
 
 PARTIAL = 3
-_COMMANDS = ("agree", "calibrate", "convert", "demo", "label", "rubric", "train")
+_COMMANDS = (
+    *("agree", "attack", "calibrate", "convert", "demo", "doctor", "evaluate", "export", "label", "merge"),
+    *("mine", "relabel", "rerank", "rubric", "status", "train", "train-reranker", "verify"),
+)
 
 
 class _Commands(click.RichGroup):
@@ -28,7 +31,7 @@ class _Commands(click.RichGroup):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in _COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"pairgrade.cli.{name}").command
+        command: click.Command = importlib.import_module(f"pairgrade.cli.{name.replace('-', '_')}").command
         return command
 
 

@@ -57,7 +57,6 @@ def command(
     PAIRS is what `pairgrade label` reads, with human grades. Of the pairs that people found irrelevant some are
     labelled as they are, with the query stuffed into the document, with a claim of relevance, with forged answers.
     """
-    from pairgrade.annotator import Annotator
     from pairgrade.rubric import Rubric
 
     task = Rubric.load(rubric)
@@ -65,11 +64,11 @@ def command(
     chosen = _irrelevant(options.source(pairs, values), highest, sample, seed)
     limit = task.values[len(task.values) // 2] if threshold is None else threshold
     names = [name.strip() for name in attacks.split(",") if name.strip()]
-    settings, llama = options.annotator_options(values, task), options.llama_options(values)
+    open_annotator = options.annotator_opener(model, task, values)
     console = Console(stderr=True)
     with (
         Bar(console=console, transient=True, disable=quiet or not console.is_terminal) as bar,
-        Annotator.open(model, task, options=settings, llama=llama) as annotator,
+        open_annotator() as annotator,
     ):
         work = bar.add_task("labelling", total=len(chosen) * (len(names) + 1))
         report = attack(annotator, chosen, limit, names, lambda count: bar.update(work, advance=count))

@@ -55,10 +55,10 @@ def command(
     a dataset of ir_datasets where that package is installed.
 
     The work is journaled: the same command resumes a run that was stopped or killed, and ends with the same bytes.
-    Rows that are no usable pairs go to OUT.errors.jsonl with their line and the reason; the exit code is then 3.
+    Rows that are no usable pairs go to OUT.errors.jsonl with their line and the reason, and so do pairs on which the
+    model's process dies; the exit code is then 3. `pairgrade status OUT` tells how far a run is.
     What decided the result is written to OUT.manifest.json.
     """
-    from pairgrade.annotator import Annotator
     from pairgrade.cli.progress import TerminalProgress
     from pairgrade.job import LabelJob
     from pairgrade.rubric import Rubric
@@ -66,9 +66,9 @@ def command(
 
     job = LabelJob(options.source(pairs, values), out, qrels, options.selection(values), overwrite)
     task = Rubric.load(rubric)
-    annotator_options, llama = options.annotator_options(values, task), options.llama_options(values)
+    open_annotator = options.annotator_opener(model, task, values)
     with TerminalProgress(quiet) as progress:
-        summary = label(job, lambda: Annotator.open(model, task, options=annotator_options, llama=llama), progress)
+        summary = label(job, open_annotator, progress)
     if as_json:
         click.echo(json.dumps(summary.to_dict(), ensure_ascii=False))
     else:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 import rich_click as click
 
-from pairgrade.annotator import AnnotatorOptions
+from pairgrade.annotator import Annotator, AnnotatorOptions
 from pairgrade.calibration import Calibration
 from pairgrade.chat import FORMAT_NAMES
 from pairgrade.llama import LlamaOptions
@@ -92,6 +93,8 @@ _ENGINE = [
     _number("--sequences", "Documents in one decode; more than 1 is for GPUs, and not exact.", _ENGINE_PANEL, 1),
     click.option("--flash-attention", is_flag=True, panel=_ENGINE_PANEL,
                  help="llama.cpp's flash attention: other roundings, and no faster on the CPUs we measured."),
+    click.option("--in-process", is_flag=True, panel=_ENGINE_PANEL,
+                 help="Run the model in this process, not in a worker whose death is survived."),
 ]  # fmt: skip
 
 
@@ -137,3 +140,21 @@ def llama_options(values: dict[str, Any]) -> LlamaOptions:
         sequences=values["sequences"],
         flash_attention=values["flash_attention"],
     )
+
+
+def annotator_opener(
+    model: str, rubric: Rubric, values: dict[str, Any]
+) -> Callable[[], AbstractContextManager[Annotator]]:
+    """Return what opens the annotator that the options describe, in a worker process unless --in-process is given."""
+    settings, llama, isolate = annotator_options(values, rubric), llama_options(values), not values["in_process"]
+
+    def opened() -> Annotator:
+        return Annotator.open(model, rubric, options=settings, llama=llama, isolate=isolate)
+
+    @contextmanager
+    def opened_when_entered() -> Iterator[Annotator]:
+        with opened() as annotator:
+            yield annotator
+
+    # A run holds signals back while it makes the context, not while it enters it: the wait for a worker can be cut.
+    return opened_when_entered if isolate else opened

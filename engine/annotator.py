@@ -12,8 +12,8 @@ from pairgrade.backend import Backend, Counters
 from pairgrade.backends import open_backend
 from pairgrade.calibration import Calibration
 from pairgrade.errors import InputError, NonFiniteError
+from pairgrade.file_hashes import remembered_sha256
 from pairgrade.llama import LlamaOptions
-from pairgrade.models import file_sha256
 from pairgrade.plan import Batch, PlanOptions, plan
 from pairgrade.prompt import PROMPT_VERSION, Prompt, PromptBuilder, detect_chat_format
 from pairgrade.records import Judgment, Pair
@@ -75,13 +75,15 @@ class Annotator:
         *,
         options: AnnotatorOptions | None = None,
         llama: LlamaOptions | None = None,
+        isolate: bool = False,
     ) -> Annotator:
         """Load a GGUF model by path, ``pkg:PACKAGE`` or ``hf:org/repo/file.gguf@revision``.
 
+        ``isolate``: in a worker process, so that a pair on which the model's library dies becomes an ``Unfit``.
         ModelError where it cannot be loaded; RubricError where the rubric's label words do not fit it.
         """
         rubric = rubric if isinstance(rubric, Rubric) else Rubric.load(rubric)
-        backend, path = open_backend(model, llama)
+        backend, path = open_backend(model, llama, isolate=isolate)
         try:
             return cls(backend, rubric, options, path)
         except BaseException:
@@ -96,7 +98,7 @@ class Annotator:
     def identity(self) -> dict[str, str]:
         """Name everything but the pairs that decides a judgment, for a run's manifest."""
         own = {
-            "model_sha256": file_sha256(self._model) if self._model else "none",
+            "model_sha256": remembered_sha256(self._model) if self._model else "none",
             "rubric": self.rubric.digest,
             "prompt_version": str(PROMPT_VERSION),
             "chat": self._builder.format.name,
@@ -150,6 +152,9 @@ class Annotator:
         scores = self._backend.score(batch.prefix, batch.suffixes, self._builder.label_ids)
         done: list[tuple[int, Outcome]] = []
         for row, indices in enumerate(batch.indices):
+            if row in scores.failed:
+                done += [(places[index], Unfit(window[places[index]], scores.failed[row])) for index in indices]
+                continue
             logits = scores.logits[row].tolist()
             total = None if scores.log_totals is None else float(scores.log_totals[row])
             for index in indices:

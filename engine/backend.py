@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +18,7 @@ class Scores:
 
     logits: npt.NDArray[np.float32]  # (n, k), at each suffix's last position
     log_totals: npt.NDArray[np.float64] | None  # (n,) log of the sum of exp over the whole vocabulary, if known
+    failed: Mapping[int, str] = field(default_factory=dict)  # rows that could not be computed (NaN above), and why
 
 
 @dataclass
@@ -27,6 +28,8 @@ class Counters:
     computed: int = 0
     reused: int = 0
     seconds: float = 0.0  # time inside the model
+    prefix_computed: int = 0  # of the computed tokens, those of prefixes
+    prefix_seconds: float = 0.0  # of the seconds, those spent on prefixes
 
 
 class Backend(Protocol):

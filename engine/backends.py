@@ -1,24 +1,66 @@
-"""Which backend runs a model, told by its reference."""
+"""Which backend runs a model, told by its reference, in this process or in one of its own."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+from pairgrade.advisories import refuse_known_bad
 from pairgrade.backend import Backend
 from pairgrade.errors import ModelError
-from pairgrade.fake import FakeBackend
+from pairgrade.fake import FakeBackend, FakeTokenizer
+from pairgrade.folder_tokenizer import FolderTokenizer
 from pairgrade.llama import LlamaBackend, LlamaOptions
+from pairgrade.llama_model import LlamaModel
 from pairgrade.models import resolve
+from pairgrade.onnx_backend import OnnxBackend, OnnxOptions
+from pairgrade.onnx_manifest import MANIFEST, is_onnx_folder
+from pairgrade.tokenizer import Tokenizer
+from pairgrade.worker import WorkerBackend
 
 
-def open_backend(reference: str | Path, llama: LlamaOptions | None = None) -> tuple[Backend, Path | None]:
-    """Load a model; return its backend and its file, which is None for the fake that needs none."""
+def open_backend(
+    reference: str | Path,
+    llama: LlamaOptions | None = None,
+    onnx: OnnxOptions | None = None,
+    *,
+    isolate: bool = False,
+) -> tuple[Backend, Path | None]:
+    """Load a model; return its backend and its file, which is None for the fake that needs none.
+
+    ``isolate``: in a worker process, whose death is survived; the scores are the same.
+    """
     text = str(reference)
     if text.startswith("fake:"):
+        if isolate:
+            return WorkerBackend(text, lambda: _tokenizer(text), llama), None
         context = llama.context if llama else None
         return FakeBackend(context or 1024, _delay(text)), None
+    if is_onnx_folder(Path(text)):
+        refuse_known_bad("onnxruntime", "onnxruntime-gpu")
+        options = onnx or OnnxOptions(*((llama.context, llama.threads) if llama else ()))
+        file = Path(text) / MANIFEST
+        if isolate:
+            return WorkerBackend(text, lambda: _tokenizer(text), onnx=options), file
+        return OnnxBackend(Path(text), options), file
+    refuse_known_bad("llama-cpp-python")
     path = resolve(reference)
+    if isolate:
+        return WorkerBackend(str(path), lambda: _tokenizer(str(path)), llama), path
     return LlamaBackend(path, llama), path
+
+
+@contextmanager
+def _tokenizer(model: str) -> Iterator[Tokenizer]:
+    """Open a model's tokenizer alone, for a parent whose worker has read the model without dying of it."""
+    if model.startswith("fake:"):
+        yield FakeTokenizer()
+    elif is_onnx_folder(Path(model)):
+        yield FolderTokenizer(Path(model))
+    else:
+        with closing(LlamaModel(Path(model), vocab_only=True)) as vocabulary:
+            yield vocabulary.tokenizer
 
 
 def _delay(reference: str) -> float:

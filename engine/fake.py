@@ -1,12 +1,16 @@
 """A backend without a model, for tests of everything around one: scores are a hash of the prompt's ids.
 
 Deterministic, exact whatever runs beside a prompt, and its tokenizer has a control and a user-defined token, so
-that everything up to the journal can be tried at tens of thousands of pairs a second: ``--model fake:``.
+that everything up to the journal can be tried at tens of thousands of pairs a second: ``--model fake:``. With
+``PAIRGRADE_FAKE_DEATHS`` set in the environment, a document with ``die:SIGSEGV`` in it ends the process by that
+signal; set to such a text itself, the fake dies while it is loaded.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 import time
 from collections.abc import Sequence
 
@@ -15,6 +19,7 @@ import numpy as np
 from pairgrade.backend import Counters, Scores
 from pairgrade.tokenizer import Ids, encode_apart
 
+DEATHS = "PAIRGRADE_FAKE_DEATHS"
 _BYTES = 256
 _SPECIALS = ("<|begin|>", "<|end|>", "<|tool|>")  # the first two are control tokens, the third is user-defined
 VOCABULARY = _BYTES + len(_SPECIALS)
@@ -71,6 +76,7 @@ class FakeBackend:
         self._delay = delay
         self._nonfinite = nonfinite
         self._cached: tuple[bytes, ...] = ()
+        _die_as_told(os.environ.get(DEATHS, "").encode())
 
     def identity(self) -> dict[str, str]:
         """Name the fake and its context size."""
@@ -82,6 +88,8 @@ class FakeBackend:
         start = hashlib.blake2b(np.concatenate(prefix).tobytes(), digest_size=32)
         logits = np.empty((len(suffixes), len(labels)), np.float32)
         for row, suffix in enumerate(suffixes):
+            if DEATHS in os.environ:
+                _die_as_told(suffix[suffix < _BYTES].astype(np.uint8).tobytes())
             state = start.copy()
             state.update(suffix.tobytes())
             noise = np.frombuffer((state.digest() * (len(labels) // 8 + 1))[: 4 * len(labels)], np.uint32)
@@ -102,7 +110,16 @@ class FakeBackend:
         total = sum(len(segment) for segment in prefix)
         fresh = sum(len(segment) for segment in prefix[kept:])
         self.counters.computed += fresh + sum(len(s) for s in suffixes)
+        self.counters.prefix_computed += fresh
         self.counters.reused += total * len(suffixes) - fresh
 
     def close(self) -> None:
         """Free nothing."""
+
+
+def _die_as_told(text: bytes) -> None:
+    """End the process as a native library would, where the text names a signal."""
+    _, told, name = text.partition(b"die:")
+    number = next((s for s in signal.Signals if name.startswith(s.name.encode())), None)
+    if told and number is not None:
+        os.kill(os.getpid(), number)

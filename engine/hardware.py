@@ -7,6 +7,18 @@ import os
 import platform
 from pathlib import Path
 
+CPU_FEATURES = {
+    "avx2": "256-bit vectors",
+    "avx512f": "512-bit vectors",
+    "avx512_vnni": "8-bit products in one instruction, 512 bits",
+    "avx_vnni": "8-bit products in one instruction, 256 bits",
+    "amx_int8": "8-bit products of tiles",
+    "amx_bf16": "bfloat16 products of tiles",
+    "asimd": "NEON vectors",
+    "asimddp": "NEON 8-bit dot products",
+    "i8mm": "NEON 8-bit products of small matrices",
+}
+
 
 def usable_cores() -> int:
     """Count the physical cores that this process may run on: affinity mask and cgroup quota are honoured.
@@ -22,6 +34,15 @@ def usable_cores() -> int:
     return max(1, min(len(cores), quota) if quota else len(cores))
 
 
+def one_cpu_a_core() -> list[int]:
+    """Return one CPU of each physical core that this process may run on; empty where the system does not tell."""
+    try:
+        cpus = os.sched_getaffinity(0)
+    except AttributeError:  # not Linux
+        return []
+    return sorted({_core(cpu): cpu for cpu in sorted(cpus, reverse=True)}.values())
+
+
 def cpu_model() -> str:
     """Return the processor's name, as the system gives it."""
     try:
@@ -31,6 +52,37 @@ def cpu_model() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def cpu_features() -> frozenset[str]:
+    """Return the instruction sets that the engines' speed depends on and this processor has, by Linux's names."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return frozenset(flags.partition(":")[2].split()) & CPU_FEATURES.keys()
+
+
+def has_vnni(features: frozenset[str]) -> bool:
+    """Whether an 8-bit product of activations and weights is one instruction: x86's VNNI or AMX, ARM's dot product."""
+    return bool(features & {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"})
+
+
+def memory_bytes() -> tuple[int, int] | None:
+    """Return the memory that this process may use at most, and what is free of it now; None where unknown."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        table = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines)}
+        total, free = table["MemTotal"], table["MemAvailable"]
+    except (OSError, ValueError, KeyError):
+        return None
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+    except (OSError, ValueError):  # no limit, or "max"
+        return total, free
+    return min(total, limit), min(free, max(0, limit - used))
 
 
 def _core(cpu: int) -> tuple[str, str] | int:

@@ -36,12 +36,13 @@ def _forward_log(level: int, text: bytes, _: object) -> None:
 
 
 class LlamaModel:
-    """The weights and the vocabulary of one GGUF file; ``close`` frees them."""
+    """The weights and the vocabulary of one GGUF file, or the vocabulary alone; ``close`` frees them."""
 
-    def __init__(self, path: Path, gpu_layers: int = 0) -> None:
+    def __init__(self, path: Path, gpu_layers: int = 0, vocab_only: bool = False) -> None:
         self.library = lib = library()
         params = lib.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
+        params.vocab_only = vocab_only
         params.check_tensors = True
         self.handle = lib.llama_model_load_from_file(os.fsencode(path), params)
         if not self.handle:

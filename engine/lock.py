@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +26,7 @@ def exclusive(path: Path) -> Iterator[None]:
         except FileNotFoundError:
             continue  # the holder finished and removed the folder between the two lines above
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(file)
         except BlockingIOError:
             holder = os.read(file, 32).decode("ascii", "replace").strip() or "unknown"
             os.close(file)
@@ -41,6 +43,34 @@ def exclusive(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(file)
+
+
+def holder(path: Path) -> int | None:
+    """Return the id of the process that holds the lock file, or None where nobody does."""
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        text = os.read(file, 32).decode("ascii", "replace")
+        return int(text) if text.isdecimal() else 0
+    except OSError as error:
+        raise StorageError(f"{path}: the file system cannot lock files ({error.strerror})") from error
+    finally:
+        os.close(file)
+    return None
+
+
+def _take(file: int) -> None:
+    """Lock the file; again after a moment where it is held, for ``holder`` may just be looking."""
+    for _ in range(2):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(0.02)
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _same(file: int, path: Path) -> bool:

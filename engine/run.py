@@ -21,12 +21,13 @@ from pairgrade.assemble import write_outputs
 from pairgrade.backend import Counters
 from pairgrade.environment import environment, package_version
 from pairgrade.errors import InputError, PairgradeError, ResumeError, StorageError
+from pairgrade.file_hashes import file_sha256
+from pairgrade.heartbeat import Heartbeat
 from pairgrade.job import LabelJob
 from pairgrade.journal import Entry, Journal, read_entries
 from pairgrade.judgments import read_judgments
 from pairgrade.lock import exclusive
 from pairgrade.manifest import Identity, Manifest, differences, identity_digest
-from pairgrade.models import file_sha256
 from pairgrade.qrels import write_qrels
 from pairgrade.records import Pair
 from pairgrade.run_folder import RunFolder, remove_stale_writers
@@ -149,9 +150,13 @@ class _Run:
 
     def _work(self, annotator: Annotator, identity: Identity, prepare: float, load: float) -> Summary:
         self._claim(identity)
-        with closing(Spool(self._spool(identity))) as spool:
-            effort, offsets = self._label(annotator, spool, identity_digest(identity))
+        with (
+            closing(Spool(self._spool(identity))) as spool,
+            Heartbeat(self._folder.heartbeat, len(spool), spool.rejected()) as heartbeat,
+        ):
+            effort, offsets = self._label(annotator, spool, identity_digest(identity), heartbeat)
             self._progress.phase("writing")
+            heartbeat.writing()
             grades = annotator.rubric.values
             tally = write_outputs(self._job.out, grades, self._folder.journal, offsets, spool, self._job.errors)
         self._write_qrels()
@@ -202,7 +207,9 @@ class _Run:
             build(path, rows, self._job.selection, self._job.source.pairs)
         return path
 
-    def _label(self, annotator: Annotator, spool: Spool, identity: str) -> tuple[Effort, npt.NDArray[np.int64]]:
+    def _label(
+        self, annotator: Annotator, spool: Spool, identity: str, heartbeat: Heartbeat
+    ) -> tuple[Effort, npt.NDArray[np.int64]]:
         """Label what the journal lacks; return where in it each row's outcome lies (8 bytes a row, -1 for gaps)."""
         path = self._folder.journal
         offsets = np.full(spool.last_row + 1, -1, np.int64)
@@ -214,10 +221,13 @@ class _Run:
                 yield pair
 
         with closing(Journal(path, identity)) as journal:
+            unfit = 0
             for offset, entry in read_entries(path):
                 if offsets[entry.row] < 0:
                     offsets[entry.row] = offset
+                    unfit += entry.judgment is None
             resumed = int((offsets >= 0).sum())
+            heartbeat.resume(resumed, unfit)
             self._progress.phase("labelling")
             self._progress.start(len(spool), resumed)
             before = replace(annotator.counters)
@@ -232,6 +242,7 @@ class _Run:
                     ]
                     with self._stop.uninterrupted():
                         offsets[[entry.row for entry in entries]] = journal.append(entries)
+                    heartbeat.advance(len(batch), sum(entry.judgment is None for entry in entries))
                     self._progress.advance(len(batch), annotator.counters)
                 del rows[: len(window)]
             journal.sync()

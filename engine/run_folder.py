@@ -16,6 +16,7 @@ class RunFolder:
         self.lock = path / "lock"
         self.manifest = path / "manifest.json"
         self.journal = path / "journal"
+        self.heartbeat = path / "heartbeat.json"
 
     def spool(self, name: str) -> Path:
         """Return the path of the spool of that name."""
@@ -31,7 +32,7 @@ class RunFolder:
         """Remove the run's files, the lock last, and the folder if nothing else lies in it."""
         self.remove_scratch()
         remove_stale_writers(self.manifest)
-        for path in (self.journal, self.manifest, self.lock):
+        for path in (self.heartbeat, self.journal, self.manifest, self.lock):
             _remove(path)
         with contextlib.suppress(OSError):  # something of somebody else's lies in it, or the next run has begun
             self.path.rmdir()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pairgrade.advisories import refuse_known_bad
 from pairgrade.errors import MissingExtraError, ModelError
 
 
@@ -23,6 +24,7 @@ def load_causal(folder: Path, **settings: Any) -> Any:
         from transformers import AutoConfig, AutoModelForCausalLM
     except ImportError as error:
         raise MissingExtraError("running a transformers folder", error.name or "transformers", "train") from None
+    refuse_known_bad("torch", "transformers")
     settings = {"dtype": torch.float32} | settings | {"local_files_only": True, "trust_remote_code": False}
     with quiet_transformers():
         try:

@@ -1,0 +1,84 @@
+"""``pairgrade doctor``: what this machine and this installation can do."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import rich_click as click
+from rich.console import Console
+from rich.table import Table
+
+from pairgrade.diagnosis import Diagnosis
+
+
+@click.command("doctor")
+@click.option("--measure", is_flag=True, help="Measure the processor's ceiling, too: some seconds on all cores.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(measure: bool, as_json: bool) -> None:
+    """Show the machine, the libraries, which features work here and why others do not.
+
+    Each feature's libraries are imported in a process of their own. The exit code is 1 where an installed version has
+    a known advisory: no model is loaded with it.
+    """
+    from pairgrade.diagnosis import diagnose
+
+    diagnosis = diagnose()
+    ceilings = _ceilings() if measure else {}
+    if as_json:
+        click.echo(json.dumps(diagnosis.to_dict() | {"ceilings": ceilings}, ensure_ascii=False))
+    else:
+        for table in (_machine(diagnosis, ceilings), _features(diagnosis), _libraries(diagnosis)):
+            Console().print(table)
+    if diagnosis.advisories:
+        sys.exit(1)
+
+
+def _ceilings() -> dict[str, float]:
+    from pairgrade.bench.ceiling import copy_gigabytes, fp32_gflops
+
+    return {"fp32_gflops": fp32_gflops(), "copy_gigabytes_per_second": copy_gigabytes()}
+
+
+def _machine(diagnosis: Diagnosis, ceilings: dict[str, float]) -> Table:
+    table = _table("machine")
+    facts = diagnosis.environment
+    for name in ("cpu", "cores", "machine", "system", "python"):
+        table.add_row(name, str(facts[name]))
+    table.add_row("instruction sets", ", ".join(diagnosis.cpu_features) or "none of those that matter here")
+    table.add_row(
+        "8-bit products",
+        "one instruction (VNNI, AMX or dot product)"
+        if diagnosis.vnni
+        else "no instruction of their own: int8 ONNX models run, but their gain in speed is small here",
+    )
+    if diagnosis.memory_bytes is not None and diagnosis.memory_free_bytes is not None:
+        total, free = diagnosis.memory_bytes / 2**30, diagnosis.memory_free_bytes / 2**30
+        table.add_row("memory", f"{total:.1f} GiB, {free:.1f} GiB free")
+    if ceilings:
+        table.add_row("fp32 product", f"{ceilings['fp32_gflops']:.0f} GFLOP/s")
+        table.add_row("copy of memory", f"{ceilings['copy_gigabytes_per_second']:.1f} GB/s")
+    return table
+
+
+def _features(diagnosis: Diagnosis) -> Table:
+    table = _table("features")
+    for verdict in diagnosis.verdicts:
+        table.add_row(verdict.feature, "works" if verdict.works else f"no: {verdict.why}")
+    return table
+
+
+def _libraries(diagnosis: Diagnosis) -> Table:
+    table = _table("libraries")
+    for name, version in diagnosis.libraries.items():
+        table.add_row(name, version if version != "none" else "not installed")
+    for advisory in diagnosis.advisories:
+        table.add_row(f"UNSAFE: {advisory.library}", f"{advisory.name}, fixed in {advisory.fixed}: {advisory.why}")
+    return table
+
+
+def _table(title: str) -> Table:
+    table = Table(show_header=False, title=title, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    return table

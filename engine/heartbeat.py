@@ -1,0 +1,109 @@
+"""A small file in a run's folder that tells how far the run is, rewritten in place at most once a second.
+
+It is for people and monitors and decides nothing: a disk that refuses it does not stop the run. In place, because a
+full disk has room for it and a killed run leaves no second file; always of one length, written by one call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+_BYTES = 1024
+_INTERVAL = 1.0  # seconds between two writes
+_RATE_SECONDS = 60.0  # the rate is that of the last minute
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What a heartbeat file holds; times are seconds since 1970."""
+
+    pid: int
+    started: float  # when labelling began in this process
+    updated: float
+    phase: str  # labelling, writing, stopped or failed
+    total: int  # usable pairs
+    done: int  # of these, with an outcome
+    errors: int  # rows without a judgment: rejected while reading, or pairs that could not be graded
+    rate: float | None  # pairs a second, over the last minute
+    seconds_left: float | None
+    reason: str = ""  # why it stopped or failed
+
+
+class Heartbeat:
+    """Writes beats; use it in a ``with``, whose end by an exception is told in the file."""
+
+    def __init__(self, path: Path, total: int, errors: int = 0, clock: Callable[[], float] = time.time) -> None:
+        self._path, self._clock = path, clock
+        self._total, self._done, self._errors = total, 0, errors
+        self._started = clock()
+        self._written = 0.0
+        self._marks: deque[tuple[float, int]] = deque()  # (time, pairs done), one a write
+
+    def __enter__(self) -> Heartbeat:
+        self._write("labelling")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            self._write("stopped" if not isinstance(error, Exception) else "failed", str(error))
+
+    def resume(self, pairs: int, errors: int) -> None:
+        """Count what an earlier process did; it does not count for the rate."""
+        self._done += pairs
+        self._errors += errors
+        self._marks.clear()
+        self._write("labelling")
+
+    def advance(self, pairs: int, errors: int) -> None:
+        """Count pairs that have an outcome now, and those of them without a judgment."""
+        self._done += pairs
+        self._errors += errors
+        if self._clock() - self._written >= _INTERVAL:
+            self._write("labelling")
+
+    def writing(self) -> None:
+        """Tell that the outputs are being written."""
+        self._write("writing")
+
+    def _write(self, phase: str, reason: str = "") -> None:
+        now = self._written = self._clock()
+        self._marks.append((now, self._done))
+        while len(self._marks) > 2 and now - self._marks[1][0] > _RATE_SECONDS:
+            self._marks.popleft()
+        then, before = self._marks[0]
+        rate = (self._done - before) / (now - then) if now > then and self._done > before else None
+        left = (self._total - self._done) / rate if rate else None
+        beat = Beat(os.getpid(), self._started, now, phase, self._total, self._done, self._errors, rate, left)
+        room = _BYTES - len(_packed(beat)) - 1
+        table = asdict(beat) | {"reason": reason.encode("ascii", "replace").decode()[: room // 2]}
+        data = json.dumps(table).encode().ljust(_BYTES - 1) + b"\n"
+        with contextlib.suppress(OSError):
+            file = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o644)
+            try:
+                os.pwrite(file, data, 0)
+            finally:
+                os.close(file)
+
+
+def read_beat(path: Path) -> Beat | None:
+    """Read a heartbeat file, or return None where there is none that can be read."""
+    for _ in range(3):  # it may be read while it is written
+        try:
+            table = json.loads(path.read_bytes())
+            return Beat(**{field.name: table[field.name] for field in fields(Beat)})
+        except OSError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            time.sleep(0.01)
+    return None
+
+
+def _packed(beat: Beat) -> bytes:
+    return json.dumps(asdict(beat)).encode()

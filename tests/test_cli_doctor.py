@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from pairgrade import advisories, diagnosis
+from pairgrade.cli import cli
+from pairgrade.diagnosis import Feature
+
+
+@pytest.fixture(autouse=True)
+def _light(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = (Feature("read JSON", ("json",), None), Feature("fly", ("no_such_wing",), "onnx"))
+    monkeypatch.setattr(diagnosis.diagnose, "__defaults__", (features,))
+
+
+def test_doctor_for_people_and_machines() -> None:
+    shown = CliRunner().invoke(cli, ["doctor"])
+    assert shown.exit_code == 0, shown.output
+    text = " ".join(shown.output.split())
+    for expected in ("instruction sets", "8-bit products", "memory", "read JSON", "works", "no_such_wing", "llama-cpp"):
+        assert expected in text
+    found = json.loads(CliRunner().invoke(cli, ["doctor", "--json"]).output)
+    assert [v["works"] for v in found["verdicts"]] == [True, False]
+    assert found["advisories"] == []
+    assert found["ceilings"] == {}
+
+
+def test_a_known_bad_version_is_named_and_fails_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis, "package_version", lambda name: "0.2.60" if "llama" in name else "none")
+    shown = CliRunner().invoke(cli, ["doctor"])
+    assert shown.exit_code == 1
+    assert "UNSAFE: llama-cpp-python" in shown.output
+    assert "CVE-2024-34359" in shown.output
+    assert advisories.known_bad("llama-cpp-python", "0.2.60")
