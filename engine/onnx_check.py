@@ -49,11 +49,12 @@ def check_onnx(path: Path) -> int:
             if not path.stat().st_size:
                 raise ModelError(f"{path} is empty; it is not an ONNX model")
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # closed with the last view of it
-            tensors = [t for t in _tensors(memoryview(data), "model", 0, path) if t.external]
+            # those with entries too: a tensor may be given in parts, which the runtime puts together
+            tensors = [t for t in _tensors(memoryview(data), "model", 0, path) if t.external or t.entries]
+        for tensor in tensors:
+            _check_external(path, tensor)
     except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from None
-    for tensor in tensors:
-        _check_external(path, tensor)
+        raise ModelError(f"{path} or a file that it names cannot be read: {error.strerror or error}") from None
     return len(tensors)
 
 
@@ -80,9 +81,12 @@ def _check_external(model: Path, tensor: _Tensor) -> None:
 
 
 def _in_hub_cache(folder: Path, link: Path) -> bool:
-    """Whether a file of ``models--org--repo/snapshots/REVISION`` links into ``models--org--repo/blobs``."""
-    target = link.resolve()
-    return folder.parent.name == "snapshots" and target.parent == folder.parent.parent.resolve() / "blobs"
+    """Whether a file below ``models--org--repo/snapshots/REVISION`` links into ``models--org--repo/blobs``."""
+    for snapshots in folder.absolute().parents:
+        if snapshots.name == "snapshots":
+            blobs = snapshots.parent / "blobs"
+            return not blobs.is_symlink() and link.resolve().parent == blobs.resolve()
+    return False
 
 
 def _whole(what: str, key: str, text: str) -> int:
@@ -114,15 +118,22 @@ def _tensor(data: memoryview, path: Path) -> _Tensor:
     tensor = _Tensor()
     for number, value in _fields(data, path):
         if number == _NAME and isinstance(value, memoryview):
-            tensor.name = bytes(value).decode("utf-8", "replace")
+            tensor.name = _text(value, path)
         elif number == _LOCATION and isinstance(value, int):
             tensor.external = value == 1
         elif number == _EXTERNAL and isinstance(value, memoryview):
-            texts = {n: bytes(v).decode("utf-8", "replace") for n, v in _fields(value, path) if not isinstance(v, int)}
+            texts = {n: _text(v, path) for n, v in _fields(value, path) if not isinstance(v, int)}
             if texts.get(1) in tensor.entries:
                 raise ModelError(f"{path}: the tensor '{tensor.name}' says twice what its {texts[1]} is")
             tensor.entries[texts.get(1, "")] = texts.get(2, "")
     return tensor
+
+
+def _text(data: memoryview, path: Path) -> str:
+    try:
+        return bytes(data).decode("utf-8")
+    except UnicodeDecodeError:
+        raise ModelError(f"{path} holds a name that is no UTF-8; it is not a real model") from None
 
 
 def _fields(data: memoryview, path: Path) -> Iterator[tuple[int, int | memoryview]]:

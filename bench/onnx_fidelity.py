@@ -1,0 +1,92 @@
+"""How far rounded ONNX exports are from full precision: ``python -m pairgrade.bench.onnx_fidelity FOLDER``.
+
+FOLDER is a transformers folder. Each recipe is exported, run on the same pairs and compared with the fp32 export by
+the KL of the label distributions and the agreement of the grades. No pair is used for both calibration and
+comparison. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from pairgrade.bench.data import take_pairs
+from pairgrade.environment import environment
+from pairgrade.export.fidelity import fidelity
+from pairgrade.export.measure import Measured, Task, measure
+from pairgrade.export.onnx_export import export_onnx
+from pairgrade.export.onnx_folder import OnnxSettings
+from pairgrade.export.onnx_recipe import RECIPES, Recipe
+from pairgrade.onnx_backend import OnnxBackend, OnnxOptions
+from pairgrade.records import Pair
+from pairgrade.rubric import Rubric
+
+TABLE: dict[str, tuple[str, Recipe]] = {
+    "weights only, 8 bits": ("int8", Recipe(8, prefix="same")),
+    "per tensor, whole prompt": ("int8", Recipe(8, "tensor", "same")),
+    "per token, whole prompt": ("int8", Recipe(8, "token", "same")),
+    "per token": ("int8", Recipe(8, "token")),
+    "static": ("int8", Recipe(8, "static")),
+    "rotated, per token": ("int8", Recipe(8, "token", rotate=True)),
+    "rotated, static": ("int8", Recipe(8, "static", rotate=True)),
+    "rotated, static, smoothed 0.5": ("int8", Recipe(8, "static", smooth=0.5, rotate=True)),
+    "rotated, static, smoothed 0.75": ("int8", Recipe(8, "static", smooth=0.75, rotate=True)),
+    "rotated, static, down turned by 512": ("int8", Recipe(8, "static", down_block=512, rotate=True)),
+    "int8": ("int8", RECIPES["int8"]),
+    "int4": ("int4", RECIPES["int4"]),
+}
+
+
+def _run(source: Path, quant: str, recipe: Recipe, calibration: Task, task: Task, threads: int) -> Measured:
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "model"
+        export_onnx(source, out, OnnxSettings(quant, recipe, calibration, threads))
+        backend = OnnxBackend(out, OnnxOptions(threads=threads))
+        try:
+            return measure(quant, backend, task)
+        finally:
+            backend.close()
+
+
+def _halves(pairs: Sequence[Pair], count: int) -> tuple[list[Pair], list[Pair]]:
+    """Take every n-th pair for the calibration, ``count`` in all, and leave the others."""
+    step = max(1, len(pairs) // count)
+    chosen = set(range(0, step * count, step))
+    return [p for i, p in enumerate(pairs) if i in chosen], [p for i, p in enumerate(pairs) if i not in chosen]
+
+
+def main() -> None:
+    """Parse the options, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--data", help="folder with qrels.txt, queries.jsonl, docs.jsonl (default: the shipped sample)")
+    parser.add_argument("--queries", type=int, default=12)
+    parser.add_argument("--documents", type=int, default=24, help="documents per query")
+    parser.add_argument("--calibration", type=int, default=40, help="pairs that scales are made from")
+    parser.add_argument("--only", nargs="*", choices=list(TABLE), default=list(TABLE))
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    pairs, name = take_pairs(options.data, options.queries, options.documents)
+    rubric = Rubric.load("trec")
+    calibration, rest = (Task(part, rubric) for part in _halves(pairs, options.calibration))
+    reference = _run(options.folder, "fp32", RECIPES["fp32"], calibration, rest, options.threads)
+    rows = {}
+    print(f"{len(rest.pairs)} pairs of {name}, {len(calibration.pairs)} others for calibration")
+    for title in options.only:
+        measured = _run(options.folder, *TABLE[title], calibration, rest, options.threads)
+        found = fidelity(reference.logits, measured.logits, rubric.values, rest.pairs)
+        rows[title] = asdict(found)
+        print(
+            f"{title:36} KL {found.mean_kl:.5f} (99%: {found.p99_kl:.4f})  agreement {found.agreement:.3f}  "
+            f"kappa {found.quadratic_kappa}",
+            flush=True,
+        )
+    print(json.dumps({"bench": "onnx_fidelity", "data": name, "environment": environment(), "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""The ONNX Runtime backend: batches of documents behind a prefix that is kept in full precision.
+
+Keys and values of the prefix's segments are computed once, by a graph of their own, for as long as they do not
+change. Documents are packed without padding; see ``pairgrade.onnx_layout``. In fp32 and int8 neither what runs beside
+a document nor the thread count moves a bit of its logits. How it was chosen: docs/decisions/onnx-engine.md.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pairgrade.backend import Counters, Scores
+from pairgrade.environment import package_version
+from pairgrade.errors import InputError, ModelError
+from pairgrade.folder_tokenizer import FolderTokenizer, has_chat_template
+from pairgrade.hardware import usable_cores
+from pairgrade.onnx_layout import cut
+from pairgrade.onnx_manifest import EMBEDDING, HEAD, PROBE, read_manifest
+from pairgrade.onnx_runner import OnnxRunner
+from pairgrade.onnx_session import product_kind
+from pairgrade.onnx_table import TokenTable, label_logits
+from pairgrade.tokenizer import Ids
+
+_DEFAULT_CONTEXT = 2048
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxOptions:
+    """Settings of the ONNX backend."""
+
+    context: int | None = None  # longest prompt in tokens; None: 2,048 or what the model was trained with, if less
+    threads: int | None = None  # None: the physical cores that this process may use
+    batch_tokens: int = 1024  # tokens computed at a time, padding of the attention included: bounds the memory
+    label_mass: bool = False  # compute the log of the whole vocabulary's sum, too
+    reuse: bool = True  # keep the prefix's keys and values; off only to compare
+    provider: str = "CPUExecutionProvider"
+
+    def __post_init__(self) -> None:
+        if self.context is not None and self.context < 64:
+            raise InputError(f"the context is {self.context} tokens; it must be at least 64")
+        if self.threads is not None and self.threads < 1:
+            raise InputError(f"{self.threads} threads; at least 1 is needed")
+        if self.batch_tokens < 1:
+            raise InputError(f"batch_tokens is {self.batch_tokens}; it must be at least 1")
+
+
+class OnnxBackend:
+    """An exported ONNX folder behind the backend seam."""
+
+    def __init__(self, folder: Path, options: OnnxOptions | None = None) -> None:
+        self.options = options = options or OnnxOptions()
+        self.manifest = manifest = read_manifest(folder)
+        self.context = options.context or min(_DEFAULT_CONTEXT, manifest.context)
+        if self.context > manifest.context:
+            _log.warning(
+                "the context of %d tokens is longer than the %d of the training", self.context, manifest.context
+            )
+        self.tokenizer = FolderTokenizer(folder)
+        self.is_chat_model = has_chat_template(folder)
+        embedding = TokenTable(folder / EMBEDDING, manifest.vocabulary, manifest.hidden)
+        self._head = embedding
+        if not manifest.tied:
+            self._head = TokenTable(folder / HEAD, manifest.vocabulary, manifest.hidden)
+        self._product = product_kind(folder / PROBE) if manifest.quant == "int8" else "float"
+        products = self._product, self._product if manifest.recipe.get("prefix") == "same" else "float"
+        self.threads = options.threads or usable_cores()
+        self._runner = OnnxRunner(folder, embedding, self.threads, options.provider, products)
+
+    @property
+    def exact(self) -> bool:
+        """Whether neighbours move no bit; ONNX Runtime's 4-bit product moves the sixth digit with the batch's size."""
+        return self.manifest.quant != "int4"
+
+    @property
+    def counters(self) -> Counters:
+        """What was computed since the model was loaded."""
+        return self._runner.counters
+
+    def identity(self) -> dict[str, str]:
+        """Name the library, how this processor multiplies, and the settings that can move a logit."""
+        batch = {} if self.exact else {"batch_tokens": str(self.options.batch_tokens)}
+        return batch | {
+            "kind": "onnx",
+            "onnxruntime": package_version("onnxruntime"),
+            "provider": self.options.provider,
+            "quant": self.manifest.quant,
+            "product": self._product,
+            "context": str(self.context),
+            "label_mass": str(self.options.label_mass),
+        }
+
+    def score(self, prefix: Sequence[Ids], suffixes: Sequence[Ids], labels: Ids) -> Scores:
+        """Run each suffix after the prefix and return the label logits at its last token."""
+        self._check_lengths(sum(map(len, prefix)), suffixes)
+        hidden = np.empty((len(suffixes), self.manifest.hidden), np.float32)
+        for indices in cut([len(suffix) for suffix in suffixes], self.options.batch_tokens):
+            if not self.options.reuse:
+                self._runner.forget()
+            state = self._runner.hold(prefix)
+            hidden[indices] = self._runner.run([suffixes[i] for i in indices], state)[0]
+        cap = self.manifest.final_cap
+        logits = label_logits(hidden, self._head.rows(labels), cap)
+        return Scores(logits, self._head.log_totals(hidden, cap) if self.options.label_mass else None)
+
+    def close(self) -> None:
+        """Free the model."""
+        self._runner.close()
+
+    def _check_lengths(self, prefix: int, suffixes: Sequence[Ids]) -> None:
+        longest = max(map(len, suffixes), default=0)
+        if prefix + longest > self.context:
+            raise ModelError(f"a prompt of {prefix + longest} tokens does not fit the context of {self.context}")
+        if not all(map(len, suffixes)):
+            raise ModelError("an empty suffix has no last token to read logits at")

@@ -1,0 +1,49 @@
+"""How a batch of documents lies in memory: packed for the products, a rectangle for the attention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pairgrade.tokenizer import Ids
+
+_STEP = 16  # the rectangle is a multiple of it wide: whole vectors on every processor, whatever runs beside
+
+Places = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The inputs of a graph that tell where tokens lie."""
+
+    ids: Ids  # (tokens,)
+    rows: Places  # (B, S) packed place of each place of the rectangle; padding repeats the document's last token
+    places: Places  # (tokens,) place in the flattened rectangle
+    last: Places  # (B,) packed place of each document's last token
+
+
+def pack(documents: Sequence[Ids], step: int = _STEP) -> Layout:
+    """Lay documents out one after the other; the rectangle's width is a multiple of ``step``."""
+    lengths = np.array([len(ids) for ids in documents], np.int64)
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    width = -(-int(lengths.max()) // step) * step
+    column = np.arange(width, dtype=np.int64)
+    rows = starts[:, None] + np.minimum(column, lengths[:, None] - 1)
+    inside = column < lengths[:, None]
+    return Layout(np.concatenate(documents), rows, np.flatnonzero(inside), ends - 1)
+
+
+def cut(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Yield the indices of batches, short documents first; a batch's rectangle holds at most ``budget`` places."""
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and (len(batch) + 1) * lengths[index] > budget:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch

@@ -1,0 +1,117 @@
+"""What an exported ONNX folder says of itself: manifest.json, with the sha256 of every file beside it.
+
+::
+
+    manifest.json     this
+    documents.onnx    the graph of a batch of documents
+    prefix.onnx       the graph of a prefix segment
+    weights.bin       the tensors of both
+    probe.onnx        a small 8-bit product that tells how the processor does it; in int8 only
+    embedding.npy     the embedding, a row a token; float32, or the upper halves of float32 (bfloat16) as uint16
+    head.npy          the output head in the same form, where it is not the embedding
+    tokenizer.json    and tokenizer_config.json, as in the folder that was exported
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pairgrade.errors import ModelError
+from pairgrade.file_hashes import file_sha256
+
+MANIFEST = "manifest.json"
+DOCUMENTS, PREFIX, WEIGHTS = "documents.onnx", "prefix.onnx", "weights.bin"
+EMBEDDING, HEAD = "embedding.npy", "head.npy"
+PROBE = "probe.onnx"
+MIN_ONNXRUNTIME = (1, 31)  # the oldest that this was tested with
+_FORMAT, _VERSION = "pairgrade-onnx", 1
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxManifest:
+    """The facts that the engine needs, and the files."""
+
+    quant: str  # how the document graph multiplies: fp32, int8 or int4
+    opset: int
+    family: str
+    vocabulary: int
+    hidden: int
+    layers: int
+    kv_heads: int
+    head_dim: int
+    context: int
+    final_cap: float | None
+    tied: bool
+    recipe: dict[str, str]  # how the quantization was made, for people and for a run's identity
+    files: dict[str, str]  # name to sha256
+
+    def write(self, folder: Path) -> None:
+        """Write manifest.json."""
+        table = {"format": _FORMAT, "version": _VERSION, "min_onnxruntime": ".".join(map(str, MIN_ONNXRUNTIME))}
+        text = json.dumps(table | asdict(self), indent=2, sort_keys=True)
+        (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def is_onnx_folder(path: Path) -> bool:
+    """Whether a path is a folder with a manifest of this format."""
+    try:
+        return _table(path / MANIFEST).get("format") == _FORMAT
+    except ModelError:
+        return False
+
+
+def read_manifest(folder: Path) -> OnnxManifest:
+    """Read a folder's manifest and check every file against it; ModelError where one is missing or altered."""
+    manifest = read_facts(folder)
+    for name, digest in manifest.files.items():
+        file = folder / name
+        if not file.is_file():
+            raise ModelError(f"{folder}: {name} is missing; export the model again")
+        if file_sha256(file) != digest:
+            raise ModelError(f"{file}: its sha256 is not the manifest's; it is damaged or was changed")
+    return manifest
+
+
+def read_facts(folder: Path) -> OnnxManifest:
+    """Read a folder's manifest without looking at the other files; ModelError where it is not well-formed."""
+    path = folder / MANIFEST
+    table = _table(path)
+    if table.pop("format", None) != _FORMAT or table.pop("version", None) != _VERSION:
+        raise ModelError(f"{path}: not a manifest of format {_FORMAT} {_VERSION}; export the model again")
+    table.pop("min_onnxruntime", None)
+    if set(table) != set(OnnxManifest.__dataclass_fields__):
+        odd = ", ".join(sorted(set(table) ^ set(OnnxManifest.__dataclass_fields__)))
+        raise ModelError(f"{path}: fields that are missing or not known: {odd}; export the model again")
+    manifest = OnnxManifest(**table)
+    _check_facts(path, manifest)
+    for name in manifest.files:
+        if Path(name).name != name or (folder / name).is_symlink():
+            raise ModelError(f"{path}: '{name}' is not a plain file of the same folder")
+    return manifest
+
+
+def _check_facts(path: Path, manifest: OnnxManifest) -> None:
+    wanted = {DOCUMENTS, PREFIX, WEIGHTS, EMBEDDING, "tokenizer.json"} | (set() if manifest.tied else {HEAD})
+    wanted |= {PROBE} if manifest.quant == "int8" else set()
+    numbers = (manifest.vocabulary, manifest.hidden, manifest.layers, manifest.kv_heads, manifest.head_dim)
+    if not all(type(n) is int and n > 0 for n in (*numbers, manifest.context)):
+        raise ModelError(f"{path}: sizes must be whole numbers above 0")
+    if not isinstance(manifest.files, dict) or not wanted <= set(manifest.files):
+        raise ModelError(f"{path}: files must name {', '.join(sorted(wanted))}")
+    if not isinstance(manifest.recipe, dict):
+        raise ModelError(f"{path}: recipe must be an object")
+
+
+def _table(path: Path) -> dict[str, Any]:
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing; give a folder that `pairgrade export --to onnx` wrote") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read ({error})") from None
+    if not isinstance(table, dict):
+        raise ModelError(f"{path}: not a JSON object")
+    return table

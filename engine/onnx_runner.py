@@ -1,0 +1,119 @@
+"""The two graphs of an exported folder, run: prefixes with their kept states, and batches of documents."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pairgrade.backend import Counters
+from pairgrade.onnx_layout import Layout, pack
+from pairgrade.onnx_manifest import DOCUMENTS, PREFIX
+from pairgrade.onnx_session import open_session, runtime
+from pairgrade.onnx_table import Floats, TokenTable
+from pairgrade.tokenizer import Ids
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Keys and values of a prefix up to the end of one of its segments."""
+
+    name: bytes  # the segment's ids
+    length: int  # tokens up to its end
+    arrays: dict[str, Any]  # key.I, value.I: OrtValues (1, kv_heads, length, head_dim)
+
+
+class OnnxRunner:
+    """The sessions of one folder, and the states of the last prefix's segments."""
+
+    def __init__(
+        self,
+        folder: Path,
+        embedding: TokenTable,
+        threads: int,
+        provider: str,
+        products: tuple[str, str] = ("float", "float"),  # of documents and of prefixes, see product_kind
+    ) -> None:
+        self.counters = Counters()
+        self._library = runtime()
+        self._embedding = embedding
+        self._documents = open_session(folder / DOCUMENTS, threads, provider, product=products[0], fuses=False)
+        self._prefix = open_session(
+            folder / PREFIX, threads, provider, shares_weights=True, product=products[1], fuses=False
+        )
+        self._new = [o.name for o in self._prefix.get_outputs() if o.name.startswith("new_")]
+        self._nothing = self._empty_state()
+        self._states: list[State] = []
+
+    def hold(self, prefix: Sequence[Ids]) -> State:
+        """Return the prefix's state, computing only the segments that are not kept."""
+        segments = [segment for segment in prefix if len(segment)]
+        kept = 0
+        while kept < min(len(segments), len(self._states)) and segments[kept].tobytes() == self._states[kept].name:
+            kept += 1
+        del self._states[kept:]
+        for segment in segments[kept:]:
+            before = self._states[-1] if self._states else self._nothing
+            layout = pack([segment], step=1)  # no padding among keys and values
+            values = self._timed(self._prefix, self._new, layout, self._feeds(layout, before))
+            arrays = {name.removeprefix("new_"): value for name, value in zip(self._new, values, strict=True)}
+            self._states.append(State(segment.tobytes(), before.length + len(segment), arrays))
+        return self._states[-1] if self._states else self._nothing
+
+    def forget(self) -> None:
+        """Drop the kept states."""
+        self._states.clear()
+
+    def run(self, documents: Sequence[Ids], state: State, outputs: Sequence[str] = ("hidden",)) -> list[Floats]:
+        """Run documents behind a prefix; ``hidden`` is (documents, hidden)."""
+        layout = pack(documents)
+        feeds = self._feeds(layout, state) | {"last": self._value(layout.last)}
+        values = self._timed(self._documents, list(outputs), layout, feeds)
+        self.counters.reused += state.length * len(documents)
+        return [value.numpy() for value in values]
+
+    def run_prefix(self, segment: Ids, state: State, outputs: Sequence[str]) -> list[Floats]:
+        """Run a segment behind a prefix for other outputs than its state, such as the ranges of a calibration."""
+        layout = pack([segment], step=1)
+        values = self._timed(self._prefix, list(outputs), layout, self._feeds(layout, state))
+        return [value.numpy() for value in values]
+
+    def outputs(self) -> tuple[list[str], list[str]]:
+        """Return the names of what the document graph and the prefix graph give besides hidden states and states."""
+        extra = [[o.name for o in session.get_outputs()] for session in (self._documents, self._prefix)]
+        return [n for n in extra[0] if n != "hidden"], [n for n in extra[1] if n not in self._new]
+
+    def close(self) -> None:
+        """Free the sessions."""
+        self.forget()
+        self._documents = self._prefix = None
+
+    def _timed(self, session: Any, outputs: list[str], layout: Layout, feeds: dict[str, Any]) -> list[Any]:
+        start = time.perf_counter()
+        values: list[Any] = session.run_with_ort_values(outputs, feeds)
+        seconds = time.perf_counter() - start
+        self.counters.seconds += seconds
+        self.counters.computed += len(layout.ids)
+        if session is self._prefix:
+            self.counters.prefix_seconds += seconds
+            self.counters.prefix_computed += len(layout.ids)
+        return values
+
+    def _feeds(self, layout: Layout, state: State) -> dict[str, Any]:
+        own = {"embedded": self._embedding.rows(layout.ids), "rows": layout.rows, "places": layout.places}
+        return {name: self._value(array) for name, array in own.items()} | state.arrays
+
+    def _value(self, array: Any) -> Any:
+        return self._library.OrtValue.ortvalue_from_numpy(array)
+
+    def _empty_state(self) -> State:
+        arrays = {}
+        for given in self._prefix.get_inputs():
+            if given.name.startswith(("key.", "value.")):
+                _, heads, _, width = given.shape
+                arrays[given.name] = self._value(np.empty((1, heads, 0, width), np.float32))
+        return State(b"", 0, arrays)

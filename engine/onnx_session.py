@@ -1,0 +1,75 @@
+"""ONNX Runtime sessions as this engine runs them, and what of the processor decides how."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pairgrade.errors import MissingExtraError, ModelError
+from pairgrade.onnx_manifest import MIN_ONNXRUNTIME
+
+_INTERNAL = 3  # log level: errors only
+
+
+def runtime() -> Any:
+    """Import onnxruntime; MissingExtraError where it is not installed, ModelError where it is too old."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingExtraError("a model in an ONNX folder", "onnxruntime", "onnx") from None
+    version = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
+    if version < MIN_ONNXRUNTIME:
+        wanted = ".".join(map(str, MIN_ONNXRUNTIME))
+        raise ModelError(f"onnxruntime {onnxruntime.__version__} is too old; {wanted} or later is needed")
+    return onnxruntime
+
+
+def open_session(
+    path: Path,
+    threads: int,
+    provider: str,
+    *,
+    shares_weights: bool = False,
+    product: str = "u8u8",
+    fuses: bool = True,
+) -> Any:
+    """Load a graph.
+
+    ``shares_weights``: compute from the mapped file, no packed copy of the weights is made. ``product``: how 8-bit
+    products are done where the processor has no VNNI, see ``product_kind``. ``fuses``: whether ONNX Runtime may round
+    the activations of products whose weights alone are 8-bit.
+    """
+    library = runtime()
+    if provider not in library.get_available_providers():
+        have = ", ".join(library.get_available_providers())
+        raise ModelError(f"this onnxruntime has no {provider}, only {have}; CUDA needs onnxruntime-gpu instead of it")
+    options = library.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _INTERNAL
+    options.enable_mem_pattern = False  # it would keep a plan for each of many shapes
+    if product == "u8u8":
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    if shares_weights:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    unwanted = [] if fuses else ["QDQSelectorActionTransformer"]
+    try:
+        return library.InferenceSession(str(path), options, providers=[provider], disabled_optimizers=unwanted)
+    except Exception as error:  # the library raises its own kinds, which have no common root but this
+        raise ModelError(f"{path}: ONNX Runtime cannot load it ({error})") from None
+
+
+def product_kind(probe: Path) -> str:
+    """Run a graph that multiplies 255 by 127, 64 times: "u8s8" or "u8u8", whichever is exact here; else ModelError.
+
+    u8s8 is one instruction with VNNI. Without, ONNX Runtime's u8s8 kernel adds pairs in 16 bits and saturates; its
+    u8u8 kernel does not, and gives the same whole numbers: the kind decides the speed, never a grade.
+    """
+    for kind in ("u8s8", "u8u8"):
+        session = open_session(probe, 1, "CPUExecutionProvider", product=kind)
+        sums = session.run(None, {"x": np.full((8, 64), 255, np.uint8)})[0]
+        if (sums == 255 * 127 * 64).all():
+            return kind
+    raise ModelError("ONNX Runtime's 8-bit product saturates on this processor; label with an fp32 export here")

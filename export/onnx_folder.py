@@ -1,0 +1,196 @@
+"""Writing an ONNX folder: tables, tokenizer, calibration, graphs, manifest."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pairgrade.errors import InputError, ModelError
+from pairgrade.export.decoder import Decoder, read_decoder
+from pairgrade.export.measure import Task
+from pairgrade.export.onnx_calibrate import Ranges, calibrate
+from pairgrade.export.onnx_graph import DecoderGraph
+from pairgrade.export.onnx_layers import read_final_norm, read_layer
+from pairgrade.export.onnx_linear import (
+    FloatLinear,
+    Linear,
+    ObservedLinear,
+    Static8Linear,
+    Tensor8Linear,
+    Token8Linear,
+    Weight4Linear,
+    Weight8Linear,
+)
+from pairgrade.export.onnx_recipe import RECIPES, Recipe
+from pairgrade.export.onnx_rotate import make_rotation
+from pairgrade.export.onnx_smooth import smooth_down
+from pairgrade.export.onnx_writer import MICROSOFT, OPSET, DataFile, Graph
+from pairgrade.export.weights import Weights
+from pairgrade.file_hashes import file_sha256
+from pairgrade.folder_tokenizer import FolderTokenizer, has_chat_template
+from pairgrade.onnx_manifest import DOCUMENTS, EMBEDDING, HEAD, PREFIX, PROBE, WEIGHTS, OnnxManifest
+from pairgrade.onnx_table import TokenTable, save_table
+from pairgrade.prompt import Prompt, PromptBuilder, detect_chat_format
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json")
+_CONTEXT = 2048  # of the calibration
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxSettings:
+    """What is written, and how."""
+
+    quant: str = "int8"  # fp32, int8 or int4
+    recipe: Recipe | None = None  # how; None: the one that belongs to ``quant``
+    calibration: Task | None = None  # the pairs, and the prompts, that static scales are made from
+    threads: int | None = None  # of the calibration; None: the physical cores that this process may use
+
+    def __post_init__(self) -> None:
+        if self.quant not in RECIPES:
+            raise InputError(f"quantization '{self.quant}'; of ONNX there are {', '.join(RECIPES)}")
+        if self.is_calibrated and not (self.calibration and self.calibration.pairs):
+            raise InputError("static 8-bit scales need pairs to calibrate on, and none were given")
+
+    @property
+    def how(self) -> Recipe:
+        """The recipe in force."""
+        return self.recipe or RECIPES[self.quant]
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether prompts are run to find scales."""
+        return self.how.activations == "static"
+
+
+def write_onnx(source: Path, work: Path, settings: OnnxSettings) -> OnnxManifest:
+    """Write a transformers folder's model into an empty folder; ModelError where it is not one that is known."""
+    decoder, weights = read_decoder(source), Weights(source)
+    _write_tables(work, source, decoder, weights)
+    ranges = _ranges(work, source, settings, decoder, weights) if settings.is_calibrated else {}
+    _write_graphs(work, decoder, weights, settings.how, _linears(settings.how, ranges), ranges)
+    return _write_manifest(work, settings, decoder)
+
+
+def _linears(recipe: Recipe, ranges: Ranges) -> tuple[Linear, Linear]:
+    """Return how the document graph and the prefix graph multiply."""
+    documents: Linear
+    if recipe.weights == 0:
+        documents = FloatLinear()
+    elif recipe.weights == 4:
+        documents = Weight4Linear()
+    else:
+        kinds: dict[str, Linear] = {
+            "float": Weight8Linear(), "static": Static8Linear(ranges), "token": Token8Linear(),
+            "tensor": Tensor8Linear(),
+        }  # fmt: skip
+        documents = kinds[recipe.activations]
+    if recipe.prefix == "weights" and recipe.weights == 8:
+        return documents, Weight8Linear()
+    return documents, FloatLinear() if recipe.prefix == "float" else documents
+
+
+def _ranges(work: Path, source: Path, settings: OnnxSettings, decoder: Decoder, weights: Weights) -> Ranges:
+    """Find the ranges of the products' inputs with full-precision graphs, which are removed again."""
+    folder = work / "calibration"
+    folder.mkdir()
+    observed = ObservedLinear()
+    _write_graphs(folder, decoder, weights, settings.how, (observed, observed))
+    embedding = TokenTable(work / EMBEDDING, decoder.vocabulary, decoder.hidden)
+    prompts = _prompts(source, settings.calibration, min(_CONTEXT, decoder.context))
+    with_prefix = settings.how.prefix == "same"
+    ranges = calibrate(folder, embedding, prompts, with_prefix=with_prefix, threads=settings.threads)
+    shutil.rmtree(folder)
+    return ranges
+
+
+def _prompts(source: Path, task: Task | None, context: int) -> list[Prompt]:
+    if task is None:
+        return []
+    tokenizer = FolderTokenizer(source)
+    chat = task.chat
+    if chat == "auto":
+        chat = detect_chat_format(tokenizer, has_chat_template(source))
+    builder = PromptBuilder(task.rubric, tokenizer, context, chat)
+    return [builder.build(pair) for pair in task.pairs]
+
+
+def _write_graphs(
+    folder: Path,
+    decoder: Decoder,
+    weights: Weights,
+    recipe: Recipe,
+    linears: tuple[Linear, Linear],
+    ranges: Ranges | None = None,
+) -> None:
+    """Write both graphs; ``ranges`` is brought up to date where a recipe smooths."""
+    data = DataFile(folder / WEIGHTS)
+    rotation = make_rotation(decoder, recipe)
+    graphs = [
+        DecoderGraph(decoder, linear, rotation, data, prefix=is_prefix)
+        for linear, is_prefix in zip(linears, (False, True), strict=True)
+    ]
+    for index in range(decoder.layers):
+        layer = rotation.turn(read_layer(weights, decoder, index), decoder, index)
+        documents, prefix = graphs
+        if recipe.prefix != "same":  # smoothing fits documents: the prefix's first tokens have outliers elsewhere
+            prefix.add_layer(index, layer)
+        if ranges and recipe.smooth:
+            down = f"layer.{index}.down"
+            layer, ranges[down] = smooth_down(layer, ranges[down], recipe.smooth)
+        documents.add_layer(index, layer)
+        if recipe.prefix == "same":
+            prefix.add_layer(index, layer)
+    final_norm = read_final_norm(weights, decoder)
+    for graph in graphs:
+        graph.finish(final_norm)
+    data.close()
+    for graph, name in zip(graphs, (DOCUMENTS, PREFIX), strict=True):
+        graph.write(folder / name)
+
+
+def _write_probe(path: Path) -> None:
+    """Write the product by which the engine learns whether the processor's 8-bit sums saturate."""
+    graph = Graph("probe")
+    value = graph.input("x", np.uint8, ["n", 64])
+    weight, scales = graph.constant(np.full((64, 8), 127), np.int8), graph.constant(np.ones(8), np.float32)
+    one, zero = graph.constant(1, np.float32), graph.constant(0, np.uint8)
+    product = graph.op("MatMulIntegerToFloat", value, weight, one, scales, zero, domain=MICROSOFT)
+    graph.output(product, "sums", np.float32, ["n", 8])
+    graph.write(path)
+
+
+def _write_tables(work: Path, source: Path, decoder: Decoder, weights: Weights) -> None:
+    tables = {EMBEDDING: "model.embed_tokens.weight"} | ({} if decoder.tied else {HEAD: "lm_head.weight"})
+    for file, name in tables.items():
+        table = weights.get(name)
+        if table.shape != (decoder.vocabulary, decoder.hidden):
+            raise ModelError(f"{name} is {table.shape}, not {(decoder.vocabulary, decoder.hidden)} as the config says")
+        save_table(work / file, table)
+    for file in _TOKENIZER_FILES:
+        if (source / file).is_file():
+            shutil.copyfile(source / file, work / file)
+
+
+def _write_manifest(work: Path, settings: OnnxSettings, decoder: Decoder) -> OnnxManifest:
+    if settings.quant == "int8":
+        _write_probe(work / PROBE)
+    manifest = OnnxManifest(
+        quant=settings.quant,
+        opset=OPSET,
+        family=decoder.family,
+        vocabulary=decoder.vocabulary,
+        hidden=decoder.hidden,
+        layers=decoder.layers,
+        kv_heads=decoder.kv_heads,
+        head_dim=decoder.head_dim,
+        context=decoder.context,
+        final_cap=decoder.final_cap,
+        tied=decoder.tied,
+        recipe=settings.how.describe(),
+        files={path.name: file_sha256(path) for path in sorted(work.iterdir())},
+    )
+    manifest.write(work)
+    return manifest

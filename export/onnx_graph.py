@@ -1,0 +1,113 @@
+"""The two graphs of a labelling model: one for prefixes, one for batches of documents.
+
+The prefix graph computes the keys and values of a prefix segment after an earlier one (which may be empty); the
+document graph those of a batch of documents behind a prefix, and gives the final normalized hidden state at each
+document's last token. Embedding and head stay outside, in tables that the engine maps: a graph starts with embedded
+tokens, and label logits are the product of the hidden state with a few rows of the head.
+
+Inputs: ``embedded`` (tokens, hidden); ``rows`` and ``places``, see ``onnx_attention``; ``key.I`` and ``value.I``
+(1, kv_heads, P, head_dim) of each layer; documents also ``last`` (B,). Outputs: ``hidden`` (B, hidden), or
+``new_key.I`` and ``new_value.I`` (1, kv_heads, P + S, head_dim).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from pairgrade.export.decoder import Decoder
+from pairgrade.export.onnx_attention import add_attention, add_keys_and_values, add_norm, add_places
+from pairgrade.export.onnx_layers import Array, Layer
+from pairgrade.export.onnx_linear import Linear
+from pairgrade.export.onnx_rotate import Rotation
+from pairgrade.export.onnx_writer import DataFile, Graph
+
+
+class DecoderGraph:
+    """A graph to which the layers are given one by one, in order, so that only one need be in memory."""
+
+    def __init__(self, decoder: Decoder, linear: Linear, rotation: Rotation, data: DataFile, *, prefix: bool) -> None:
+        self._decoder, self._linear, self._rotation = decoder, linear, rotation
+        self._is_prefix = prefix
+        self._graph = graph = Graph("prefix" if prefix else "documents", data)
+        self._value = graph.input("embedded", np.float32, ["tokens", decoder.hidden])
+        shape: list[str | int] = [1, decoder.kv_heads, "P", decoder.head_dim]
+        self._old = [
+            (graph.input(f"key.{i}", np.float32, shape), graph.input(f"value.{i}", np.float32, shape))
+            for i in range(decoder.layers)
+        ]
+        last = None if prefix else graph.input("last", np.int64, ["B"])
+        self._places = add_places(graph, decoder, self._old[0][0], last)
+        if decoder.embedding_scale != 1:
+            scale = graph.constant(decoder.embedding_scale, np.float32)
+            self._value = graph.op("Mul", self._value, scale)
+        if rotation.residual is not None:
+            self._value = graph.op("MatMul", self._value, graph.tensor("enter", rotation.residual))
+
+    def add_layer(self, index: int, layer: Layer) -> None:
+        """Add one layer, given in turned coordinates if there is a rotation."""
+        graph, decoder, places = self._graph, self._decoder, self._places
+        is_last = index == decoder.layers - 1
+        normal = self._norm(f"layer.{index}.attention_norm", layer.attention_norm, self._value)
+        packed = self._product(index, "qkv", normal, layer.qkv, layer.qkv_bias)
+        packed = graph.op("Reshape", packed, graph.constant([-1, decoder.head_dim]))
+        keys, values = add_keys_and_values(graph, decoder, layer, index, packed, places, self._old[index])
+        if self._is_prefix:
+            shape: list[str | int] = [1, decoder.kv_heads, "total", decoder.head_dim]
+            graph.output(keys, f"new_key.{index}", np.float32, shape)
+            graph.output(values, f"new_value.{index}", np.float32, shape)
+            if is_last:
+                return
+        read = add_attention(graph, decoder, layer, index, packed, places, keys, values)
+        if is_last and places.last is not None:
+            self._value = graph.op("Gather", self._value, places.last, axis=0)
+        added = self._product(index, "out", read, layer.out)
+        self._add(f"layer.{index}.attention_post_norm", layer.attention_post_norm, added)
+        normal = self._norm(f"layer.{index}.mlp_norm", layer.mlp_norm, self._value)
+        gate, up = graph.ops("Split", 2, self._product(index, "gate_up", normal, layer.gate_up), axis=1, num_outputs=2)
+        gated = self._turn_blocks(graph.op("Mul", self._activation(gate), up))
+        self._add(f"layer.{index}.mlp_post_norm", layer.mlp_post_norm, self._product(index, "down", gated, layer.down))
+
+    def finish(self, final_norm: Array) -> None:
+        """Add the final norm, where there is an output for it."""
+        if not self._is_prefix:
+            hidden = self._final(final_norm)
+            self._graph.output(hidden, "hidden", np.float32, ["B", self._decoder.hidden])
+
+    def write(self, path: Path) -> None:
+        """Check the graph and write it beside its data, which must be complete."""
+        self._graph.write(path)
+
+    def _product(self, index: int, part: str, value: str, weight: Array, bias: Array | None = None) -> str:
+        return self._linear.add(self._graph, f"layer.{index}.{part}", value, weight, bias)
+
+    def _norm(self, name: str, gain: Array, value: str) -> str:
+        return add_norm(self._graph, self._decoder, name, gain, value)
+
+    def _add(self, name: str, post_norm: Array | None, value: str) -> None:
+        if post_norm is not None:
+            value = self._norm(name, post_norm, value)
+        self._value = self._graph.op("Add", self._value, value)
+
+    def _final(self, gain: Array) -> str:
+        """Normalize, in the coordinates of the head."""
+        if self._rotation.residual is None:
+            return self._norm("final_norm", gain, self._value)
+        normal = self._norm("final_ones", np.ones_like(gain), self._value)
+        return self._graph.op("MatMul", normal, self._graph.tensor("leave", self._rotation.residual.T * gain))
+
+    def _turn_blocks(self, value: str) -> str:
+        """Turn the input of the down product, block by block, if the rotation asks for it."""
+        matrix, graph = self._rotation.down, self._graph
+        if matrix is None:
+            return value
+        blocks = graph.op("Reshape", value, graph.constant([-1, len(matrix)]))
+        turned = graph.op("MatMul", blocks, graph.tensor("down_turn", matrix))
+        return graph.op("Reshape", turned, graph.constant([-1, self._decoder.intermediate]))
+
+    def _activation(self, gate: str) -> str:
+        graph = self._graph
+        if self._decoder.activation == "gelu_tanh":
+            return graph.op("Gelu", gate, approximate="tanh")
+        return graph.op("Mul", gate, graph.op("Sigmoid", gate))

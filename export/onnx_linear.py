@@ -1,0 +1,167 @@
+"""The products of a graph's layers, in the precision that it is written in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pairgrade.export.onnx_layers import Array
+from pairgrade.export.onnx_writer import MICROSOFT, Graph
+
+_BLOCK = 32  # weights that share a scale, in 4 bits
+_FLOAT, _UINT8 = 1, 2  # ONNX's numbers of types
+
+
+@dataclass(frozen=True, slots=True)
+class Channels:
+    """The least and the greatest number that each channel of a product's input took, (in,) each."""
+
+    low: Array
+    high: Array
+
+
+class Linear(Protocol):
+    """How a graph multiplies by weights."""
+
+    def add(self, graph: Graph, name: str, value: str, weight: Array, bias: Array | None = None) -> str:
+        """Multiply a value (n, in) by a weight (in, out) known by ``name``, and return the result's name."""
+
+
+class FloatLinear:
+    """Full precision."""
+
+    def add(self, graph: Graph, name: str, value: str, weight: Array, bias: Array | None = None) -> str:
+        """Add a MatMul and the bias, if there is one."""
+        return _with_bias(graph, name, graph.op("MatMul", value, graph.tensor(name, weight)), bias)
+
+
+class ObservedLinear:
+    """Full precision; the least and the greatest number of each channel of a product's input are outputs."""
+
+    def add(self, graph: Graph, name: str, value: str, weight: Array, bias: Array | None = None) -> str:
+        """Add a MatMul, and outputs ``low.NAME`` and ``high.NAME``."""
+        for kind, output in (("ReduceMin", "low"), ("ReduceMax", "high")):
+            found = graph.op(kind, value, graph.constant([0]), keepdims=0)
+            graph.output(found, f"{output}.{name}", np.float32, [len(weight)])
+        return FloatLinear().add(graph, name, value, weight, bias)
+
+
+class Weight8Linear:
+    """8-bit weights with a scale for each column, exact activations: for prefixes, which run once."""
+
+    def add(self, graph: Graph, name: str, value: str, weight: Array, bias: Array | None = None) -> str:
+        """Add a DequantizeLinear and a MatMul."""
+        whole, scales = _add_weight8(graph, name, weight)
+        # written out, for ONNX Runtime puts a scalar there where it makes u8 of s8
+        zeros = graph.tensor(f"{name}.zeros", np.zeros(weight.shape[1], np.int8))
+        exact = graph.op("DequantizeLinear", whole, scales, zeros, axis=1)
+        return _with_bias(graph, name, graph.op("MatMul", value, exact), bias)
+
+
+class Static8Linear:
+    """8-bit weights and activations; one calibrated range a product, asymmetric."""
+
+    def __init__(self, ranges: Mapping[str, Channels]) -> None:
+        self._ranges = ranges
+
+    def add(self, graph: Graph, name: str, value: str, weight: Array, bias: Array | None = None) -> str:
+        """Add a QuantizeLinear and the product that scales back."""
+        channels = self._ranges[name]
+        low, high = min(float(channels.low.min()), 0.0), max(float(channels.high.max()), 0.0)
+        step = max((high - low) / 255, 1e-9)
+        scale = graph.constant(step, np.float32)
+        zero = graph.constant(min(255, max(0, round(-low / step))), np.uint8)
+        rounded = graph.op("QuantizeLinear", value, scale, zero)
+        return _add_product8(graph, name, (rounded, scale, zero), weight, bias)
+
+
+class Tensor8Linear:
+    """8-bit weights and activations; the range is taken from the whole batch: a pair depends on its neighbours."""
+
+    def add(self, graph: Graph, name: str, value: str, weight: Array, bias: Array | None = None) -> str:
+        """Add a DynamicQuantizeLinear and the product that scales back."""
+        rounded, scale, zero = graph.ops("DynamicQuantizeLinear", 3, value)
+        return _add_product8(graph, name, (rounded, scale, zero), weight, bias)
+
+
+class Token8Linear:
+    """8-bit weights and activations; a symmetric scale for each token, in plain operators."""
+
+    def add(self, graph: Graph, name: str, value: str, weight: Array, bias: Array | None = None) -> str:
+        """Add the rounding and a MatMulInteger."""
+        peak = graph.op("ReduceMax", graph.op("Abs", value), graph.constant([-1]))
+        step = graph.op(
+            "Mul", graph.op("Max", peak, graph.constant(1e-9, np.float32)), graph.constant(1 / 127, np.float32)
+        )
+        shifted = graph.op("Add", graph.op("Round", graph.op("Div", value, step)), graph.constant(128, np.float32))
+        whole, scales = _add_weight8(graph, name, weight)
+        zero = graph.constant(128, np.uint8)
+        product = graph.op("MatMulInteger", graph.op("Cast", shifted, to=_UINT8), whole, zero)
+        product = graph.op("Mul", graph.op("Mul", graph.op("Cast", product, to=_FLOAT), step), scales)
+        return _with_bias(graph, name, product, bias)
+
+
+class Weight4Linear:
+    """4-bit weights, a scale for each 32 of a column, exact activations."""
+
+    def add(self, graph: Graph, name: str, value: str, weight: Array, bias: Array | None = None) -> str:
+        """Add a MatMulNBits."""
+        packed, scales = round4(weight)
+        product = graph.op(
+            "MatMulNBits",
+            value,
+            graph.tensor(f"{name}.int4", packed),
+            graph.tensor(f"{name}.scale", scales),
+            domain=MICROSOFT,
+            K=weight.shape[0],
+            N=weight.shape[1],
+            bits=4,
+            block_size=_BLOCK,
+            accuracy_level=1,
+        )
+        return _with_bias(graph, name, product, bias)
+
+
+def round8(weight: Array) -> tuple[npt.NDArray[np.int8], Array]:
+    """Round a weight (in, out) to -127..127 with a scale for each column."""
+    scales = np.maximum(np.abs(weight).max(0), 1e-9).astype(np.float32) / np.float32(127)
+    return np.clip(np.rint(weight / scales), -127, 127).astype(np.int8), scales
+
+
+def round4(weight: Array) -> tuple[npt.NDArray[np.uint8], Array]:
+    """Round a weight (in, out) to 0..15 around 8; return (out, blocks, 16) pairs of numbers and (out * blocks,) scales.
+
+    The number of largest magnitude becomes -8, as in llama.cpp's Q4_0.
+    """
+    rows, columns = weight.shape
+    blocks = -(-rows // _BLOCK)
+    padded = np.zeros((columns, blocks * _BLOCK), np.float32)
+    padded[:, :rows] = weight.T
+    parts = padded.reshape(columns, blocks, _BLOCK)
+    peak = np.take_along_axis(parts, np.abs(parts).argmax(2)[..., None], 2)
+    scales = (peak / np.float32(-8)).astype(np.float32)
+    inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
+    whole = np.clip(np.rint(parts * inverse) + 8, 0, 15).astype(np.uint8)
+    return whole[..., 0::2] | whole[..., 1::2] << 4, scales.reshape(-1)
+
+
+def _add_product8(graph: Graph, name: str, value: tuple[str, str, str], weight: Array, bias: Array | None) -> str:
+    rounded, scale, zero = value
+    whole, scales = _add_weight8(graph, name, weight)
+    inputs = [rounded, whole, scale, scales, zero]
+    if bias is not None:
+        inputs += ["", graph.tensor(f"{name}.bias", bias)]
+    return graph.op("MatMulIntegerToFloat", *inputs, domain=MICROSOFT)
+
+
+def _add_weight8(graph: Graph, name: str, weight: Array) -> tuple[str, str]:
+    whole, scales = round8(weight)
+    return graph.tensor(f"{name}.int8", whole), graph.tensor(f"{name}.scale", scales)
+
+
+def _with_bias(graph: Graph, name: str, product: str, bias: Array | None) -> str:
+    return product if bias is None else graph.op("Add", product, graph.tensor(f"{name}.bias", bias))

@@ -1,0 +1,42 @@
+"""What the tests of the ONNX engine share: tiny exports, random prompts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from helpers import make_pairs
+from pairgrade.backend import Scores
+from pairgrade.export.measure import Task
+from pairgrade.export.onnx_export import export_onnx
+from pairgrade.export.onnx_folder import OnnxSettings
+from pairgrade.export.onnx_recipe import Recipe
+from pairgrade.onnx_backend import OnnxBackend, OnnxOptions
+from pairgrade.rubric import Rubric
+from pairgrade.tokenizer import Ids
+
+LABELS = np.array([5, 9, 11, 40], np.int32)
+LENGTHS = (7, 30, 1, 17, 44, 16, 33, 70, 18, 2)  # one more than a step of the rectangle, one less, a single token
+
+
+def export(source: Path, out: Path, quant: str = "fp32", recipe: Recipe | None = None) -> Path:
+    """Export a folder, calibrated on a few made pairs where it has static scales."""
+    task = Task(make_pairs(2, 6), Rubric.load("trec"), "plain")
+    export_onnx(source, out, OnnxSettings(quant, recipe, task, threads=1))
+    return out
+
+
+def opened(folder: Path, **options: int | bool) -> OnnxBackend:
+    return OnnxBackend(folder, OnnxOptions(**({"threads": 1} | options)))  # type: ignore[arg-type]
+
+
+def prompts(seed: int = 0, vocabulary: int = 250) -> tuple[list[Ids], list[Ids]]:
+    """Two prefix segments and documents of many lengths, random ids."""
+    random = np.random.default_rng(seed)
+    prefix = [random.integers(0, vocabulary, n).astype(np.int32) for n in (41, 9)]
+    return prefix, [random.integers(0, vocabulary, n).astype(np.int32) for n in LENGTHS]
+
+
+def difference(a: Scores, b: Scores) -> float:
+    return float(np.abs(a.logits - b.logits).max())

@@ -1,0 +1,176 @@
+"""The ONNX backend: exact whatever runs beside a document, and only from folders that are whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx_helpers import LABELS, export, opened, prompts
+
+from helpers import make_pairs
+from pairgrade import Annotator, AnnotatorOptions, InputError, ModelError, PlanOptions
+from pairgrade.export.torch_backend import TorchBackend, TorchOptions
+from pairgrade.onnx_backend import OnnxBackend, OnnxOptions
+from pairgrade.onnx_layout import cut, pack
+from pairgrade.rubric import Rubric
+from tiny_models import FAMILIES
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+_QUANTS = ("fp32", "int8", "int4")
+
+
+@pytest.fixture(scope="module")
+def folders(tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    root = tmp_path_factory.mktemp("onnx")
+
+    def folder(family: str, quant: str = "fp32") -> Path:
+        out = root / f"{family}-{quant}"
+        return out if out.is_dir() else export(tiny_folder(family), out, quant)
+
+    return folder
+
+
+@pytest.mark.parametrize("quant", _QUANTS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_neighbours_and_threads_move_nothing(family: str, quant: str, folders: Callable[..., Path]) -> None:
+    folder = folders(family, quant)
+    prefix, documents = prompts()
+    backend = opened(folder, label_mass=True)
+    reference = backend.score(prefix, documents, LABELS)
+    assert reference.log_totals is not None
+    assert backend.exact == (quant != "int4")
+    bound = 0 if backend.exact else 1e-5
+    random = np.random.default_rng(5)
+    for _ in range(4):
+        order = random.permutation(len(documents))[: random.integers(1, len(documents) + 1)]
+        scores = backend.score(prefix, [documents[i] for i in order], LABELS)
+        np.testing.assert_allclose(scores.logits, reference.logits[order], rtol=0, atol=bound)
+        assert scores.log_totals is not None
+        np.testing.assert_allclose(scores.log_totals, reference.log_totals[order], rtol=0, atol=bound)
+    for options in ({"batch_tokens": 1}, {"batch_tokens": 100}, {"threads": 2}, {"reuse": False}):
+        other = opened(folder, **options).score(prefix, documents, LABELS)
+        np.testing.assert_allclose(other.logits, reference.logits, rtol=0, atol=bound)
+
+
+def test_judgments_equal_those_of_transformers(
+    folders: Callable[..., Path], tiny_folder: Callable[[str], Path]
+) -> None:
+    pairs, rubric = make_pairs(3, 5), Rubric.load("trec")
+    reference = TorchBackend(tiny_folder("llama"), TorchOptions(threads=1))
+    options = AnnotatorOptions(plan=PlanOptions(batch_tokens=100, by_length=True), window=7)
+    with Annotator(reference, rubric) as a, Annotator(opened(folders("llama")), rubric, options) as b:
+        for first, second in zip(a.label(pairs), b.label(pairs), strict=True):
+            assert (first.query_id, first.doc_id, first.prompt_tokens) == (
+                second.query_id, second.doc_id, second.prompt_tokens,
+            )  # fmt: skip
+            assert first.grade == second.grade
+            np.testing.assert_allclose(first.probabilities, second.probabilities, atol=1e-5)
+    with Annotator.open(folders("llama"), rubric) as annotator:
+        assert annotator.identity()["backend.quant"] == "fp32"
+        assert [j.doc_id for j in annotator.label(pairs[:2])] == [p.doc_id for p in pairs[:2]]
+
+
+def test_the_prefix_is_computed_once(folders: Callable[..., Path]) -> None:
+    backend = opened(folders("llama"))
+    (first, second), documents = prompts()
+    tokens = sum(map(len, documents))
+    backend.score([first, second], documents, LABELS)
+    assert backend.counters.computed == len(first) + len(second) + tokens
+    backend.score([first, second[::-1].copy()], documents, LABELS)
+    assert backend.counters.computed == len(first) + 2 * len(second) + 2 * tokens
+
+
+@pytest.mark.parametrize("name", ["weights.bin", "documents.onnx", "embedding.npy", "tokenizer.json"])
+def test_an_altered_file_is_refused(name: str, folders: Callable[..., Path], tmp_path: Path) -> None:
+    copy = _copy(folders("llama"), tmp_path / "copy")
+    data = bytearray((copy / name).read_bytes())
+    data[-1] ^= 1
+    (copy / name).write_bytes(data)
+    with pytest.raises(ModelError, match="sha256"):
+        OnnxBackend(copy)
+    (copy / name).unlink()
+    with pytest.raises(ModelError, match="missing"):
+        OnnxBackend(copy)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("version", 2, "format"),
+        ("layers", 0, "above 0"),
+        ("layers", "2", "above 0"),
+        ("files", {}, "must name"),
+        ("extra", 1, "not known: extra"),
+    ],
+)
+def test_a_manifest_that_is_not_ours_is_refused(
+    key: str, value: object, message: str, folders: Callable[..., Path], tmp_path: Path
+) -> None:
+    copy = _copy(folders("llama"), tmp_path / "copy")
+    _edit(copy, {key: value})
+    with pytest.raises(ModelError, match=message):
+        OnnxBackend(copy)
+
+
+def test_data_outside_the_folder_is_refused(folders: Callable[..., Path], tmp_path: Path) -> None:
+    import onnx
+
+    from pairgrade.file_hashes import file_sha256
+
+    copy = _copy(folders("llama"), tmp_path / "copy")
+    (tmp_path / "weights.bin").write_bytes((copy / "weights.bin").read_bytes())
+    files = json.loads((copy / "manifest.json").read_text())["files"]
+    _edit(copy, {"files": files | {"../weights.bin": files["weights.bin"]}})
+    with pytest.raises(ModelError, match="plain file"):
+        OnnxBackend(copy)
+    model = onnx.load(copy / "documents.onnx", load_external_data=False)
+    for initializer in model.graph.initializer:
+        for entry in initializer.external_data:
+            if entry.key == "location":
+                entry.value = "../weights.bin"
+    (copy / "documents.onnx").write_bytes(model.SerializeToString())
+    _edit(copy, {"files": files | {"documents.onnx": file_sha256(copy / "documents.onnx")}})
+    with pytest.raises(ModelError, match="cannot load"):
+        OnnxBackend(copy)
+
+
+def test_prompts_that_cannot_run_are_refused(folders: Callable[..., Path]) -> None:
+    backend = opened(folders("llama"), context=64)
+    prefix, documents = prompts()
+    with pytest.raises(ModelError, match="does not fit the context of 64"):
+        backend.score(prefix, documents, LABELS)
+    with pytest.raises(ModelError, match="empty suffix"):
+        backend.score(prefix, [np.empty(0, np.int32)], LABELS)
+    assert backend.score(prefix, [], LABELS).logits.shape == (0, 4)
+    for options in ({"context": 8}, {"threads": 0}, {"batch_tokens": 0}):
+        with pytest.raises(InputError):
+            OnnxOptions(**options)
+
+
+def test_a_layout_finds_every_token_again() -> None:
+    _, documents = prompts()
+    layout = pack(documents)
+    assert layout.rows.shape[1] % 16 == 0
+    np.testing.assert_array_equal(layout.rows.reshape(-1)[layout.places], np.arange(sum(map(len, documents))))
+    np.testing.assert_array_equal(layout.ids[layout.last], [document[-1] for document in documents])
+    lengths = [len(document) for document in documents]
+    batches = list(cut(lengths, 64))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(documents)))
+    assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= 64 for b in batches)
+
+
+def _copy(folder: Path, to: Path) -> Path:
+    to.mkdir()
+    for file in folder.iterdir():
+        (to / file.name).write_bytes(file.read_bytes())
+    return to
+
+
+def _edit(folder: Path, changes: dict[str, object]) -> None:
+    table = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(table | changes))

@@ -1,0 +1,96 @@
+"""A turned model is the same function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx_helpers import LABELS, difference, export, opened, prompts
+
+from pairgrade import InputError
+from pairgrade.export.decoder import read_decoder
+from pairgrade.export.onnx_layers import read_layer
+from pairgrade.export.onnx_linear import Channels
+from pairgrade.export.onnx_recipe import Recipe
+from pairgrade.export.onnx_rotate import hadamard, make_rotation, orthogonal
+from pairgrade.export.onnx_smooth import smooth_down
+from pairgrade.export.weights import Weights
+from tiny_models import FAMILIES
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+
+@pytest.mark.parametrize("recipe", [Recipe(rotate=True), Recipe(rotate=True, down_block=32)])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_rotated_graph_equals_the_plain_one(
+    family: str, recipe: Recipe, tiny_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    prefix, documents = prompts()
+    plain = opened(export(tiny_folder(family), tmp_path / "plain")).score(prefix, documents, LABELS)
+    turned = opened(export(tiny_folder(family), tmp_path / "turned", recipe=recipe)).score(prefix, documents, LABELS)
+    assert 0 < difference(plain, turned) < 1e-4
+
+
+@pytest.mark.parametrize("matrix", [orthogonal(48, 3), hadamard(64), hadamard(1)])
+def test_matrices_are_orthogonal(matrix: np.ndarray) -> None:
+    np.testing.assert_allclose(matrix @ matrix.T, np.eye(len(matrix)), atol=1e-6)
+
+
+def test_a_rotation_spreads_an_outlier(tiny_folder: Callable[[str], Path]) -> None:
+    decoder = read_decoder(tiny_folder("llama"))
+    rotation = make_rotation(decoder, Recipe(rotate=True))
+    outlier = np.zeros(decoder.hidden, np.float32)
+    outlier[7] = 100
+    assert rotation.residual is not None
+    assert np.abs(outlier @ rotation.residual).max() < 60
+
+
+def test_a_seed_is_a_model(tiny_folder: Callable[[str], Path]) -> None:
+    decoder = read_decoder(tiny_folder("llama"))
+    layer = read_layer(Weights(tiny_folder("llama")), decoder, 0)
+    first, again, other = (
+        make_rotation(decoder, Recipe(rotate=True, seed=seed)).turn(layer, decoder, 0).qkv for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 0.01
+
+
+def test_smoothing_keeps_the_product(tiny_folder: Callable[[str], Path]) -> None:
+    decoder = read_decoder(tiny_folder("llama"))
+    layer = read_layer(Weights(tiny_folder("llama")), decoder, 0)
+    random = np.random.default_rng(0)
+    gate, up = random.standard_normal((2, 5, decoder.intermediate)).astype(np.float32)
+    hidden = random.standard_normal((5, decoder.hidden)).astype(np.float32)
+    size = decoder.intermediate
+
+    def down(each: object) -> np.ndarray:
+        product = hidden @ each.gate_up  # type: ignore[attr-defined]
+        return np.asarray((product[:, :size] * product[:, size:]) @ each.down)  # type: ignore[attr-defined]
+
+    peaks = np.abs(gate * up).max(0)
+    peaks[3] = 1000
+    smooth, channels = smooth_down(layer, Channels(-peaks, peaks), 0.75)
+    np.testing.assert_allclose(down(smooth), down(layer), rtol=1e-3, atol=1e-3)
+    assert channels.high.max() / np.median(channels.high) < 0.2 * peaks.max() / np.median(peaks)
+    assert layer.down is not smooth.down
+    assert np.array_equal(layer.down, replace(layer).down)
+
+
+def test_recipes_that_make_no_sense_are_refused(tiny_folder: Callable[[str], Path]) -> None:
+    for wrong in (
+        {"weights": 3},
+        {"activations": "static"},
+        {"activations": "odd", "weights": 8},
+        {"prefix": "odd"},
+        {"down_block": 48},
+        {"smooth": 2.0, "weights": 8, "activations": "static"},
+        {"smooth": 0.5},
+    ):
+        with pytest.raises(InputError):
+            Recipe(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="96 channels"):
+        make_rotation(read_decoder(tiny_folder("llama")), Recipe(down_block=64))
