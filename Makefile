@@ -1,12 +1,15 @@
 # make demo   sets everything up and labels the shipped sample
 # make test   sets everything up, lints, checks types and runs the tests against the installed wheel
+# make reliability   runs the tests behind docs/reliability.md, the slow ones too
 # make check  the same without installing anything but the package itself
 
 PYTHON ?= python3
 VENV ?= .venv
+PROMISES = run hostile_input tokenizer folder_tokenizer llama annotator onnx_backend atomic journal prompt spool lock \
+	gguf_export merge pipeline worker advisories
 PIP = $(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check install clean
+.PHONY: demo test reliability check install clean
 
 demo: install
 	$(VENV)/bin/pairgrade demo
@@ -14,6 +17,10 @@ demo: install
 test: install
 	$(PIP) '.[all]'
 	$(MAKE) check
+
+reliability: install
+	$(PIP) '.[all]'
+	$(VENV)/bin/python -m pytest -q tests/reliability $(addprefix tests/test_,$(addsuffix .py,$(PROMISES)))
 
 check:
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps --force-reinstall .

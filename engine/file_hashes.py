@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import time
 from pathlib import Path
 
 from pairgrade.atomic import write_text
@@ -18,6 +19,7 @@ from pairgrade.errors import ModelError, PairgradeError
 
 MANIFEST = "manifest.json"
 _SMALL = 2**20  # bytes; hashing less takes no time worth remembering
+_TICK = 50_000_000  # ns; a change so soon after another may leave the file with the same time
 _log = logging.getLogger(__name__)
 
 
@@ -41,8 +43,10 @@ def remembered_sha256(path: Path) -> str:
     entry = known.get(key)
     if isinstance(entry, list) and entry[:3] == state and len(entry) == 4:
         return str(entry[3])
+    settled = time.time_ns() - found.st_mtime_ns > _TICK
     digest = file_sha256(path)
-    _remember({**known, key: [*state, digest]})
+    if settled:
+        _remember({**known, key: [*state, digest]})
     return digest
 
 
@@ -60,7 +64,7 @@ def verify_files(model: Path) -> None:
         if not path.is_file():
             raise ModelError(f"{folder / MANIFEST} lists {name}, which is not there")
         digest = remembered_sha256(path)
-        if digest != expected:
+        if digest != expected.lower():
             raise ModelError(
                 f"{path} is not the file that its manifest describes: its sha256 is {digest}, expected is {expected}"
             )
@@ -72,8 +76,10 @@ def _listed(manifest: Path) -> dict[str, str]:
         table = json.loads(manifest.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{manifest} is damaged: not JSON ({error})") from None
+    except OSError as error:
+        raise ModelError(f"{manifest} cannot be read: {error.strerror or error}") from None
     files = table.get("files") if isinstance(table, dict) else None
     if not isinstance(files, dict):
         return {}  # somebody else's manifest

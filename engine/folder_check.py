@@ -39,6 +39,8 @@ def _refuse_code(config: Path) -> None:
         return
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{config}: not JSON ({error})") from None
+    except OSError as error:
+        raise ModelError(f"{config} cannot be read: {error.strerror or error}") from None
     if isinstance(table, dict) and table.get("auto_map"):
         raise ModelError(
             f"{config} wants code of its own to be run ({table['auto_map']}), which pairgrade never does; if the model "

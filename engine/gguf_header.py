@@ -1,35 +1,46 @@
 """A GGUF file's header, read with every length checked against the bytes that are left.
 
 Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Nothing here trusts the file; what does not fit is
-a ModelError that says which part. Values of string arrays are counted and not kept (a vocabulary has 100,000s).
+a ModelError that says which part. Of string arrays the vocabulary alone is kept. The file is read and not mapped: one
+that shrinks meanwhile would end the process.
 """
 
 from __future__ import annotations
 
-import mmap
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from pairgrade.errors import ModelError
 
 VERSIONS = (2, 3)
 MAX_ENTRIES = 100_000  # metadata keys or tensors of one file; real ones have hundreds
 MAX_KEY = 65_535  # bytes, by the specification
+MAX_TEXT = 2**24  # bytes of a text of the metadata; chat templates have thousands
+MAX_TOKENS = 2**24
+SHOWN = 400  # characters of a reason; names and values are the file's own
+TOKENS = "tokenizer.ggml.tokens"
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
-_STRING, _ARRAY = 8, 9
+STRING, INT32, FLOAT32 = 8, 5, 6
+_ARRAY = 9
 
 Value = int | float | bool | str
 
 
 @dataclass(frozen=True, slots=True)
 class ArrayValue:
-    """An array of the metadata: its length, and its values where they are numbers and few."""
+    """An array of the metadata: its length, and its values where they are numbers and few, or the vocabulary."""
 
     count: int
     kind: int  # the specification's type number of the elements
     values: tuple[Value, ...] = ()
+    texts: tuple[bytes, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"an array of {self.count:,}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +70,7 @@ def read_header(path: Path) -> GgufHeader:
         with path.open("rb") as file:
             start = file.read(512)
             _refuse_foreign(path, start)
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _Parser(path, data).header()
+            return _Parser(path, file).header()
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from None
 
@@ -79,9 +89,15 @@ def _refuse_foreign(path: Path, start: bytes) -> None:
     raise ModelError(f"{path} is not a GGUF file (it starts with {start[:4]!r}, not with b'GGUF')")
 
 
+class UnsoundError(Exception):
+    """A reason not to load a file, as the end of a sentence that begins with its name."""
+
+
 class _Parser:
-    def __init__(self, path: Path, data: mmap.mmap) -> None:
-        self._path, self._data, self._at, self._size = path, data, 4, len(data)
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self._path, self._file, self._at = path, file, 4
+        self._size = os.fstat(file.fileno()).st_size
+        file.seek(4)
 
     def header(self) -> GgufHeader:
         version = int(self._number("<I", "its version"))
@@ -100,8 +116,8 @@ class _Parser:
 
     def _value(self, key: str) -> Value | ArrayValue:
         kind = int(self._number("<I", f"the type of '{key}'"))
-        if kind == _STRING:
-            return self._string(f"the value of '{key}'")
+        if kind == STRING:
+            return self._string(f"the value of '{key}'", MAX_TEXT)
         if kind in _SCALARS:
             return self._number(_SCALARS[kind], f"the value of '{key}'")
         if kind == _ARRAY:
@@ -112,19 +128,23 @@ class _Parser:
         kind = int(self._number("<I", f"the element type of '{key}'"))
         if kind == _ARRAY:
             raise self._wrong(f"has arrays inside the array '{key}', which no model needs")
-        if kind == _STRING:
-            count = self._count("<Q", f"strings in '{key}'", 8, most=None)
-            for _ in range(count):
-                self._skip_string(key)
-            return ArrayValue(count, kind)
+        if kind == STRING:
+            count = self._count("<Q", f"strings in '{key}'", 8, most=MAX_TOKENS)
+            what = f"a string of '{key}'"
+            texts = [self._raw_string(what, MAX_KEY) for _ in range(count)] if key == TOKENS else []
+            for _ in range(count - len(texts)):
+                self._raw_string(what, MAX_TEXT)
+            return ArrayValue(count, kind, texts=tuple(texts))
         if kind not in _SCALARS:
             raise self._wrong(f"gives the elements of '{key}' the type {kind}, which there is not")
         layout = _SCALARS[kind]
         width = struct.calcsize(layout)
         count = self._count("<Q", f"numbers in '{key}'", width, most=None)
-        values = struct.unpack_from(f"<{count}{layout[1]}", self._data, self._at) if count <= MAX_ENTRIES else ()
-        self._at += width * count
-        return ArrayValue(count, kind, values)
+        if count > MAX_ENTRIES:
+            self._at = self._file.seek(self._at + width * count)
+            return ArrayValue(count, kind)
+        raw = self._take(width * count, f"the numbers in '{key}'")
+        return ArrayValue(count, kind, struct.unpack(f"<{count}{layout[1]}", raw))
 
     def _tensor(self) -> TensorInfo:
         name = self._string("a tensor's name", MAX_KEY)
@@ -143,32 +163,30 @@ class _Parser:
         return count
 
     def _number(self, layout: str, what: str) -> int | float | bool:
-        try:
-            (value,) = struct.unpack_from(layout, self._data, self._at)
-        except struct.error:
-            raise self._wrong(f"ends inside {what}") from None
-        self._at += struct.calcsize(layout)
-        number: int | float | bool = value
+        number: int | float | bool = struct.unpack(layout, self._take(struct.calcsize(layout), what))[0]
         return number
 
-    def _string(self, what: str, most: int | None = None) -> str:
-        length = int(self._number("<Q", what))
-        if length > self._size - self._at or (most is not None and length > most):
-            raise self._wrong(f"claims {length:,} bytes for {what}, and {self._size - self._at:,} are left")
-        raw = self._data[self._at : self._at + length]
-        self._at += length
+    def _string(self, what: str, most: int) -> str:
+        raw = self._raw_string(what, most)
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError:
             raise self._wrong(f"holds bytes that are no UTF-8 in {what}") from None
 
-    def _skip_string(self, key: str) -> None:
-        length = int(self._number("<Q", f"a string of '{key}'"))
-        if length > self._size - self._at:
+    def _raw_string(self, what: str, most: int) -> bytes:
+        length = int.from_bytes(self._take(8, what), "little")
+        if length > min(most, self._size - self._at):
             raise self._wrong(
-                f"claims {length:,} bytes for a string of '{key}', and {self._size - self._at:,} are left"
+                f"claims {length:,} bytes for {what}; {self._size - self._at:,} are left, {most:,} allowed"
             )
-        self._at += length
+        return self._take(length, what)
+
+    def _take(self, count: int, what: str) -> bytes:
+        raw = self._file.read(count)
+        if len(raw) < count:
+            raise self._wrong(f"ends inside {what}")
+        self._at += count
+        return raw
 
     def _wrong(self, what: str) -> ModelError:
-        return ModelError(f"{self._path} {what}: the file is damaged or not a real model")
+        return ModelError(f"{self._path} {what[:SHOWN]}: the file is damaged or not a real model")

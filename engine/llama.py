@@ -197,8 +197,12 @@ class LlamaBackend:
         code = self._lib.llama_decode(self._context, batch)
         if want_logits and code == 0:
             self._lib.llama_synchronize(self._context)
-        self.counters.seconds += time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        self.counters.seconds += seconds
         self.counters.computed += batch.n_tokens
+        if not want_logits:
+            self.counters.prefix_seconds += seconds
+            self.counters.prefix_computed += batch.n_tokens
         if code != 0:
             raise ModelError(
                 f"{self._model.path}: llama_decode of {batch.n_tokens} tokens failed with code {code}"

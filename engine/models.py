@@ -11,10 +11,11 @@ import re
 from pathlib import Path
 
 from pairgrade.errors import ModelError
-from pairgrade.file_hashes import verify_files
+from pairgrade.file_hashes import remembered_sha256, verify_files
 from pairgrade.gguf_check import check_gguf
 
 _HF = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)/(?P<file>[\w./-]+\.gguf)(?:@(?P<revision>[\w./-]+))?")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _FORMS = (
     "a path to a .gguf file, pkg:PACKAGE (a GGUF inside an installed Python package) or hf:org/repo/file.gguf@revision"
 )
@@ -68,7 +69,18 @@ def _from_hub(text: str) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"hf:{text} cannot be had: {first}") from None
+    _verify_blob(Path(path))
     return _checked(Path(path))
+
+
+def _verify_blob(path: Path) -> None:
+    """Compare a file of the hub's cache with the sha256 that it is filed under; one in git itself has none."""
+    expected = path.resolve().name
+    if _SHA256.fullmatch(expected) and remembered_sha256(path) != expected:
+        raise ModelError(
+            f"{path} is damaged: its sha256 is {remembered_sha256(path)}, the hub's is {expected}; delete it and its "
+            "blob, and run again"
+        )
 
 
 def _checked(path: Path) -> Path:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pairgrade.errors import ModelError
-from pairgrade.file_hashes import file_sha256
+from pairgrade.file_hashes import remembered_sha256
 
 MANIFEST = "manifest.json"
 DOCUMENTS, PREFIX, WEIGHTS = "documents.onnx", "prefix.onnx", "weights.bin"
@@ -70,7 +70,7 @@ def read_manifest(folder: Path) -> OnnxManifest:
         file = folder / name
         if not file.is_file():
             raise ModelError(f"{folder}: {name} is missing; export the model again")
-        if file_sha256(file) != digest:
+        if remembered_sha256(file) != digest:
             raise ModelError(f"{file}: its sha256 is not the manifest's; it is damaged or was changed")
     return manifest
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pairgrade.errors import MissingExtraError, ModelError
+from pairgrade.onnx_check import check_onnx
 from pairgrade.onnx_manifest import MIN_ONNXRUNTIME
 
 _INTERNAL = 3  # log level: errors only
@@ -35,13 +36,14 @@ def open_session(
     product: str = "u8u8",
     fuses: bool = True,
 ) -> Any:
-    """Load a graph.
+    """Load a graph that reads no file outside its folder; ModelError where it cannot be.
 
     ``shares_weights``: compute from the mapped file, no packed copy of the weights is made. ``product``: how 8-bit
     products are done where the processor has no VNNI, see ``product_kind``. ``fuses``: whether ONNX Runtime may round
     the activations of products whose weights alone are 8-bit.
     """
     library = runtime()
+    check_onnx(path)
     if provider not in library.get_available_providers():
         have = ", ".join(library.get_available_providers())
         raise ModelError(f"this onnxruntime has no {provider}, only {have}; CUDA needs onnxruntime-gpu instead of it")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 from pairgrade.errors import ModelError
 
 MAX_HEADER = 100_000_000  # bytes, as in the reference reader
+_MAX_RANK = 64  # dimensions; the product of a million would take hours
+_SHOWN = 100  # characters of a name in a message
 _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
     "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
@@ -35,7 +38,9 @@ def check_safetensors(path: Path) -> int:
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from None
     table = _table(path, header)
-    table.pop("__metadata__", None)
+    notes = table.pop("__metadata__", {})
+    if not isinstance(notes, dict) or not all(isinstance(note, str) for note in notes.values()):
+        raise _wrong(path, "has a __metadata__ that is no table of texts")
     _check_spans(path, [_span(path, name, entry) for name, entry in table.items()], size - 8 - length)
     return len(table)
 
@@ -44,12 +49,12 @@ def _table(path: Path, header: bytes) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         table = dict(pairs)
         if len(table) < len(pairs):
-            names = [name for name, _ in pairs]
-            raise _wrong(path, f"has '{next(n for n in names if names.count(n) > 1)}' twice in its header")
+            name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+            raise _wrong(path, f"has '{name[:_SHOWN]}' twice in its header")
         return table
 
     try:
-        table = json.loads(header, object_pairs_hook=unique)
+        table = json.loads(header.decode("utf-8"), object_pairs_hook=unique)
     except (ValueError, RecursionError):
         raise _wrong(path, "has a header that is not JSON") from None
     if not isinstance(table, dict):
@@ -58,14 +63,17 @@ def _table(path: Path, header: bytes) -> dict[str, Any]:
 
 
 def _span(path: Path, name: str, entry: Any) -> tuple[int, int, str]:
-    """Return the first byte of a tensor, the one after its last, and its name."""
+    """Return the first byte of a tensor, the one after its last, and its name as messages show it."""
+    name = name[:_SHOWN]
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise _wrong(path, f"describes the tensor '{name}' by other keys than dtype, shape and data_offsets")
     kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if kind not in _BITS:
-        raise _wrong(path, f"gives the tensor '{name}' the dtype {kind!r}, which is not known")
+    if not isinstance(kind, str) or kind not in _BITS:
+        raise _wrong(path, f"gives the tensor '{name}' the dtype {repr(kind)[:_SHOWN]}, which is not known")
     if not _whole(shape) or not _whole(offsets) or len(offsets) != 2:
         raise _wrong(path, f"gives the tensor '{name}' a shape or offsets that are no lists of whole numbers")
+    if len(shape) > _MAX_RANK:
+        raise _wrong(path, f"gives the tensor '{name}' {len(shape):,} dimensions; {_MAX_RANK} are the most")
     bits = math.prod(shape) * _BITS[kind]
     if bits % 8 or offsets[1] - offsets[0] != bits // 8:
         raise _wrong(

@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-UINT32, INT32, FLOAT32, STRING, ARRAY, UINT64 = 4, 5, 6, 8, 9, 10
+UINT8, UINT32, INT32, FLOAT32, STRING, ARRAY, UINT64 = 0, 4, 5, 6, 8, 9, 10
 
 
 def text(value: str | bytes) -> bytes:
@@ -16,6 +16,10 @@ def text(value: str | bytes) -> bytes:
 
 def number(value: int) -> tuple[int, bytes]:
     return UINT32, struct.pack("<I", value)
+
+
+def real(value: float) -> tuple[int, bytes]:
+    return FLOAT32, struct.pack("<f", value)
 
 
 def strings(values: list[str]) -> tuple[int, bytes]:
@@ -40,6 +44,7 @@ class Model:
             "llama.context_length": number(128),
             "llama.embedding_length": number(64),
             "llama.attention.head_count": number(4),
+            "tokenizer.ggml.model": (STRING, text("gpt2")),
             "tokenizer.ggml.tokens": strings(["a", "b", "c", "d"]),
             "tokenizer.ggml.scores": numbers(FLOAT32, "f", [0.0] * 4),
             "tokenizer.ggml.bos_token_id": number(1),

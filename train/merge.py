@@ -18,6 +18,7 @@ from pairgrade.errors import ModelError
 from pairgrade.export.causal_model import quiet_transformers
 from pairgrade.export.output import new_folder
 from pairgrade.file_hashes import file_sha256
+from pairgrade.folder_check import check_folder
 from pairgrade.records import Pair
 from pairgrade.rubric import Rubric
 from pairgrade.train.adapter import MANIFEST, read_manifest
@@ -59,10 +60,11 @@ def merge(
     base is not the one that the adapter was trained on.
     """
     manifest = read_manifest(adapter)
+    check_folder(adapter)
     folder = base or Path(manifest["base"])
     if not folder.is_dir():
         raise ModelError(f"the adapter's base {folder} is not there; say where it is now with --base")
-    _check_digests(adapter, manifest, folder)
+    _check_base(adapter, manifest, folder)
     options = TrainOptions(threads=threads)
     builder = builder_of(folder, rubric, options)
     prompts = [np.concatenate([*p.prefix, p.suffix]) for p in map(builder.build, pairs)]
@@ -95,11 +97,7 @@ def merge(
     return found
 
 
-def _check_digests(adapter: Path, manifest: dict[str, Any], base: Path) -> None:
-    for name, expected in manifest["files"].items():
-        found = file_sha256(adapter / name) if (adapter / name).is_file() else "no file"
-        if found != expected:
-            raise ModelError(f"{adapter / name}: its sha256 is {found}, the manifest says {expected}")
+def _check_base(adapter: Path, manifest: dict[str, Any], base: Path) -> None:
     if folder_digest(base) != manifest["identity"]["base"]:
         raise ModelError(f"{base} is not the base that {adapter} was trained on: its weights or tokenizer differ")
 

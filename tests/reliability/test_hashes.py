@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pairgrade import ModelError, file_hashes
 from pairgrade.file_hashes import file_sha256, remembered_sha256, verify_files
 from pairgrade.folder_check import check_folder
 from pairgrade.models import resolve
+from tiny_gguf import SOUND
 
 
 @pytest.mark.model
@@ -45,6 +47,7 @@ def test_one_flipped_bit_is_refused_wherever_it_is(smollm2_path: Path, tmp_path:
 def test_a_large_file_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "large.bin"
     path.write_bytes(os.urandom(2**20 + 1))
+    os.utime(path, (1, 1))  # long ago; what has just changed is not remembered
     first = remembered_sha256(path)
     with monkeypatch.context() as patch:
         patch.setattr(file_hashes, "file_sha256", lambda _: "computed again")
@@ -53,11 +56,21 @@ def test_a_large_file_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert remembered_sha256(path) == "computed again"
 
 
+def test_a_file_that_has_just_changed_is_hashed_each_time(tmp_path: Path) -> None:
+    path = tmp_path / "large.bin"
+    just_now = time.time_ns() + 60 * 10**9  # the clock of a file system may be ahead
+    for _ in range(2):
+        path.write_bytes(os.urandom(2**20 + 1))
+        os.utime(path, ns=(just_now, just_now))
+        assert remembered_sha256(path) == file_sha256(path)
+
+
 def test_a_damaged_memory_is_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "large.bin"
     path.write_bytes(bytes(2**20 + 1))
     monkeypatch.setenv("PAIRGRADE_CACHE", str(tmp_path / "cache"))
     (tmp_path / "cache").mkdir()
+    os.utime(path, (1, 1))
     for damage in ("{", "[]", json.dumps({str(path.resolve()): [1]}), json.dumps({str(path.resolve()): "x"})):
         (tmp_path / "cache" / "hashes.json").write_text(damage)
         assert remembered_sha256(path) == file_sha256(path)
@@ -76,9 +89,37 @@ def test_a_listed_file_that_is_gone_is_told(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({"files": {"weights.safetensors": "0" * 64}}))
     with pytest.raises(ModelError, match=r"lists weights\.safetensors, which is not there"):
         verify_files(tmp_path)
-    (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(ModelError, match="not JSON"):
+    for damage in ("{", "[" * 100_000):
+        (tmp_path / "manifest.json").write_text(damage)
+        with pytest.raises(ModelError, match="not JSON"):
+            verify_files(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    (tmp_path / "manifest.json").mkdir()
+    with pytest.raises(ModelError, match="cannot be read"):
         verify_files(tmp_path)
+
+
+def test_a_file_of_the_hubs_cache_has_the_sha256_it_is_filed_under(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    repository, revision = tmp_path / "models--org--repo", "0" * 40
+    for folder in ("refs", "blobs", f"snapshots/{revision}"):
+        (repository / folder).mkdir(parents=True)
+    (repository / "refs" / "main").write_text(revision)
+    (repository / "blobs" / "new").write_bytes(SOUND.bytes())
+    blob = repository / "blobs" / file_sha256(repository / "blobs" / "new")
+    (repository / "blobs" / "new").rename(blob)
+    link = repository / "snapshots" / revision / "model.gguf"
+    link.symlink_to(f"../../blobs/{blob.name}")
+    assert resolve("hf:org/repo/model.gguf") == link
+    damaged = bytearray(SOUND.bytes())
+    damaged[-1] ^= 1
+    blob.write_bytes(damaged)
+    with pytest.raises(ModelError, match=rf"model\.gguf is damaged: its sha256 is .*, the hub's is {blob.name}"):
+        resolve("hf:org/repo/model.gguf")
 
 
 class Canary:

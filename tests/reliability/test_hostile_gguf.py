@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pairgrade import ModelError
 from pairgrade.gguf_check import TYPES, check_gguf
 from pairgrade.models import resolve
-from tiny_gguf import ARRAY, FLOAT32, SOUND, STRING, UINT64, number, numbers, text
+from tiny_gguf import ARRAY, FLOAT32, SOUND, STRING, UINT8, UINT32, UINT64, number, numbers, real, strings, text
 
 # what is wrong -> (the file's bytes, a part of the reason)
 BAD: dict[str, tuple[bytes, str]] = {
@@ -29,9 +29,12 @@ BAD: dict[str, tuple[bytes, str]] = {
     "version from the future": (replace(SOUND, version=2**31).bytes(), "GGUF version 2147483648"),
     "more tensors than bytes": (replace(SOUND, counts=(2**60, None)).bytes(), "tensors, more than a file"),
     "more entries than bytes": (replace(SOUND, counts=(None, 2**63)).bytes(), "metadata entries, more than a file"),
-    "entries run into tensors": (replace(SOUND, counts=(None, 9)).bytes(), "the file is damaged"),
+    "entries run into tensors": (replace(SOUND, counts=(None, 10)).bytes(), "the file is damaged"),
     "key twice": (replace(SOUND, repeated_key=True).bytes(), "twice"),
     "endless string": (SOUND.entry(general__architecture=(STRING, struct.pack("<Q", 2**62))).bytes(), "are left"),
+    "text of 17 MB": (SOUND.entry(general__name=(STRING, text("x" * 17_000_000))).bytes(), "16,777,216 allowed"),
+    "base as an array": (SOUND.entry(llama__rope__freq_base=numbers(FLOAT32, "f", [1.0])).bytes(), "an array of 1"),
+    "base as a long text": (SOUND.entry(llama__rope__freq_base=(STRING, text("x" * 10**6))).bytes(), "freq_base = xxx"),
     "key without UTF-8": (SOUND.entry(general__architecture=(STRING, text(b"\xff\xfe"))).bytes(), "no UTF-8"),
     "unknown value type": (SOUND.entry(general__name=(77, b"")).bytes(), "the type 77"),
     "unknown element type": (
@@ -49,6 +52,43 @@ BAD: dict[str, tuple[bytes, str]] = {
     "block count as text": (SOUND.entry(llama__block_count=(STRING, text("9"))).bytes(), "llama.block_count = 9"),
     "no heads": (SOUND.entry(llama__attention__head_count=number(0)).bytes(), "head_count = 0"),
     "huge context": (SOUND.entry(llama__context_length=number(2**32 - 1)).bytes(), "context_length = 4294967295"),
+    "more blocks than llama.cpp has": (SOUND.entry(llama__block_count=number(513)).bytes(), "block_count = 513"),
+    "experts unused": (SOUND.entry(llama__expert_count=number(8)).bytes(), "8 experts, 0 of them used"),
+    "used experts without any": (SOUND.entry(llama__expert_used_count=number(2)).bytes(), "0 experts, 2 of them used"),
+    "thousands of experts": (SOUND.entry(llama__expert_count=number(513)).bytes(), "expert_count = 513"),
+    "crooked groups of experts": (
+        SOUND.entry(
+            llama__expert_count=number(8), llama__expert_used_count=number(2), llama__expert_group_count=number(3)
+        ).bytes(),
+        "in 3 groups",
+    ),
+    "more predicting blocks than blocks": (
+        SOUND.entry(llama__nextn_predict_layers=number(2)).bytes(),
+        "nextn_predict_layers",
+    ),
+    "epsilon NaN": (SOUND.entry(llama__attention__layer_norm_rms_epsilon=real(float("nan"))).bytes(), "epsilon = nan"),
+    "rope base 0": (SOUND.entry(llama__rope__freq_base=real(0.0)).bytes(), "rope.freq_base = 0.0"),
+    "unknown rope scaling": (SOUND.entry(llama__rope__scaling__type=(STRING, text("x"))).bytes(), "scaling.type = 'x'"),
+    "no tokenizer": (SOUND.entry(tokenizer__ggml__model=None).bytes(), "model is None"),
+    "tokenizer of no kind": (SOUND.entry(tokenizer__ggml__model=(STRING, text("none"))).bytes(), "model is 'none'"),
+    "token twice": (SOUND.entry(tokenizer__ggml__tokens=strings(["a", "b", "a", "d"])).bytes(), "the token 'a' twice"),
+    "token twice up to a NUL": (
+        SOUND.entry(tokenizer__ggml__tokens=strings(["a", "b\0c", "b", "d"])).bytes(),
+        "the token 'b' twice",
+    ),
+    "token like an empty one's name": (
+        SOUND.entry(tokenizer__ggml__tokens=strings(["[EMPTY_1]", "", "c", "d"])).bytes(),
+        "'[EMPTY_1]' twice",
+    ),
+    "tokens as numbers": (SOUND.entry(tokenizer__ggml__tokens=numbers(UINT32, "I", [1] * 4)).bytes(), "no vocabulary"),
+    "scores as bytes": (
+        SOUND.entry(tokenizer__ggml__scores=numbers(UINT8, "B", [0] * 4)).bytes(),
+        "scores of another type",
+    ),
+    "bytes without tokens": (
+        SOUND.entry(tokenizer__ggml__model=(STRING, text("llama"))).bytes(),
+        "without a token for the byte 0x00",
+    ),
     "no vocabulary": (SOUND.entry(tokenizer__ggml__tokens=None).bytes(), "has no vocabulary"),
     "scores for other tokens": (
         SOUND.entry(tokenizer__ggml__scores=numbers(FLOAT32, "f", [0.0])).bytes(),
@@ -56,6 +96,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     ),
     "token outside the vocabulary": (SOUND.entry(tokenizer__ggml__bos_token_id=number(4)).bytes(), "= 4, outside"),
     "alignment 0": (SOUND.entry(general__alignment=number(0)).bytes(), "general.alignment = 0"),
+    "alignment 8": (SOUND.entry(general__alignment=number(8)).bytes(), "general.alignment = 8"),
     "alignment 33": (SOUND.entry(general__alignment=number(33)).bytes(), "general.alignment = 33"),
     "no tensors": (replace(SOUND, tensors=()).bytes(), "has no tensors"),
     "tensor twice": (replace(SOUND, tensors=SOUND.tensors[:1] * 2).bytes(), "'token_embd.weight' twice"),
@@ -72,6 +113,10 @@ BAD: dict[str, tuple[bytes, str]] = {
     "tensors over one another": (
         replace(SOUND, tensors=(SOUND.tensors[0], ("blk.0.attn_q.weight", (64, 64), 8, 512))).bytes(),
         "one over the other",
+    ),
+    "a hole between tensors": (
+        replace(SOUND, tensors=(SOUND.tensors[0], ("t", (64, 8), 8, 1088)), data=2048).bytes(),
+        "a hole of 64 bytes before the tensor 't'",
     ),
     "data cut off": (replace(SOUND, data=SOUND.data - 1).bytes(), "would end at"),
 }  # fmt: skip
@@ -96,6 +141,7 @@ def test_each_bad_kind_has_a_reason_of_its_own(kind: str, tmp_path: Path) -> Non
     assert time.perf_counter() - start < 2
     assert reason in str(caught.value)
     assert str(path) in str(caught.value)
+    assert len(str(caught.value)) < 1000
 
 
 def test_reasons_are_distinct() -> None:

@@ -65,6 +65,7 @@ BAD: dict[str, tuple[dict[str, str], str]] = {
     "negative offset": ({"location": "weights.bin", "offset": "-4"}, "the offset '-4'"),
     "a petabyte": ({"location": "weights.bin", "length": str(10**15)}, "ends at byte"),
     "offset near 2^64": ({"location": "weights.bin", "offset": str(2**63), "length": "16"}, "ends at byte"),
+    "a name beyond the system's limit": ({"location": "a" * 5000}, "too long"),
     "no number": ({"location": "weights.bin", "length": "0x10"}, "the length '0x10'"),
 }
 
@@ -87,33 +88,81 @@ def _link_to_a_folder(folder: Path) -> str:
     return "sub/secret"
 
 
+def _blobs_elsewhere(folder: Path) -> str:
+    snapshot = folder / "snapshots" / "abc"  # made to look like the hub's cache
+    snapshot.mkdir(parents=True)
+    (folder / "blobs").symlink_to(folder.parent)
+    (snapshot / "weights.bin").symlink_to("../../blobs/secret")
+    return "snapshots/abc/weights.bin"
+
+
 def _hard_link(folder: Path) -> str:
     os.link(folder.parent / "secret", folder / "hard.bin")
     return "hard.bin"
 
 
-@pytest.mark.parametrize("make", [_link_to_a_file, _link_to_a_folder, _hard_link])
+@pytest.mark.parametrize("make", [_link_to_a_file, _link_to_a_folder, _hard_link, _blobs_elsewhere])
 def test_links_are_refused(make: Callable[[Path], str], folder: Path) -> None:
     location = make(folder)
     with pytest.raises(ModelError, match="link"):
         check(folder, model(location))
 
 
-def test_the_hubs_cache_works(tmp_path: Path) -> None:
+def test_a_cache_whose_blobs_lie_elsewhere_is_refused(folder: Path) -> None:
+    _blobs_elsewhere(folder)
+    with pytest.raises(ModelError, match="link"):
+        check(folder / "snapshots" / "abc", model("weights.bin"))
+
+
+@pytest.mark.parametrize("inside", ["", "onnx"])
+def test_the_hubs_cache_works(inside: str, tmp_path: Path) -> None:
     repository = tmp_path / "models--org--repo"
-    snapshot, blobs = repository / "snapshots" / "abc", repository / "blobs"
+    snapshot, blobs = repository / "snapshots" / "abc" / inside, repository / "blobs"
     snapshot.mkdir(parents=True)
     blobs.mkdir()
     (blobs / "1").write_bytes(model("weights.bin"))
     (blobs / "2").write_bytes(bytes(16))
-    (snapshot / "model.onnx").symlink_to("../../blobs/1")
-    (snapshot / "weights.bin").symlink_to("../../blobs/2")
+    up = "../../../" if inside else "../../"
+    (snapshot / "model.onnx").symlink_to(f"{up}blobs/1")
+    (snapshot / "weights.bin").symlink_to(f"{up}blobs/2")
     assert check_onnx(snapshot / "model.onnx") == 3
     (tmp_path / "secret").write_bytes(bytes(16))
     (snapshot / "weights.bin").unlink()
-    (snapshot / "weights.bin").symlink_to("../../../secret")
+    (snapshot / "weights.bin").symlink_to(f"../{up}secret")
     with pytest.raises(ModelError, match="link"):
         check_onnx(snapshot / "model.onnx")
+
+
+def field(number: int, content: bytes | int) -> bytes:
+    """One protobuf field: bytes, or a number as a varint."""
+
+    def varint(value: int) -> bytes:
+        low, rest = value & 127, value >> 7
+        return bytes([low | 128]) + varint(rest) if rest else bytes([low])
+
+    if isinstance(content, int):
+        return varint(number << 3) + varint(content)
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def location(name: bytes) -> bytes:
+    return field(13, field(1, b"location") + field(2, name))
+
+
+SMUGGLED = {  # tensors that another reader of protobuf takes for external ones
+    "an enum above 32 bits": (location(b"../secret") + field(14, 2**32 + 1), "own folder"),
+    "external by its entries alone": (location(b"../secret"), "own folder"),
+    "a name of two encodings": (location(b"\xff") + field(14, 1), "no UTF-8"),
+    "two locations": (location(b"weights.bin") + location(b"../secret") + field(14, 1), "says twice"),
+}
+
+
+@pytest.mark.parametrize("kind", SMUGGLED)
+def test_what_another_reader_might_take_for_external_is_refused(kind: str, folder: Path) -> None:
+    tensor, reason = SMUGGLED[kind]
+    (folder / "\N{REPLACEMENT CHARACTER}").write_bytes(bytes(16))
+    with pytest.raises(ModelError, match=reason):
+        check(folder, field(7, field(5, tensor)))
 
 
 @pytest.mark.parametrize(
@@ -127,18 +176,10 @@ def test_what_is_no_model_is_told(content: bytes, folder: Path) -> None:
 def test_graphs_without_end_are_refused(folder: Path) -> None:
     message = b""
     for _ in range(200):
-        for tag in (6 << 3 | 2, 5 << 3 | 2, 1 << 3 | 2):  # attribute.g in node.attribute in graph.node
-            size, raw = len(message), bytearray()
-            while size > 127:
-                raw.append(size & 127 | 128)
-                size >>= 7
-            message = bytes([tag, *raw, size]) + message
-    size, raw = len(message), bytearray()
-    while size > 127:
-        raw.append(size & 127 | 128)
-        size >>= 7
+        for number in (6, 5, 1):  # attribute.g in node.attribute in graph.node
+            message = field(number, message)
     with pytest.raises(ModelError, match="deep"):
-        check(folder, bytes([7 << 3 | 2, *raw, size]) + message)
+        check(folder, field(7, message))
 
 
 @settings(
