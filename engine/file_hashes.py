@@ -1,8 +1,9 @@
 """The sha256 of large files, remembered, and compared with what a manifest says.
 
-A model of gigabytes is hashed once: the digest is kept under the file's path, size, time of change and inode in
-``~/.cache/pairgrade`` (``XDG_CACHE_HOME`` or ``PAIRGRADE_CACHE`` move it). Whoever can set a file's times back can
-fool that memory; it guards against damage and mix-ups, not against an attacker on the same account.
+A model of gigabytes is hashed once: the digest is kept under the file's path, size, times and inode in
+``~/.cache/pairgrade`` (``XDG_CACHE_HOME`` or ``PAIRGRADE_CACHE`` move it). What sets the time of change back, as
+``rsync -t`` does, leaves the inode's own. The memory guards against damage and mix-ups, not against an attacker on
+the same account.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from pairgrade.atomic import write_text
 from pairgrade.errors import ModelError, PairgradeError
+from pairgrade.foreign_text import shown
 
 MANIFEST = "manifest.json"
 _SMALL = 2**20  # bytes; hashing less takes no time worth remembering
@@ -39,10 +41,10 @@ def remembered_sha256(path: Path) -> str:
         return file_sha256(path)
     known = _known()
     key = str(path.resolve())
-    state = [found.st_size, found.st_mtime_ns, found.st_ino]
+    state = [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
     entry = known.get(key)
-    if isinstance(entry, list) and entry[:3] == state and len(entry) == 4:
-        return str(entry[3])
+    if isinstance(entry, list) and entry[:-1] == state:
+        return str(entry[-1])
     settled = time.time_ns() - found.st_mtime_ns > _TICK
     digest = file_sha256(path)
     if settled:
@@ -53,16 +55,25 @@ def remembered_sha256(path: Path) -> str:
 def verify_files(model: Path) -> None:
     """Compare a model's files with the manifest in its folder, if there is one that lists them.
 
-    ``model`` is a folder, all of whose listed files are compared, or a file, which alone is. ModelError names the
-    file, the sha256 that the manifest gives and the one found.
+    ``model`` is a folder, all of whose listed files are compared, or a file, which alone is; a file's manifest may
+    also lie beside it as ``FILE.manifest.json``. ModelError names the file, the sha256 that the manifest gives and
+    the one found.
     """
-    folder = model if model.is_dir() else model.parent
-    for name, expected in _listed(folder / MANIFEST).items():
-        if model != folder and name != model.name:
+    if model.is_dir():
+        _compare(model / MANIFEST, None)
+        return
+    for manifest in (model.parent / MANIFEST, model.parent / f"{model.name}.{MANIFEST}"):
+        _compare(manifest, model.name)
+
+
+def _compare(manifest: Path, only: str | None) -> None:
+    """Compare the files that a manifest lists, or the one of that name."""
+    for name, expected in _listed(manifest).items():
+        if only not in (None, name):
             continue
-        path = folder / name
+        path = manifest.parent / name
         if not path.is_file():
-            raise ModelError(f"{folder / MANIFEST} lists {name}, which is not there")
+            raise ModelError(f"{manifest} lists {shown(name)}, which is not there")
         digest = remembered_sha256(path)
         if digest != expected.lower():
             raise ModelError(
@@ -85,7 +96,9 @@ def _listed(manifest: Path) -> dict[str, str]:
         return {}  # somebody else's manifest
     for name, digest in files.items():
         if Path(name).name != name or not isinstance(digest, str):
-            raise ModelError(f"{manifest} lists {name!r}, which is not a file of its own folder with a sha256")
+            raise ModelError(
+                f"{manifest} lists {shown(repr(name))}, which is not a file of its own folder with a sha256"
+            )
     return files
 
 
@@ -99,7 +112,7 @@ def _cache() -> Path:
 def _known() -> dict[str, object]:
     try:
         table = json.loads(_cache().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return table if isinstance(table, dict) else {}
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from pairgrade.errors import ModelError
 from pairgrade.file_hashes import verify_files
+from pairgrade.foreign_text import shown
 from pairgrade.safetensors_check import check_safetensors
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
@@ -27,22 +29,40 @@ def check_folder(folder: Path) -> None:
         raise ModelError(f"{folder} holds no weights in safetensors, the only format that is loaded{how}")
     for name in _CONFIGS:
         _refuse_code(folder / name)
+    for index in sorted(folder.rglob("*.safetensors.index.json")):  # a config can name one in a subfolder
+        _check_index(index)
     for path in weights:
         check_safetensors(path)
     verify_files(folder)
 
 
-def _refuse_code(config: Path) -> None:
+def _check_index(index: Path) -> None:
+    """Check the list of a model's parts: transformers reads what it names, a pickle and one elsewhere as well."""
+    parts = _table(index).get("weight_map")
+    if not isinstance(parts, dict):
+        raise ModelError(f"{index} has no weight_map; it is not the list of a model's parts")
+    for part in parts.values():
+        if not isinstance(part, str) or Path(part).name != part or not part.endswith(".safetensors"):
+            raise ModelError(f"{index} names {shown(repr(part))}; a part is a .safetensors file of the same folder")
+
+
+def _table(path: Path) -> dict[str, Any]:
+    """Return a JSON object; an empty one where there is no such file."""
     try:
-        table = json.loads(config.read_text(encoding="utf-8"))
+        table = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return
+        return {}
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{config}: not JSON ({error})") from None
+        raise ModelError(f"{path}: not JSON ({error})") from None
     except OSError as error:
-        raise ModelError(f"{config} cannot be read: {error.strerror or error}") from None
-    if isinstance(table, dict) and table.get("auto_map"):
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from None
+    return table if isinstance(table, dict) else {}
+
+
+def _refuse_code(config: Path) -> None:
+    table = _table(config)
+    if table.get("auto_map"):
         raise ModelError(
-            f"{config} wants code of its own to be run ({table['auto_map']}), which pairgrade never does; if the model "
-            "is of a known family, remove its auto_map"
+            f"{config} wants code of its own to be run ({shown(str(table['auto_map']))}), which pairgrade never "
+            "does; if the model is of a known family, remove its auto_map"
         )

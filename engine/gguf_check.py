@@ -12,7 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from pairgrade.errors import ModelError
-from pairgrade.gguf_header import SHOWN, ArrayValue, GgufHeader, TensorInfo, UnsoundError, read_header
+from pairgrade.foreign_text import shown
+from pairgrade.gguf_header import ArrayValue, GgufHeader, TensorInfo, UnsoundError, read_header
 from pairgrade.gguf_vocabulary import check_vocabulary
 
 # ggml's tensor types: number -> (name, weights of a block, bytes of a block)
@@ -82,7 +83,7 @@ def check_gguf(path: Path) -> GgufFacts:
         vocabulary = check_vocabulary(header.metadata)
         _tensors(header, blocks)
     except UnsoundError as reason:
-        raise ModelError(f"{path} {str(reason)[:SHOWN]}: the file is damaged or not a real model") from None
+        raise ModelError(f"{path} {shown(str(reason))}: the file is damaged or not a real model") from None
     context = header.metadata[f"{architecture}.context_length"]
     types = Counter(TYPES[tensor.kind][0] for tensor in header.tensors)
     assert isinstance(context, int)  # by _hyper_parameters

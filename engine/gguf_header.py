@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pairgrade.errors import ModelError
+from pairgrade.foreign_text import shown
 
 VERSIONS = (2, 3)
 MAX_ENTRIES = 100_000  # metadata keys or tensors of one file; real ones have hundreds
 MAX_KEY = 65_535  # bytes, by the specification
 MAX_TEXT = 2**24  # bytes of a text of the metadata; chat templates have thousands
-MAX_TOKENS = 2**24
-SHOWN = 400  # characters of a reason; names and values are the file's own
+MAX_TOKENS = 2**20  # and merges; real ones have half of that
+MAX_HEADER = 2**26  # bytes; 262,144 tokens with their merges take 13 million
 TOKENS = "tokenizer.ggml.tokens"
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 STRING, INT32, FLOAT32 = 8, 5, 6
@@ -182,6 +183,8 @@ class _Parser:
         return self._take(length, what)
 
     def _take(self, count: int, what: str) -> bytes:
+        if self._at + count > MAX_HEADER:
+            raise self._wrong(f"has a header of more than {MAX_HEADER:,} bytes, counted to {what}")
         raw = self._file.read(count)
         if len(raw) < count:
             raise self._wrong(f"ends inside {what}")
@@ -189,4 +192,4 @@ class _Parser:
         return raw
 
     def _wrong(self, what: str) -> ModelError:
-        return ModelError(f"{self._path} {what[:SHOWN]}: the file is damaged or not a real model")
+        return ModelError(f"{self._path} {shown(what)}: the file is damaged or not a real model")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from pairgrade.errors import ModelError
+from pairgrade.foreign_text import shown
 
 # Which fields of onnx.proto lead to tensors: message -> field number -> message
 _CHILDREN = {
@@ -26,6 +27,7 @@ _CHILDREN = {
     "sparse": {1: "tensor", 2: "tensor"},
 }
 _GRAPH, _NAME, _EXTERNAL, _LOCATION = 7, 8, 13, 14  # ModelProto.graph; TensorProto's name, external_data, data_location
+_MEMORY = "_ORT_MEM_ADDR_"  # ONNX Runtime takes the offset in a "file" of such a name for an address
 _DEEPEST = 64  # graphs inside graphs
 _NUMBER = re.compile(r"\d{1,19}")
 
@@ -44,6 +46,8 @@ def check_onnx(path: Path) -> int:
     own folder, all of them. Links are refused but for those of the hub's cache, whose files are links into the
     ``blobs`` folder of the same repository.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise ModelError(f"{path} is no regular file")
     try:
         with path.open("rb") as file:
             if not path.stat().st_size:
@@ -60,12 +64,14 @@ def check_onnx(path: Path) -> int:
 
 def _check_external(model: Path, tensor: _Tensor) -> None:
     location = tensor.entries.get("location", "")
-    what = f"{model}: the tensor '{tensor.name}'"
+    what = f"{model}: the tensor '{shown(tensor.name)}'"
     parts = PurePosixPath(location).parts
     if not location or "\x00" in location:
         raise ModelError(f"{what} lies in an external file without a name")
     if PurePosixPath(location).is_absolute() or PureWindowsPath(location).anchor or ".." in parts or "\\" in location:
         raise ModelError(f"{what} names the external file {location!r}; only files of the model's own folder are read")
+    if _MEMORY in location:
+        raise ModelError(f"{what} lies in memory, which no file can know of")
     path = model.parent / location
     for step in [path, *list(path.parents)[: len(parts) - 1]]:
         if step.is_symlink() and not _in_hub_cache(model.parent, step):
@@ -124,7 +130,7 @@ def _tensor(data: memoryview, path: Path) -> _Tensor:
         elif number == _EXTERNAL and isinstance(value, memoryview):
             texts = {n: _text(v, path) for n, v in _fields(value, path) if not isinstance(v, int)}
             if texts.get(1) in tensor.entries:
-                raise ModelError(f"{path}: the tensor '{tensor.name}' says twice what its {texts[1]} is")
+                raise ModelError(f"{path}: the tensor '{shown(tensor.name)}' says twice what its {shown(texts[1])} is")
             tensor.entries[texts.get(1, "")] = texts.get(2, "")
     return tensor
 
@@ -141,6 +147,8 @@ def _fields(data: memoryview, path: Path) -> Iterator[tuple[int, int | memoryvie
     at = 0
     while at < len(data):
         tag, at = _varint(data, at, path)
+        if tag >= 2**32:  # other readers drop the bits above, and find another field
+            raise ModelError(f"{path} is not an ONNX model: it has a field of an impossible number")
         number, wire = tag >> 3, tag & 7
         if wire == 0:
             value, at = _varint(data, at, path)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pairgrade.errors import ModelError
+from pairgrade.foreign_text import shown
 
 MAX_HEADER = 100_000_000  # bytes, as in the reference reader
 _MAX_RANK = 64  # dimensions; the product of a million would take hours
@@ -25,6 +26,8 @@ _BITS = {
 
 def check_safetensors(path: Path) -> int:
     """Check a file's header and return the number of its tensors; ModelError gives the first reason not to load it."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise ModelError(f"{path} is no regular file")
     try:
         with path.open("rb") as file:
             size = path.stat().st_size
@@ -98,4 +101,4 @@ def _check_spans(path: Path, spans: list[tuple[int, int, str]], available: int) 
 
 
 def _wrong(path: Path, what: str) -> ModelError:
-    return ModelError(f"{path} {what}: the file is damaged or not a real model")
+    return ModelError(f"{path} {shown(what)}: the file is damaged or not a real model")

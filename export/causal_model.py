@@ -10,6 +10,7 @@ from typing import Any
 
 from pairgrade.advisories import refuse_known_bad
 from pairgrade.errors import MissingExtraError, ModelError
+from pairgrade.folder_check import check_folder
 
 
 def load_causal(folder: Path, **settings: Any) -> Any:
@@ -25,6 +26,7 @@ def load_causal(folder: Path, **settings: Any) -> Any:
     except ImportError as error:
         raise MissingExtraError("running a transformers folder", error.name or "transformers", "train") from None
     refuse_known_bad("torch", "transformers")
+    check_folder(folder)
     settings = {"dtype": torch.float32} | settings | {"local_files_only": True, "trust_remote_code": False}
     with quiet_transformers():
         try:
