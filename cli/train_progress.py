@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from pairgrade.train.loop import Look, TrainProgress
+from pairgrade.train.fitting import Look, TrainProgress
 
 _log = logging.getLogger(__name__)
 

@@ -25,6 +25,7 @@ from pairgrade.errors import (
 from pairgrade.llama import LlamaOptions
 from pairgrade.plan import PlanOptions
 from pairgrade.records import Judgment, Pair, Qrel, Rejection
+from pairgrade.reranker import Reranker
 from pairgrade.rubric import Example, Grade, Rubric
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "PlanOptions",
     "Qrel",
     "Rejection",
+    "Reranker",
     "ResumeError",
     "Rubric",
     "RubricError",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import make_pairs, write_jsonl
+from helpers import commands_of, make_pairs, run_line, write_jsonl
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -31,14 +30,10 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.model
 @pytest.mark.usefixtures("smollm2_path")
 def test_the_commands_run(folder: Path) -> None:
-    commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("pairgrade ")]
+    commands = commands_of(README)
     assert len(commands) >= 5
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for command in commands:
-        done = subprocess.run(
-            command, shell=True, cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        run_line(command, folder)
     for name in ("judgments.jsonl", "judgments.jsonl.manifest.json", "judgments.qrels", "judgments.parquet"):
         assert (folder / name).stat().st_size > 0
     assert (folder / "confusion.png").read_bytes().startswith(b"\x89PNG")

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from helpers import make_pairs
+from helpers import commands_of, make_pairs, run_line
 
 PAGE = (Path(__file__).parent.parent / "docs" / "relabel-and-rerank.md").read_text(encoding="utf-8")
-
-
-def commands(page: str) -> list[str]:
-    blocks = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    return [line for block in blocks for line in block.splitlines() if line.startswith("pairgrade ")]
 
 
 @pytest.fixture
@@ -42,17 +33,34 @@ def folder(tmp_path: Path) -> Path:
 def test_the_commands_run(folder: Path) -> None:
     pytest.importorskip("bm25s")
     before, _, after = PAGE.partition("## Train and use the re-ranker\n")
-    page = before + after.partition("\n## ")[2]  # training has a test of its own
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    page = before + after.partition("\n## ")[2]  # training is the next test's
     ran = []
-    for command in commands(page):
-        done = subprocess.run(
-            command, shell=True, cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    for command in commands_of(page):
+        run_line(command, folder)
         ran.append(command.split()[1])
     assert set(ran) == {"mine", "label", "relabel", "evaluate"}
     assert (folder / "changes.png").read_bytes().startswith(b"\x89PNG")
     assert "| bm25 |" in (folder / "results.md").read_text(encoding="utf-8")
     labels = [json.loads(line)["label"] for line in (folder / "human.jsonl").read_text(encoding="utf-8").splitlines()]
     assert sorted(set(labels)) == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_the_commands_of_the_re_ranker_run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    for name in ("bm25s", "sentence_transformers", "onnxscript"):
+        pytest.importorskip(name)
+    from tiny_encoder import make_encoder
+
+    encoder = make_encoder(tmp_path_factory.mktemp("encoder") / "tiny")
+    section = PAGE.partition("## Train and use the re-ranker\n")[2].partition("\n## ")[0]
+    found = commands_of(section)
+    assert [command.split()[1] for command in found] == ["train-reranker", "rerank", "evaluate"]
+    run_line("pairgrade mine queries.jsonl docs.jsonl --out corrected.jsonl --run bm25.run", folder)
+    for command in found:
+        small = (
+            f"{command} --base {encoder} --epochs 1 --max-length 64 --threads 1"
+            if "train-reranker" in command
+            else command
+        )
+        run_line(small, folder)
+    assert (folder / "reranker" / "model.onnx").is_file()
+    assert (folder / "reranked.run").read_text(encoding="utf-8").count("\n") > 0

@@ -26,8 +26,9 @@ pytest.importorskip("peft")
 from pairgrade.train.base_model import add_lora, load_model  # noqa: E402
 from pairgrade.train.checkpoint import Checkpoints  # noqa: E402
 from pairgrade.train.examples import Blend, Example, examples, micro_batches  # noqa: E402
+from pairgrade.train.fitting import TrainProgress, rate_at, total_steps  # noqa: E402
 from pairgrade.train.label_model import LabelModel  # noqa: E402
-from pairgrade.train.loop import Data, TrainProgress, _Fit, batch_at, rate_at, total_steps  # noqa: E402
+from pairgrade.train.loop import Data, _Fit, batch_at  # noqa: E402
 from pairgrade.train.losses import label_loss  # noqa: E402
 from pairgrade.train.metrics import Evaluation, is_better  # noqa: E402
 from pairgrade.train.options import TrainOptions  # noqa: E402

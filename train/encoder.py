@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pairgrade.errors import ModelError
+from pairgrade.folder_check import check_folder
 from pairgrade.models import package_files
 from pairgrade.train.base_model import resolve_folder
 
@@ -23,6 +24,7 @@ def resolve_encoder(reference: str) -> Path:
             listed = ", ".join(map(str, found)) or "none"
             raise ModelError(f"package '{name}' holds {len(found)} encoders in safetensors ({listed}); give one's path")
         folder = found[0]
+        check_folder(folder)
     elif reference.startswith("hf:") or Path(reference).is_dir():
         folder = resolve_folder(reference, Path())
     else:

@@ -28,8 +28,9 @@ from pairgrade.stop import PoliteStop
 from pairgrade.train.base_model import add_lora, folder_digest, load_model, resolve_folder
 from pairgrade.train.checkpoint import Checkpoints
 from pairgrade.train.examples import Blend, Targets, examples
+from pairgrade.train.fitting import TrainProgress
 from pairgrade.train.label_model import LabelModel
-from pairgrade.train.loop import Data, TrainProgress, fit
+from pairgrade.train.loop import Data, fit
 from pairgrade.train.metrics import Evaluation, is_better
 from pairgrade.train.options import TrainOptions
 from pairgrade.train.prompts import builder_of

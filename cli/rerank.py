@@ -1,0 +1,96 @@
+"""``pairgrade rerank``: a run's documents ranked again by a trained re-ranker."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import rich_click as click
+from rich.console import Console
+from rich.progress import Progress as Bar
+
+from pairgrade.cli import PARTIAL
+from pairgrade.rerank_job import Reranked, RerankJob, RerankProgress, rerank
+from pairgrade.reranker import QUANTS, Reranker
+
+
+@click.command("rerank")
+@click.argument("run", metavar="RUN")
+@click.option("--queries", required=True, metavar="FILE", help="The queries' texts (JSONL or TSV).")
+@click.option("--docs", required=True, metavar="FILE", help="The documents' texts (JSONL, TSV or Parquet).")
+@click.option("--model", "-m", required=True, metavar="RERANKER", type=click.Path(path_type=Path),
+              help="A folder that `pairgrade train-reranker` wrote.")  # fmt: skip
+@click.option("--out", "-o", required=True, metavar="RUN2", type=click.Path(path_type=Path), help="The run to write.")
+@click.option("--top-k", type=click.IntRange(min=1), metavar="N",
+              help="Rank the first N documents of each query again; the others follow in their old order.")  # fmt: skip
+@click.option("--quant", type=click.Choice(QUANTS), default="auto", show_default=True,
+              help="The precision; auto is int8 where the re-ranker has it.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(min=1), metavar="N",
+              help="Threads.  [default: the physical cores that it may use]")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
+def command(
+    run: str,
+    queries: str,
+    docs: str,
+    model: Path,
+    out: Path,
+    top_k: int | None,
+    quant: str,
+    threads: int | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Rank the documents of a run again by a trained re-ranker.
+
+    RUN is a TREC run, or a qrels file, whose judged documents are then ranked. RUN2 is a TREC run for `pairgrade
+    evaluate`. Documents whose text is not there are left out; the exit code is then 3.
+    """
+    job = RerankJob(run, queries, docs, out, top_k)
+    with Reranker.open(model, quant, threads) as reranker, _TerminalProgress(quiet) as progress:
+        precision = reranker.quant
+        result = rerank(job, reranker, progress)
+    if as_json:
+        figures = asdict(result) | {"out": str(out), "quant": precision}
+        click.echo(json.dumps(figures, ensure_ascii=False, allow_nan=False))
+    else:
+        _print(result, out, precision)
+    if result.without_text:
+        sys.exit(PARTIAL)
+
+
+class _TerminalProgress(RerankProgress):
+    """A bar on stderr; nothing where stderr is not a terminal."""
+
+    def __init__(self, quiet: bool) -> None:
+        console = Console(stderr=True)
+        self._bar = Bar(console=console, transient=True, disable=quiet or not console.is_terminal)
+        self._task = self._bar.add_task("reading", total=None)
+
+    def start(self, total: int) -> None:
+        self._bar.update(self._task, total=total, description="reranking")
+
+    def advance(self, documents: int) -> None:
+        self._bar.update(self._task, advance=documents)
+
+    def __enter__(self) -> _TerminalProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+
+def _print(result: Reranked, out: Path, precision: str) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    speed = f", {result.scored / result.seconds:,.1f} documents/s" if result.seconds else ""
+    console.print(f"{result.scored:,} documents of {result.queries:,} queries ranked again in {precision}{speed}")
+    if result.followed:
+        console.print(f"{result.followed:,} documents follow in their old order")
+    if result.without_text:
+        console.print(f"{result.without_text:,} documents had no text and were left out, such as:")
+        for row in result.examples:
+            console.print(f"  {row.source}, line {row.line}: {row.reason}", markup=False)
+    console.print(f"run: {out}")

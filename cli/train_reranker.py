@@ -1,0 +1,114 @@
+"""``pairgrade train-reranker``: a small ONNX re-ranker from a ranking set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+from rich.console import Console
+from rich.table import Table
+
+from pairgrade.train.encoder import DEFAULT_ENCODER
+from pairgrade.train.reranker_options import LOSSES, TARGETS, RerankerOptions
+
+if TYPE_CHECKING:
+    from pairgrade.train.reranker_run import TrainedReranker
+
+_DEFAULTS = RerankerOptions()
+_TRAINING, _MACHINE = "Training", "Machine"
+
+
+def _setting(name: str, panel: str, text: str, kind: type = int) -> Callable[[Any], Any]:
+    """Declare the option of one field of RerankerOptions, with its default."""
+    default = getattr(_DEFAULTS, name.removeprefix("--").replace("-", "_"))
+    metavar = "N" if kind is int else "X"
+    return click.option(name, type=kind, default=default, show_default=True, metavar=metavar, panel=panel, help=text)
+
+
+@click.command("train-reranker")
+@click.argument("ranking_set", metavar="SET", type=click.Path(path_type=Path))
+@click.option("--base", "-b", default=DEFAULT_ENCODER, show_default=True, metavar="ENCODER",
+              help="A transformers folder, pkg:PACKAGE or hf:org/repo@revision.")  # fmt: skip
+@click.option("--out", "-o", required=True, metavar="RERANKER", type=click.Path(path_type=Path),
+              help="The folder to write.")  # fmt: skip
+@click.option("--dev", metavar="SET2", type=click.Path(path_type=Path),
+              help="Queries to judge the re-ranker by.  [default: a share of SET's]")  # fmt: skip
+@_setting("--dev-share", _TRAINING, "Share of SET's queries that are kept apart as dev queries.", float)
+@click.option("--loss", type=click.Choice(list(LOSSES)), default=_DEFAULTS.loss, show_default=True, panel=_TRAINING,
+              help="; ".join(f"{name}: {text}" for name, text in LOSSES.items()) + ".")  # fmt: skip
+@click.option("--target", type=click.Choice(TARGETS), default=_DEFAULTS.target, show_default=True, panel=_TRAINING,
+              help="Learn the labels, or the annotator's expected grade where a row has one.")  # fmt: skip
+@_setting("--epochs", _TRAINING, "Passes over the training documents.", float)
+@_setting("--slate", _TRAINING, "Documents of one query that a loss compares.")
+@_setting("--batch", _TRAINING, "Slates of one optimizer step.")
+@_setting("--learning-rate", _TRAINING, "The peak of the learning rate.", float)
+@_setting("--warmup", _TRAINING, "Share of the steps over which the rate rises.", float)
+@_setting("--weight-decay", _TRAINING, "AdamW's weight decay.", float)
+@_setting("--evaluate-every", _TRAINING, "Steps between looks at the dev queries; 0 is four times an epoch.")
+@_setting("--patience", _TRAINING, "Looks without a better one before it stops; 0 is never.")
+@_setting("--seed", _TRAINING, "Seed of the dev queries, the order and the head's first weights.")
+@_setting("--max-length", _MACHINE, "Tokens of query and document together; documents are cut to fit.")
+@_setting("--micro-batch-tokens", _MACHINE, "Tokens that run at a time.")
+@click.option("--threads", type=int, metavar="N", panel=_MACHINE, help="Threads.  [default: torch's own choice]")
+@click.option("--overwrite", is_flag=True, help="Replace RERANKER, or the unfinished run of another job.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON to stdout.")
+@click.option("--quiet", "-q", is_flag=True, help="Show no progress.")
+def command(
+    ranking_set: Path,
+    base: str,
+    out: Path,
+    dev: Path | None,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+    **values: Any,
+) -> None:
+    """Train a small re-ranker from a ranking set and export it to ONNX.
+
+    SET is what `pairgrade mine` and `pairgrade relabel` write: rows of query_id, doc_id, query, document and label.
+    The re-ranker is a cross-encoder with one score; the step that ranks the dev queries best (nDCG@10) is kept. The
+    same command resumes a run that was stopped or killed.
+
+    RERANKER holds model.onnx and, where it ranks the dev queries alike, model-int8.onnx, which `pairgrade rerank` and
+    pairgrade.Reranker run without torch; the same model as sentence-transformers reads it; report.json and curves.png.
+    """
+    from pairgrade.cli.train_progress import TerminalTrainProgress
+    from pairgrade.train.reranker_run import RerankerJob, train_reranker
+
+    options = RerankerOptions(**values)
+    job = RerankerJob(ranking_set, out, base, dev, overwrite)
+    with TerminalTrainProgress(quiet) as progress:
+        trained = train_reranker(job, options, progress)
+    if as_json:
+        table = asdict(trained) | {"out": str(trained.out)}
+        click.echo(json.dumps(table, allow_nan=False))
+    else:
+        _print(trained)
+
+
+def _print(trained: TrainedReranker) -> None:
+    counts, fp32, int8 = trained.counts, trained.metrics["fp32"], trained.metrics["int8"]
+    table = Table(title=f"{counts.dev_queries} dev queries, {counts.dev_documents:,} documents", title_justify="left")
+    table.add_column("")
+    table.add_column("nDCG@10", justify="right")
+    table.add_row("before training", f"{trained.evaluations[0].ndcg:.4f}")
+    table.add_row(f"step {trained.best.step}", f"{trained.best.ndcg:.4f}")
+    table.add_row("ONNX fp32", f"{fp32['ndcg']:.4f}")
+    table.add_row("ONNX int8" if int8["kept"] else "ONNX int8, not kept", f"{int8['ndcg']:.4f}")
+    console = Console(highlight=False)
+    console.print(table)
+    early = ", stopped early" if trained.stopped_early else ""
+    console.print(
+        f"{counts.train_documents:,} documents of {counts.train_queries:,} queries, {trained.steps} steps{early}, "
+        f"{trained.seconds:.0f} s",
+        soft_wrap=True,
+    )
+    figures = f"mean rank correlation with fp32 {int8['rho']:.4f}, lowest of a query {int8['lowest_rho']:.4f}"
+    console.print(
+        f"int8: {figures}" + ("" if int8["kept"] else "; too different from fp32, so it is not in the folder")
+    )
+    console.print(f"re-ranker: {trained.out}   next: pairgrade rerank RUN --model {trained.out}", soft_wrap=True)

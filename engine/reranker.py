@@ -1,0 +1,138 @@
+"""A small trained re-ranker: ONNX Runtime and the tokenizers library, no torch.
+
+    from pairgrade import Reranker
+
+    with Reranker.open("reranker") as reranker:
+        for hit in reranker.rank("boil an egg", documents, top_k=3, return_documents=True):
+            print(hit["score"], hit["text"])
+
+A score is the logit of the model's one-label head: higher is more relevant, and only differences mean anything. In
+full precision a score does not depend on the other documents of the call beyond 1e-5; in int8 the activations of a
+batch share one scale, so that it moves a little with its neighbours.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pairgrade.errors import InputError, ModelError, NonFiniteError
+from pairgrade.hardware import usable_cores
+from pairgrade.pair_encoder import INPUTS, PairEncoder
+from pairgrade.reranker_manifest import MODELS, TOKENIZER, checked_file, read_reranker_manifest
+
+QUANTS = ("auto", "fp32", "int8")
+Scores = npt.NDArray[np.float32]
+_PADDING = 0.125  # share of a batch's tokens that may be padding
+_CHUNK = 4096  # pairs that are tokenized at a time
+
+
+class Reranker:
+    """Scores and ranks the documents of a query."""
+
+    def __init__(self, session: Any, encoder: PairEncoder, quant: str) -> None:
+        self.quant = quant  # fp32 or int8
+        self._session, self._encoder = session, encoder
+        self._inputs = [node.name for node in session.get_inputs()]
+        if odd := set(self._inputs) - set(INPUTS):
+            raise ModelError(f"the graph has inputs that are not known: {', '.join(sorted(odd))}")
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str], quant: str = "auto", threads: int | None = None) -> Reranker:
+        """Load a folder that ``pairgrade train-reranker`` wrote; ``auto`` takes int8 where the folder has it.
+
+        ModelError for a folder that is damaged or lacks the precision, MissingExtraError without onnxruntime.
+        """
+        if quant not in QUANTS:
+            raise InputError(f"quant is '{quant}'; it can be {', '.join(QUANTS)}")
+        if threads is not None and threads < 1:
+            raise InputError(f"threads is {threads}; it must be at least 1")
+        from pairgrade.onnx_check import check_onnx
+        from pairgrade.onnx_session import open_session
+
+        root = Path(folder)
+        manifest = read_reranker_manifest(root)
+        if quant == "auto":
+            quant = "int8" if MODELS["int8"] in manifest.files else "fp32"
+        model = checked_file(root, manifest, MODELS[quant])
+        check_onnx(model)
+        tokenizer = checked_file(root, manifest, TOKENIZER).read_text(encoding="utf-8")
+        encoder = PairEncoder(tokenizer, manifest.max_length, manifest.pad_id)
+        session = open_session(model, threads or usable_cores(), "CPUExecutionProvider", shares_weights=False)
+        return cls(session, encoder, quant)
+
+    def score(self, query: str, documents: Sequence[str], batch_size: int = 32) -> Scores:
+        """Return the score of each document for the query, shape (documents,)."""
+        return self.predict([(query, document) for document in documents], batch_size)
+
+    def predict(self, pairs: Sequence[Sequence[str]], batch_size: int = 32) -> Scores:
+        """Return the score of each pair of query and document; ``batch_size`` is the most that run at a time.
+
+        InputError for a query that leaves no room for a document, NonFiniteError where a score is not a number.
+        """
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}; it must be at least 1")
+        scores = np.empty(len(pairs), np.float32)
+        for start in range(0, len(pairs), _CHUNK):
+            rows = self._encoder.rows([(query, document) for query, document in pairs[start : start + _CHUNK]])
+            for places in length_batches([len(ids) for ids, _ in rows], batch_size):
+                inputs = self._encoder.padded([rows[place] for place in places])
+                (found,) = self._session.run(None, {name: inputs[name] for name in self._inputs})
+                scores[[start + place for place in places]] = found
+        if not np.isfinite(scores).all():
+            raise NonFiniteError(f"{int((~np.isfinite(scores)).sum())} of {len(scores)} scores are not finite numbers")
+        return scores
+
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        top_k: int | None = None,
+        return_documents: bool = False,
+        batch_size: int = 32,
+    ) -> list[dict[str, Any]]:
+        """Return the documents best first, as CrossEncoder.rank does: corpus_id, score and, if asked for, text.
+
+        Equal scores keep the order that the documents came in.
+        """
+        scores = self.score(query, documents, batch_size)
+        order = np.argsort(-scores, kind="stable")[:top_k].tolist()
+        hits: list[dict[str, Any]] = [{"corpus_id": place, "score": float(scores[place])} for place in order]
+        if return_documents:
+            for hit in hits:
+                hit["text"] = documents[hit["corpus_id"]]
+        return hits
+
+    def close(self) -> None:
+        """Let the model go."""
+        self._session = None
+
+    def __enter__(self) -> Reranker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def length_batches(lengths: Sequence[int], rows: int) -> list[list[int]]:
+    """Cut places into batches of at most so many rows and little padding, the longest first."""
+    batches: list[list[int]] = []
+    filled = 0
+    for place in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batches and len(batches[-1]) < rows:
+            whole = lengths[batches[-1][0]] * (len(batches[-1]) + 1)
+            if whole - filled - lengths[place] <= _PADDING * whole:
+                batches[-1].append(place)
+                filled += lengths[place]
+                continue
+        batches.append([place])
+        filled = lengths[place]
+    return batches

@@ -1,0 +1,176 @@
+"""The re-ranker at work: batches, cut documents, damaged folders, and runs ranked again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from pairgrade import InputError, ModelError, Reranker
+from pairgrade.pair_encoder import PairEncoder
+from pairgrade.rerank_job import RerankJob, rerank
+from pairgrade.reranker import length_batches
+from pairgrade.run_files import read_ranking
+
+pytest.importorskip("sentence_transformers")
+pytest.importorskip("onnxscript")
+
+from pairgrade.train.reranker_options import RerankerOptions
+from pairgrade.train.reranker_run import RerankerJob, train_reranker
+from tiny_encoder import WORDS, make_encoder, ranking_rows, write_set
+
+DOCUMENTS = [" ".join(WORDS[(i * j) % len(WORDS)] for j in range(1 + 7 * i % 23)) for i in range(40)]
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("reranker")
+    options = RerankerOptions(epochs=3, slate=8, max_length=32, learning_rate=3e-3, threads=1)
+    job = RerankerJob(write_set(root / "set.jsonl", 24), root / "out", str(make_encoder(root / "bert")))
+    return train_reranker(job, options).out
+
+
+def test_a_score_does_not_depend_on_its_neighbours(folder: Path) -> None:
+    with Reranker.open(folder, "fp32", threads=1) as reranker:
+        together = reranker.score("what is salt?", DOCUMENTS)
+        alone = np.concatenate([reranker.score("what is salt?", [text]) for text in DOCUMENTS])
+        small = reranker.score("what is salt?", DOCUMENTS, batch_size=3)
+    assert together.dtype == np.float32
+    assert float(together.std()) > 0.01
+    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(small, alone, rtol=0, atol=1e-5)
+
+
+def test_pairs_of_many_queries_are_those_of_each(folder: Path) -> None:
+    with Reranker.open(folder, "fp32", threads=1) as reranker:
+        pairs = [(f"what is {word}?", text) for word in WORDS[:3] for text in DOCUMENTS[:5]]
+        expected = [reranker.score(f"what is {word}?", DOCUMENTS[:5]) for word in WORDS[:3]]
+        np.testing.assert_allclose(reranker.predict(pairs), np.concatenate(expected), atol=1e-5)
+        assert reranker.score("a query", []).shape == (0,)
+        assert reranker.rank("a query", []) == []
+
+
+def test_documents_are_cut_and_queries_never(folder: Path) -> None:
+    encoder = PairEncoder((folder / "tokenizer.json").read_text(), 32, 0)
+    query = "what is salt of river and stone? " * 2
+    (short, _), (long, segments) = encoder.rows([(query, "salt"), (query, "cloud " * 500)])
+    length = len(short) - 2  # all but the document's one token and the last separator
+    assert len(long) == 32
+    assert long[:length].tolist() == short[:length].tolist()
+    assert segments.tolist() == [0] * length + [1] * (32 - length)
+    with Reranker.open(folder, threads=1) as reranker, pytest.raises(InputError, match="a query may have 28"):
+        reranker.score("salt " * 29, ["a document"])
+    with pytest.raises(InputError, match="lone surrogate"):
+        encoder.rows([("salt", "x\ud800")])
+
+
+def test_control_tokens_in_a_text_are_text(folder: Path) -> None:
+    encoder = PairEncoder((folder / "tokenizer.json").read_text(), 32, 0)
+    ((ids, _),) = encoder.rows([("what [SEP] is", "salt [SEP] [CLS] lamp [PAD]")])
+    separator = ids[-1]
+    assert (ids == separator).sum() == 2
+    assert 0 not in ids.tolist()
+
+
+def test_batches_are_of_like_lengths() -> None:
+    lengths = np.random.default_rng(0).integers(5, 200, 500).tolist()
+    batches = length_batches(lengths, 32)
+    assert sorted(place for batch in batches for place in batch) == list(range(500))
+    assert max(map(len, batches)) == 32
+    for batch in batches:
+        own = [lengths[place] for place in batch]
+        assert sum(own) >= 0.875 * max(own) * len(own)
+    assert len(batches) < 40
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json"])
+def test_a_changed_file_is_told(name: str, folder: Path, tmp_path: Path) -> None:
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes() + b" ")
+    with pytest.raises(ModelError, match="is not the file that its manifest describes"):
+        Reranker.open(tmp_path, "fp32")
+    (tmp_path / name).unlink()
+    with pytest.raises(ModelError, match="which is not there"):
+        Reranker.open(tmp_path, "fp32")
+
+
+def test_a_folder_that_is_no_reranker_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"holds no manifest\.json"):
+        Reranker.open(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"format": "pairgrade-onnx", "version": 1}')
+    with pytest.raises(ModelError, match="not a manifest of format"):
+        Reranker.open(tmp_path)
+    with pytest.raises(InputError, match="can be auto, fp32, int8"):
+        Reranker.open(tmp_path, "int4")
+
+
+def test_no_torch_is_needed(folder: Path) -> None:
+    code = (
+        "import sys\nsys.modules.update(dict.fromkeys(('torch', 'transformers', 'sentence_transformers')))\n"
+        "from pairgrade import Reranker\n"
+        f"print(Reranker.open({str(folder)!r}, threads=1).rank('what is salt?', ['salt', 'lamp']))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "corpus_id" in out
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> tuple[str, str, str]:
+    """A run of the tiny set with its texts: best first by document id."""
+    rows = ranking_rows(4)
+    queries = {row.query_id: row.query for row in rows}
+    names = tuple(str(tmp_path / name) for name in ("in.run", "queries.jsonl", "docs.jsonl"))
+    lines = [f"{r.query_id} Q0 {r.query_id}-{r.doc_id} 1 {-int(r.doc_id[1:])} x\n" for r in rows]
+    Path(names[0]).write_text("".join(lines))
+    Path(names[1]).write_text("".join(json.dumps({"_id": q, "text": t}) + "\n" for q, t in queries.items()))
+    documents = [{"_id": f"{r.query_id}-{r.doc_id}", "title": "salt", "text": r.document} for r in rows]
+    Path(names[2]).write_text("".join(json.dumps(document) + "\n" for document in documents))
+    return names[0], names[1], names[2]
+
+
+def test_a_run_is_ranked_again_by_the_scores_of_its_texts(
+    folder: Path, texts: tuple[str, str, str], tmp_path: Path
+) -> None:
+    with Reranker.open(folder, "fp32", threads=1) as reranker:
+        result = rerank(RerankJob(*texts, tmp_path / "out.run"), reranker)
+        rows = [row for row in ranking_rows(4) if row.query_id == "q1"]
+        expected = reranker.score(rows[0].query, [f"salt\n{row.document}" for row in rows])
+    assert (result.queries, result.scored, result.without_text) == (4, 32, 0)
+    found = read_ranking(tmp_path / "out.run")
+    assert [found["q1"][f"q1-{row.doc_id}"] for row in rows] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_documents_below_the_top_k_follow_in_their_order(
+    folder: Path, texts: tuple[str, str, str], tmp_path: Path
+) -> None:
+    with Reranker.open(folder, threads=1) as reranker:
+        result = rerank(RerankJob(*texts, tmp_path / "out.run", top_k=3), reranker)
+    assert (result.scored, result.followed) == (12, 20)
+    lines = (tmp_path / "out.run").read_text().splitlines()
+    order = [line.split()[2] for line in lines if line.startswith("q2 ")]
+    assert set(order[:3]) == {"q2-d0", "q2-d1", "q2-d2"}
+    assert order[3:] == [f"q2-d{d}" for d in range(3, 8)]
+
+
+def test_the_command_tells_documents_without_text(folder: Path, texts: tuple[str, str, str], tmp_path: Path) -> None:
+    from pairgrade.cli import cli
+
+    with Path(texts[0]).open("a") as file:
+        file.write("q0 Q0 nowhere 9 -9 x\n")
+    out = tmp_path / "out.run"
+    options = ["--queries", texts[1], "--docs", texts[2], "--model", str(folder), "--out", str(out), "--threads", "1"]
+    done = CliRunner().invoke(cli, ["rerank", texts[0], *options, "--json"], catch_exceptions=False)
+    assert done.exit_code == 3
+    assert json.loads(done.stdout)["without_text"] == 1
+    assert len(out.read_text().splitlines()) == 32
+    done = CliRunner().invoke(cli, ["rerank", texts[0], *options, "--quant", "fp32"], catch_exceptions=False)
+    assert "nowhere" in done.stdout
+    assert "ranked again in fp32" in done.stdout

@@ -1,0 +1,62 @@
+"""A tiny random BERT with a WordPiece tokenizer, and a ranking set that it can learn."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from pairgrade.ranking_set import RankingRow, write_ranking_set
+
+WORDS = ("river", "stone", "cloud", "engine", "paper", "salt", "window", "music", "forest", "copper", "lamp", "bread")
+_SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def make_encoder(folder: Path, seed: int = 0) -> Path:
+    """Write a random 2-layer BERT (hidden size 32) as a transformers folder; return it."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import BertConfig, BertModel
+
+    folder.mkdir(parents=True)
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=200, special_tokens=_SPECIALS)
+    tokenizer.train_from_iterator([" ".join(WORDS), "what is the [SEP] of a ? 0 1 2 3 4 5 6 7 8 9"], trainer)
+    ends = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.BertProcessing(ends[1], ends[0])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), _SPECIALS, strict=True))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"} | names))
+    config = BertConfig(
+        vocab_size=tokenizer.get_vocab_size(), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=64, max_position_embeddings=64, pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    model = BertModel(config)
+    with torch.no_grad():
+        for parameter in model.parameters():  # away from the initial zeros and ones, so that nothing hides
+            parameter.add_(torch.randn_like(parameter) * (0.25 if parameter.ndim > 1 else 0.1))
+    model.save_pretrained(folder)
+    return folder
+
+
+def ranking_rows(queries: int = 10, documents: int = 8) -> list[RankingRow]:
+    """Documents that speak of bread as often as their label says, whatever the query, among other words."""
+    random = np.random.default_rng(1)
+    rows = []
+    for q in range(queries):
+        for d in range(documents):
+            words = ["bread"] * (d % 3) + random.choice(WORDS[:-1], 2 + (3 * d + q) % 9).tolist()
+            random.shuffle(words)
+            query = f"what is {WORDS[q % len(WORDS)]} {q}?"
+            rows.append(RankingRow(f"q{q}", f"d{d}", query, " ".join(words), label=float(d % 3)))
+    return rows
+
+
+def write_set(path: Path, queries: int = 10, documents: int = 8) -> Path:
+    """Write these rows as a ranking set."""
+    write_ranking_set(path, ranking_rows(queries, documents))
+    return path

@@ -1,0 +1,115 @@
+"""What a re-ranker learns from: the documents of a query in slates, and queries kept apart to judge it by."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pairgrade.errors import InputError
+from pairgrade.ranking_set import RankingGroup, RankingRow
+from pairgrade.train.reranker_options import RerankerOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Slate:
+    """Some documents of one query, with what their scores should become."""
+
+    query: str
+    documents: tuple[str, ...]
+    targets: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DevQuery:
+    """A query that the re-ranker is judged by."""
+
+    query_id: str
+    query: str
+    documents: tuple[str, ...]
+    labels: npt.NDArray[np.float64]
+
+
+def split_groups(groups: Sequence[RankingGroup], share: float, seed: int) -> tuple[list[RankingGroup], list[DevQuery]]:
+    """Take a share of the queries whose documents differ in their labels, at least one, away for the dev set."""
+    usable = [place for place, group in enumerate(groups) if len({row.label for row in group.rows}) > 1]
+    if len(usable) < 2:
+        raise InputError(
+            f"{len(usable)} of {len(groups)} queries have documents of different labels; training needs 2 or more: one "
+            "to learn from and one to judge by"
+        )
+    count = min(len(usable) - 1, max(1, round(share * len(usable))))
+    chosen = set(random.Random(seed).sample(usable, count))
+    train = [group for place, group in enumerate(groups) if place not in chosen]
+    return train, dev_queries([groups[place] for place in sorted(chosen)])
+
+
+def dev_queries(groups: Sequence[RankingGroup]) -> list[DevQuery]:
+    """Return the queries whose documents differ in their labels; InputError where there is none."""
+    found = [
+        DevQuery(
+            group.query_id, group.query, tuple(r.text for r in group.rows), np.array([r.label for r in group.rows])
+        )
+        for group in groups
+        if len({row.label for row in group.rows}) > 1
+    ]
+    if not found:
+        raise InputError("no dev query has documents of different labels, so nothing can be told of a ranking")
+    return found
+
+
+class Slates:
+    """The slates of each epoch: a function of the seed and the epoch alone."""
+
+    def __init__(self, groups: Sequence[RankingGroup], options: RerankerOptions) -> None:
+        self._groups, self._options = groups, options
+        scale = _highest(groups, options) if options.loss == "bce" else 1.0
+        if not scale:
+            raise InputError("every label of the training queries is 0; there is nothing to learn")
+        self._targets = [[_target(row, options) / scale for row in group.rows] for group in groups]
+        # one document alone tells how relevant it is, but there is nothing to compare it with
+        self._least = 1 if options.loss == "bce" else 2
+        self.count = sum(_parts(len(group.rows), options.slate) for group in groups if len(group.rows) >= self._least)
+        if not self.count:
+            raise InputError("no training query has 2 documents to compare; take the loss bce or give more documents")
+
+    def epoch(self, number: int) -> list[Slate]:
+        """Deal each query's documents into slates of equal mixture, and shuffle the slates of all queries."""
+        deal = random.Random(self._options.seed * 1_000_003 + number)
+        slates = []
+        for group, targets in zip(self._groups, self._targets, strict=True):
+            if len(targets) < self._least:
+                continue
+            places = sorted(range(len(targets)), key=lambda i: (-targets[i], deal.random()))
+            parts = _parts(len(targets), self._options.slate)
+            for part in range(parts):
+                mine = places[part::parts]
+                deal.shuffle(mine)
+                documents = tuple(group.rows[i].text for i in mine)
+                slates.append(Slate(group.query, documents, tuple(targets[i] for i in mine)))
+        deal.shuffle(slates)
+        return slates
+
+
+def _parts(documents: int, slate: int) -> int:
+    """Return into how many slates documents go: of ``slate`` or some fewer, and at least 2 if there are 2."""
+    return max(1, min(-(-documents // slate), documents // 2))
+
+
+def _target(row: RankingRow, options: RerankerOptions) -> float:
+    if options.target == "expected" and row.expected_grade is not None:
+        return row.expected_grade
+    return row.label
+
+
+def _highest(groups: Sequence[RankingGroup], options: RerankerOptions) -> float:
+    """Return the highest grade: of the annotator's scale where its grades are learnt, else the highest label."""
+    rows = [row for group in groups for row in group.rows]
+    highest = max((row.label for row in rows), default=0.0)
+    if options.target == "expected":
+        highest = max([highest, *(len(row.probabilities) - 1.0 for row in rows if row.probabilities)])
+        highest = max([highest, *(row.expected_grade for row in rows if row.expected_grade is not None)])
+    return highest
