@@ -15,10 +15,10 @@ from rich.table import Table
 from pairgrade.calibration import METHODS, Calibration, Cuts, Fitted
 from pairgrade.calibration_fit import FIGURES, CrossFit, cross_fitted, fit
 from pairgrade.errors import InputError
+from pairgrade.file_hashes import file_sha256
 from pairgrade.judgments import read_judgments
 from pairgrade.manifest import Manifest
 from pairgrade.matching import Matched, match
-from pairgrade.file_hashes import file_sha256
 from pairgrade.qrels import read_qrels
 
 _NAMES = dict(zip(FIGURES, ("accuracy", "Cohen's kappa", "  quadratic weights", "  relevant or not"), strict=True))

@@ -21,10 +21,10 @@ from pairgrade.cli.agree import command as agree
 from pairgrade.cli.calibrate import command as calibrate
 from pairgrade.cli.label import command as label
 from pairgrade.fake import FakeBackend
+from pairgrade.file_hashes import file_sha256
 from pairgrade.job import LabelJob
 from pairgrade.judgments import read_judgments
 from pairgrade.matching import match
-from pairgrade.file_hashes import file_sha256
 from pairgrade.plan import PlanOptions
 from pairgrade.qrels import read_qrels, write_qrels
 from pairgrade.readers import Source
