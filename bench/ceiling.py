@@ -2,14 +2,46 @@
 
 from __future__ import annotations
 
+import json
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
+from pairgrade.bench.meters import pin
+from pairgrade.errors import ModelError
+
 _SIZE = 1536
 _ROUNDS = 7
+_BOOT = "import sys; sys.path[:] = sys.argv[2:]; from pairgrade.bench.ceiling import main; main(int(sys.argv[1]))"
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """The rates of one number of threads, each bound to a core of its own."""
+
+    threads: int
+    fp32_gflops: float
+    int8_gops: float | None  # None where ONNX Runtime or onnx is not installed
+    copy_gb_per_second: float
+
+
+def measure_ceiling(threads: int) -> Ceiling:
+    """Measure in a process of its own, whose matrix library is given so many threads."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+    command = [sys.executable, "-c", _BOOT, str(threads), *(p for p in sys.path if isinstance(p, str))]
+    fixed = {name: str(threads) for name in names}
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | fixed)
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or ["nothing was printed"]
+        raise ModelError(f"the ceiling could not be measured (code {done.returncode}): {last[0]}")
+    return Ceiling(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def fp32_gflops() -> float:
@@ -17,6 +49,33 @@ def fp32_gflops() -> float:
     a = np.random.default_rng(0).standard_normal((_SIZE, _SIZE), np.float32)
     b = a.T.copy()
     return 2 * _SIZE**3 / _median_seconds(lambda: a @ b) / 1e9
+
+
+def int8_gops(threads: int) -> float | None:
+    """Return the rate of ONNX Runtime's product of 8-bit matrices in GOP/s; None where it is not installed."""
+    try:
+        import onnxruntime
+        from onnx import TensorProto, helper
+    except ImportError:
+        return None
+    random = np.random.default_rng(0)
+    weight = random.integers(-127, 128, (_SIZE, _SIZE), np.int8)
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["a", "w", "zero"], ["y"])],
+        "product",
+        [helper.make_tensor_value_info("a", TensorProto.UINT8, [_SIZE, _SIZE])],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, [_SIZE, _SIZE])],
+        [
+            helper.make_tensor("w", TensorProto.INT8, weight.shape, weight.tobytes(), raw=True),
+            helper.make_tensor("zero", TensorProto.UINT8, [], bytes([128]), raw=True),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    options: Any = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    feeds = {"a": random.integers(0, 256, (_SIZE, _SIZE), np.uint8)}
+    return 2 * _SIZE**3 / _median_seconds(lambda: session.run(None, feeds)) / 1e9
 
 
 def copy_gigabytes() -> float:
@@ -34,3 +93,9 @@ def _median_seconds(work: Callable[[], object]) -> float:
         work()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
+
+
+def main(threads: int) -> None:
+    """Print one line of JSON."""
+    pin(threads)
+    print(json.dumps(asdict(Ceiling(threads, fp32_gflops(), int8_gops(threads), copy_gigabytes()))))

@@ -2,7 +2,8 @@
 
 FOLDER is a transformers folder. Each recipe is exported, run on the same pairs and compared with the fp32 export by
 the KL of the label distributions and the agreement of the grades. No pair is used for both calibration and
-comparison. The last line is JSON.
+comparison: calibrate on another collection with --calibration-data, and leave out the queries that a recipe was
+chosen on with --skip-queries. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -35,6 +36,15 @@ TABLE: dict[str, tuple[str, Recipe]] = {
     "rotated, static": ("int8", Recipe(8, "static", rotate=True)),
     "rotated, static, smoothed 0.5": ("int8", Recipe(8, "static", smooth=0.5, rotate=True)),
     "rotated, static, smoothed 0.75": ("int8", Recipe(8, "static", smooth=0.75, rotate=True)),
+    "rotated, static, smoothed 0.75, powers": (
+        "int8",
+        Recipe(8, "static", smooth=0.75, smooth_powers=True, rotate=True),
+    ),
+    "rotated, static, smoothed 0.9": ("int8", Recipe(8, "static", smooth=0.9, rotate=True)),
+    "prefix with 8-bit weights": (
+        "int8",
+        Recipe(8, "static", "weights", down_block=512, rotate=True),
+    ),
     "rotated, static, down turned by 512": ("int8", Recipe(8, "static", down_block=512, rotate=True)),
     "int8": ("int8", RECIPES["int8"]),
     "int4": ("int4", RECIPES["int4"]),
@@ -66,16 +76,26 @@ def main() -> None:
     parser.add_argument("--data", help="folder with qrels.txt, queries.jsonl, docs.jsonl (default: the shipped sample)")
     parser.add_argument("--queries", type=int, default=12)
     parser.add_argument("--documents", type=int, default=24, help="documents per query")
+    parser.add_argument("--skip-queries", type=int, default=0, help="queries left out at the beginning of the data")
+    parser.add_argument("--calibration-data", help="a folder like --data (default: some of the pairs, left out then)")
     parser.add_argument("--calibration", type=int, default=40, help="pairs that scales are made from")
     parser.add_argument("--only", nargs="*", choices=list(TABLE), default=list(TABLE))
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    pairs, name = take_pairs(options.data, options.queries, options.documents)
+    pairs, name = take_pairs(options.data, options.skip_queries + options.queries, options.documents)
+    queries = list(dict.fromkeys(pair.query_id for pair in pairs))
+    left_out = set(queries[: options.skip_queries])
+    used = [pair for pair in pairs if pair.query_id not in left_out]
+    if options.calibration_data:
+        chosen, _ = take_pairs(options.calibration_data, options.calibration, 1)
+        parts: tuple[Sequence[Pair], Sequence[Pair]] = chosen, used
+    else:
+        parts = _halves(used, options.calibration)
     rubric = Rubric.load("trec")
-    calibration, rest = (Task(part, rubric) for part in _halves(pairs, options.calibration))
+    calibration, rest = (Task(part, rubric) for part in parts)
     reference = _run(options.folder, "fp32", RECIPES["fp32"], calibration, rest, options.threads)
     rows = {}
-    print(f"{len(rest.pairs)} pairs of {name}, {len(calibration.pairs)} others for calibration")
+    print(f"{len(rest.pairs)} pairs of {name}, {len(calibration.pairs)} others for calibration", flush=True)
     for title in options.only:
         measured = _run(options.folder, *TABLE[title], calibration, rest, options.threads)
         found = fidelity(reference.logits, measured.logits, rubric.values, rest.pairs)

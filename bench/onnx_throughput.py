@@ -12,7 +12,7 @@ import statistics
 import time
 from typing import Any
 
-from pairgrade import Annotator, AnnotatorOptions, LlamaOptions, PlanOptions
+from pairgrade import Annotator, LlamaOptions
 from pairgrade.bench.ceiling import fp32_gflops
 from pairgrade.bench.data import take_pairs
 from pairgrade.environment import environment
@@ -30,9 +30,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=usable_cores())
     options = parser.parse_args()
     pairs, name = take_pairs(options.data, options.queries, options.documents)
-    settings = AnnotatorOptions(plan=PlanOptions(by_length=True))
     llama = LlamaOptions(context=2048, threads=options.threads)
-    annotators = {model: Annotator.open(model, options=settings, llama=llama) for model in options.models}
+    annotators = {model: Annotator.open(model, llama=llama) for model in options.models}
     rates: dict[str, list[float]] = {model: [] for model in annotators}
     for model, annotator in annotators.items():
         list(annotator.label(pairs[:4]))  # warm up

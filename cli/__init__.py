@@ -17,8 +17,8 @@ from pairgrade.stop import StopRequested
 
 PARTIAL = 3
 _COMMANDS = (
-    *("agree", "attack", "calibrate", "convert", "demo", "doctor", "evaluate", "export", "label", "merge"),
-    *("mine", "relabel", "rerank", "rubric", "status", "train", "train-reranker", "verify"),
+    *("agree", "attack", "bench", "calibrate", "convert", "demo", "doctor", "estimate", "evaluate", "export"),
+    *("label", "merge", "mine", "relabel", "rerank", "rubric", "status", "train", "train-reranker", "verify"),
 )
 
 

@@ -11,6 +11,12 @@ from rich.table import Table
 
 from pairgrade.diagnosis import Diagnosis
 
+_PRODUCTS = {
+    "u8s8": "exact by u8s8, the fast product",
+    "u8u8": "exact by u8u8; u8s8 would saturate here and is not used",
+    "none": "no exact product was found: not installed, or int8 folders are refused here",
+}
+
 
 @click.command("doctor")
 @click.option("--measure", is_flag=True, help="Measure the processor's ceiling, too: some seconds on all cores.")
@@ -52,6 +58,7 @@ def _machine(diagnosis: Diagnosis, ceilings: dict[str, float]) -> Table:
         if diagnosis.vnni
         else "no instruction of their own: int8 ONNX models run, but their gain in speed is small here",
     )
+    table.add_row("ONNX int8", _PRODUCTS[diagnosis.onnx_product])
     if diagnosis.memory_bytes is not None and diagnosis.memory_free_bytes is not None:
         total, free = diagnosis.memory_bytes / 2**30, diagnosis.memory_free_bytes / 2**30
         table.add_row("memory", f"{total:.1f} GiB, {free:.1f} GiB free")

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from pairgrade.cli import PARTIAL
 from pairgrade.cli.check_options import check_options, floor, task
+from pairgrade.cli.unfinished import whole_or_nothing
 from pairgrade.export.quantize import QUANTS, quants
 
 if TYPE_CHECKING:
@@ -96,7 +97,8 @@ def command(folder: Path, target: str, quant: str | None, out: Path, **values: A
     A quantization whose labels are too far from the original's is not kept, and the exit code is then 3; where none
     is kept, OUT is not made.
     """
-    _TARGETS[target](folder, out, quant, values)
+    with whole_or_nothing():
+        _TARGETS[target](folder, out, quant, values)
 
 
 def _print(report: ExportReport) -> None:

@@ -11,6 +11,7 @@ import rich_click as click
 from rich.console import Console
 
 from pairgrade.cli import options
+from pairgrade.cli.unfinished import whole_or_nothing
 
 
 @click.command("merge")
@@ -50,7 +51,8 @@ def command(
 
     task = Rubric.load(rubric or read_manifest(adapter)["rubric"])
     source = options.source(pairs, values) if pairs else None
-    merged = merge(adapter, out, chosen_pairs(source, sample), task, base, threads)
+    with whole_or_nothing():
+        merged = merge(adapter, out, chosen_pairs(source, sample), task, base, threads)
     if as_json:
         click.echo(json.dumps({k: str(v) if isinstance(v, Path) else v for k, v in asdict(merged).items()}))
         return

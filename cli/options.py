@@ -12,6 +12,7 @@ from pairgrade.annotator import Annotator, AnnotatorOptions
 from pairgrade.calibration import Calibration
 from pairgrade.chat import FORMAT_NAMES
 from pairgrade.llama import LlamaOptions
+from pairgrade.onnx_backend import PROVIDERS, OnnxOptions
 from pairgrade.plan import PlanOptions
 from pairgrade.readers import Columns, Source
 from pairgrade.rubric import Rubric
@@ -71,7 +72,7 @@ _SELECTION = [
 _MODEL = [
     _text("--model", "-m", metavar="MODEL", required=True, panel=_MODEL_PANEL,
           text="A .gguf file, pkg:PACKAGE (a GGUF inside an installed Python package) or "
-          "hf:org/repo/file.gguf@revision."),
+          "hf:org/repo/file.gguf@revision; or a folder of `pairgrade export --to onnx`."),
     _text("--rubric", "-r", metavar="RUBRIC", default="trec", panel=_MODEL_PANEL,
           text="trec, binary, esci or a TOML file; see `pairgrade rubric show trec`."),
     _choice("--chat", choices=["auto", *FORMAT_NAMES], metavar="NAME", default="auto", panel=_MODEL_PANEL,
@@ -93,6 +94,11 @@ _ENGINE = [
     _number("--sequences", "Documents in one decode; more than 1 is for GPUs, and not exact.", _ENGINE_PANEL, 1),
     click.option("--flash-attention", is_flag=True, panel=_ENGINE_PANEL,
                  help="llama.cpp's flash attention: other roundings, and no faster on the CPUs we measured."),
+    click.option("--label-mass/--no-label-mass", default=False, show_default=True, panel=_ENGINE_PANEL,
+                 help="Of ONNX models: tell the share of probability on label words, which takes a product with the "
+                 "whole vocabulary for each document. GGUF models always tell it."),
+    _choice("--provider", choices=list(PROVIDERS), metavar="NAME", default="cpu", panel=_ENGINE_PANEL,
+            text="What runs ONNX models; cuda needs onnxruntime-gpu. Not verified on hardware."),
     click.option("--in-process", is_flag=True, panel=_ENGINE_PANEL,
                  help="Run the model in this process, not in a worker whose death is survived."),
 ]  # fmt: skip
@@ -142,14 +148,25 @@ def llama_options(values: dict[str, Any]) -> LlamaOptions:
     )
 
 
+def onnx_options(values: dict[str, Any]) -> OnnxOptions:
+    """Build the options of the backend of ONNX folders."""
+    return OnnxOptions(
+        context=values["ctx"],
+        threads=values["threads"],
+        label_mass=values["label_mass"],
+        provider=PROVIDERS[values["provider"]],
+    )
+
+
 def annotator_opener(
     model: str, rubric: Rubric, values: dict[str, Any]
 ) -> Callable[[], AbstractContextManager[Annotator]]:
     """Return what opens the annotator that the options describe, in a worker process unless --in-process is given."""
-    settings, llama, isolate = annotator_options(values, rubric), llama_options(values), not values["in_process"]
+    settings, isolate = annotator_options(values, rubric), not values["in_process"]
+    llama, onnx = llama_options(values), onnx_options(values)
 
     def opened() -> Annotator:
-        return Annotator.open(model, rubric, options=settings, llama=llama, isolate=isolate)
+        return Annotator.open(model, rubric, options=settings, llama=llama, onnx=onnx, isolate=isolate)
 
     @contextmanager
     def opened_when_entered() -> Iterator[Annotator]:

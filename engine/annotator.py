@@ -14,6 +14,7 @@ from pairgrade.calibration import Calibration
 from pairgrade.errors import InputError, NonFiniteError
 from pairgrade.file_hashes import remembered_sha256
 from pairgrade.llama import LlamaOptions
+from pairgrade.onnx_backend import OnnxOptions
 from pairgrade.plan import Batch, PlanOptions, plan
 from pairgrade.prompt import PROMPT_VERSION, Prompt, PromptBuilder, detect_chat_format
 from pairgrade.records import Judgment, Pair
@@ -75,15 +76,16 @@ class Annotator:
         *,
         options: AnnotatorOptions | None = None,
         llama: LlamaOptions | None = None,
+        onnx: OnnxOptions | None = None,
         isolate: bool = False,
     ) -> Annotator:
-        """Load a GGUF model by path, ``pkg:PACKAGE`` or ``hf:org/repo/file.gguf@revision``.
+        """Load a GGUF model by path, ``pkg:PACKAGE`` or ``hf:org/repo/file.gguf@revision``, or an exported ONNX folder.
 
         ``isolate``: in a worker process, so that a pair on which the model's library dies becomes an ``Unfit``.
         ModelError where it cannot be loaded; RubricError where the rubric's label words do not fit it.
         """
         rubric = rubric if isinstance(rubric, Rubric) else Rubric.load(rubric)
-        backend, path = open_backend(model, llama, isolate=isolate)
+        backend, path = open_backend(model, llama, onnx, isolate=isolate)
         try:
             return cls(backend, rubric, options, path)
         except BaseException:

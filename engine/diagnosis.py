@@ -31,6 +31,21 @@ for name in json.loads(names):
 """
 
 
+# Prints which 8-bit product is exact here; the paths of this process come behind.
+_PROBER = f"""
+import sys
+sys.path[:] = sys.argv[1:]
+import tempfile
+from pathlib import Path
+from pairgrade.onnx_probe import probe_model
+from pairgrade.onnx_session import product_kind
+with tempfile.TemporaryDirectory() as folder:
+    path = Path(folder, "probe.onnx")
+    path.write_bytes(probe_model())
+    print("{_MARK}" + product_kind(path))
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Feature:
     """Something that needs optional libraries."""
@@ -72,6 +87,7 @@ class Diagnosis:
     environment: dict[str, Any]
     cpu_features: tuple[str, ...]
     vnni: bool  # 8-bit products are one instruction
+    onnx_product: str  # ONNX Runtime's 8-bit product that is exact here, u8s8 or u8u8; "none"
     memory_bytes: int | None  # that this process may use
     memory_free_bytes: int | None
     libraries: dict[str, str]  # version, or "none"
@@ -95,12 +111,28 @@ def diagnose(features: tuple[Feature, ...] = FEATURES) -> Diagnosis:
         environment=environment(),
         cpu_features=tuple(sorted(has)),
         vnni=has_vnni(has),
+        onnx_product=exact_product(),
         memory_bytes=memory[0] if memory else None,
         memory_free_bytes=memory[1] if memory else None,
         libraries=versions,
         advisories=tuple(a for name in checked for a in known_bad(name, package_version(name))),
         verdicts=tuple(_verdict(feature, faults) for feature in features),
     )
+
+
+def exact_product() -> str:
+    """Return which of ONNX Runtime's 8-bit products is exact on this processor, "none" where it is not to be had.
+
+    It is tried in a process of its own.
+    """
+    if importlib.util.find_spec("onnxruntime") is None:
+        return "none"
+    command = [sys.executable, "-c", _PROBER, *sys.path]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_IMPORT_SECONDS)
+    except subprocess.TimeoutExpired:
+        return "none"
+    return next((line.partition(_MARK)[2] for line in done.stdout.splitlines() if line.startswith(_MARK)), "none")
 
 
 def _verdict(feature: Feature, faults: Mapping[str, str]) -> Verdict:

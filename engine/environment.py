@@ -26,6 +26,6 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "packages": {name: package_version(name) for name in ("pairgrade", "llama-cpp-python", "numpy")},
+        "packages": {name: package_version(name) for name in ("pairgrade", "llama-cpp-python", "onnxruntime", "numpy")},
         "process": os.getpid(),
     }

@@ -26,6 +26,8 @@ from pairgrade.onnx_session import product_kind
 from pairgrade.onnx_table import TokenTable, label_logits
 from pairgrade.tokenizer import Ids
 
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}  # the second not verified on hardware
+
 _DEFAULT_CONTEXT = 2048
 _log = logging.getLogger(__name__)
 
@@ -39,7 +41,7 @@ class OnnxOptions:
     batch_tokens: int = 1024  # tokens computed at a time, padding of the attention included: bounds the memory
     label_mass: bool = False  # compute the log of the whole vocabulary's sum, too
     reuse: bool = True  # keep the prefix's keys and values; off only to compare
-    provider: str = "CPUExecutionProvider"
+    provider: str = PROVIDERS["cpu"]
 
     def __post_init__(self) -> None:
         if self.context is not None and self.context < 64:

@@ -6,8 +6,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from pairgrade.errors import InputError, ModelError
 from pairgrade.export.decoder import Decoder, read_decoder
 from pairgrade.export.measure import Task
@@ -27,11 +25,12 @@ from pairgrade.export.onnx_linear import (
 from pairgrade.export.onnx_recipe import RECIPES, Recipe
 from pairgrade.export.onnx_rotate import make_rotation
 from pairgrade.export.onnx_smooth import smooth_down
-from pairgrade.export.onnx_writer import MICROSOFT, OPSET, DataFile, Graph
+from pairgrade.export.onnx_writer import OPSET, DataFile
 from pairgrade.export.weights import Weights
 from pairgrade.file_hashes import file_sha256
 from pairgrade.folder_tokenizer import FolderTokenizer, has_chat_template
 from pairgrade.onnx_manifest import DOCUMENTS, EMBEDDING, HEAD, PREFIX, PROBE, WEIGHTS, OnnxManifest
+from pairgrade.onnx_probe import probe_model
 from pairgrade.onnx_table import TokenTable, save_table
 from pairgrade.prompt import Prompt, PromptBuilder, detect_chat_format
 
@@ -139,7 +138,7 @@ def _write_graphs(
             prefix.add_layer(index, layer)
         if ranges and recipe.smooth:
             down = f"layer.{index}.down"
-            layer, ranges[down] = smooth_down(layer, ranges[down], recipe.smooth)
+            layer, ranges[down] = smooth_down(layer, ranges[down], recipe.smooth, powers=recipe.smooth_powers)
         documents.add_layer(index, layer)
         if recipe.prefix == "same":
             prefix.add_layer(index, layer)
@@ -149,17 +148,6 @@ def _write_graphs(
     data.close()
     for graph, name in zip(graphs, (DOCUMENTS, PREFIX), strict=True):
         graph.write(folder / name)
-
-
-def _write_probe(path: Path) -> None:
-    """Write the product by which the engine learns whether the processor's 8-bit sums saturate."""
-    graph = Graph("probe")
-    value = graph.input("x", np.uint8, ["n", 64])
-    weight, scales = graph.constant(np.full((64, 8), 127), np.int8), graph.constant(np.ones(8), np.float32)
-    one, zero = graph.constant(1, np.float32), graph.constant(0, np.uint8)
-    product = graph.op("MatMulIntegerToFloat", value, weight, one, scales, zero, domain=MICROSOFT)
-    graph.output(product, "sums", np.float32, ["n", 8])
-    graph.write(path)
 
 
 def _write_tables(work: Path, source: Path, decoder: Decoder, weights: Weights) -> None:
@@ -176,7 +164,7 @@ def _write_tables(work: Path, source: Path, decoder: Decoder, weights: Weights) 
 
 def _write_manifest(work: Path, settings: OnnxSettings, decoder: Decoder) -> OnnxManifest:
     if settings.quant == "int8":
-        _write_probe(work / PROBE)
+        (work / PROBE).write_bytes(probe_model())
     manifest = OnnxManifest(
         quant=settings.quant,
         opset=OPSET,

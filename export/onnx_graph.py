@@ -20,8 +20,10 @@ from pairgrade.export.decoder import Decoder
 from pairgrade.export.onnx_attention import add_attention, add_keys_and_values, add_norm, add_places
 from pairgrade.export.onnx_layers import Array, Layer
 from pairgrade.export.onnx_linear import Linear
-from pairgrade.export.onnx_rotate import Rotation
+from pairgrade.export.onnx_rotate import Rotation, hadamard
 from pairgrade.export.onnx_writer import DataFile, Graph
+
+_INNER = 32  # of the two products that a large block is turned by
 
 
 class DecoderGraph:
@@ -102,8 +104,12 @@ class DecoderGraph:
         matrix, graph = self._rotation.down, self._graph
         if matrix is None:
             return value
-        blocks = graph.op("Reshape", value, graph.constant([-1, len(matrix)]))
-        turned = graph.op("MatMul", blocks, graph.tensor("down_turn", matrix))
+        inner = min(len(matrix), _INNER)  # a Hadamard matrix is the Kronecker product of two smaller ones
+        outer = len(matrix) // inner
+        blocks = graph.op("Reshape", value, graph.constant([-1, outer, inner]))
+        turned = graph.op("MatMul", blocks, graph.tensor("down_turn", hadamard(inner)))
+        if outer > 1:
+            turned = graph.op("MatMul", graph.tensor("down_turn_outer", hadamard(outer)), turned)
         return graph.op("Reshape", turned, graph.constant([-1, self._decoder.intermediate]))
 
     def _activation(self, gate: str) -> str:

@@ -18,8 +18,9 @@ class Recipe:
     activations: str = "float"  # 8-bit: one calibrated scale a product, or scales taken from each token or batch
     prefix: str = "float"  # of the prefix graph: "same", only its weights rounded, or full precision
     rotate: bool = False  # norm gains folded; residual stream and value heads turned by random orthogonal matrices
-    down_block: int = 0  # block of the Hadamard rotation at run time before the down product; 0: none
+    down_block: int = 0  # the largest block of the Hadamard rotation at run time before the down product; 0: none
     smooth: float = 0.0  # part of the down inputs' outliers that goes into its weights: 0 none, 1 all
+    smooth_powers: bool = False  # smooth by powers of two: a prefix with 8-bit weights shares the up product's then
     seed: int = 0  # of the rotations
 
     def __post_init__(self) -> None:
@@ -46,6 +47,6 @@ class Recipe:
 
 RECIPES = {
     "fp32": Recipe(),
-    "int8": Recipe(weights=8, activations="static", rotate=True, smooth=0.75),
+    "int8": Recipe(weights=8, activations="static", rotate=True, down_block=512),
     "int4": Recipe(weights=4, prefix="same"),
 }

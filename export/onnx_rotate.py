@@ -12,11 +12,11 @@ only the gains of the norms before products are folded, and the value heads are 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pairgrade.errors import InputError
 from pairgrade.export.decoder import Decoder
 from pairgrade.export.onnx_layers import Array, Layer
 from pairgrade.export.onnx_recipe import Recipe
@@ -52,14 +52,13 @@ class Rotation:
 
 def make_rotation(decoder: Decoder, recipe: Recipe) -> Rotation:
     """Return the matrices that a recipe asks for."""
-    if recipe.down_block and decoder.intermediate % recipe.down_block:
-        raise InputError(f"{decoder.intermediate} channels cannot be cut into blocks of {recipe.down_block}")
+    block = math.gcd(recipe.down_block, decoder.intermediate) if recipe.down_block else 0  # the largest that divides
     turns = recipe.rotate and not decoder.gemma
     return Rotation(
         seed=recipe.seed,
         is_on=recipe.rotate,
         residual=orthogonal(decoder.hidden, recipe.seed) if turns else None,
-        down=hadamard(recipe.down_block) if recipe.down_block else None,
+        down=hadamard(block) if block else None,
     )
 
 

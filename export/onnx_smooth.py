@@ -16,21 +16,22 @@ from pairgrade.export.onnx_linear import Channels
 _SMALL = 1e-5
 
 
-def smoothing(channels: Channels, weight: Array, strength: float) -> Array:
+def smoothing(channels: Channels, weight: Array, strength: float, *, powers: bool = False) -> Array:
     """Return what each channel is divided by, (in,): peak ** strength / weight's peak ** (1 - strength), around 1.
 
-    Powers of two: the up product's columns then round to the same whole numbers as before.
+    ``powers``: of two, so that the up product's columns round to the same whole numbers as before.
     """
     peaks = np.maximum(np.maximum(-channels.low, channels.high), _SMALL)
     scales = peaks**strength / np.maximum(np.abs(weight).max(1), _SMALL) ** (1 - strength)
     logs = np.log2(scales)
-    result: Array = np.exp2(np.rint(logs - logs.mean())).astype(np.float32)
+    logs -= logs.mean()
+    result: Array = np.exp2(np.rint(logs) if powers else logs).astype(np.float32)
     return result
 
 
-def smooth_down(layer: Layer, channels: Channels, strength: float) -> tuple[Layer, Channels]:
+def smooth_down(layer: Layer, channels: Channels, strength: float, *, powers: bool = False) -> tuple[Layer, Channels]:
     """Return the layer with its down input smoothed, and the ranges that it then has."""
-    scales = smoothing(channels, layer.down, strength)
+    scales = smoothing(channels, layer.down, strength, powers=powers)
     gate_up = layer.gate_up.copy()
     gate_up[:, len(scales) :] /= scales
     layer = replace(layer, gate_up=gate_up, down=layer.down * scales[:, None])

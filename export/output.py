@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,11 +16,13 @@ from pairgrade.errors import InputError
 def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a hidden folder beside ``out`` to write into; it becomes ``out`` when the block ends without an error.
 
-    Else it is removed. InputError where ``out`` exists already, unless it is a folder to ``replace``.
+    Else it is removed, and so is what killed processes left for the same ``out``. InputError where ``out`` exists
+    already, unless it is a folder to ``replace``.
     """
     if out.exists() and not replace:
         raise InputError(f"{out} exists already; name a folder that is to be made")
     work = out.with_name(f".{out.name}.{os.getpid()}.part")
+    _remove_stale_parts(out)
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:
@@ -29,3 +32,21 @@ def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
         work.rename(out)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _remove_stale_parts(out: Path) -> None:
+    name = re.compile(re.escape(f".{out.name}.") + r"(\d+)\.part")
+    for path in out.parent.iterdir() if out.parent.is_dir() else ():
+        found = name.fullmatch(path.name)
+        if found and not _is_alive(int(found[1])):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):  # no such process, or no number of one
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True

@@ -20,12 +20,22 @@ def test_doctor_for_people_and_machines() -> None:
     shown = CliRunner().invoke(cli, ["doctor"])
     assert shown.exit_code == 0, shown.output
     text = " ".join(shown.output.split())
-    for expected in ("instruction sets", "8-bit products", "memory", "read JSON", "works", "no_such_wing", "llama-cpp"):
+    for expected in (
+        "instruction sets",
+        "8-bit products",
+        "ONNX int8",
+        "memory",
+        "read JSON",
+        "works",
+        "no_such_wing",
+        "llama-cpp",
+    ):
         assert expected in text
     found = json.loads(CliRunner().invoke(cli, ["doctor", "--json"]).output)
     assert [v["works"] for v in found["verdicts"]] == [True, False]
     assert found["advisories"] == []
     assert found["ceilings"] == {}
+    assert found["onnx_product"] in ("u8s8", "u8u8", "none")
 
 
 def test_a_known_bad_version_is_named_and_fails_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

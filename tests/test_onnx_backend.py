@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx_helpers import LABELS, export, opened, prompts
 
 from helpers import make_pairs
+from onnx_helpers import LABELS, export, opened, prompts
 from pairgrade import Annotator, AnnotatorOptions, InputError, ModelError, PlanOptions
 from pairgrade.export.torch_backend import TorchBackend, TorchOptions
 from pairgrade.onnx_backend import OnnxBackend, OnnxOptions

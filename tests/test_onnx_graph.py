@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx_helpers import LABELS, difference, export, opened, prompts
 
+from onnx_helpers import LABELS, difference, export, opened, prompts
 from pairgrade import InputError
 from pairgrade.export.onnx_export import export_onnx
 from pairgrade.export.onnx_folder import OnnxSettings

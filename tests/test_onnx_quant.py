@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx_helpers import LABELS, export, opened, prompts
 
+from onnx_helpers import LABELS, export, opened, prompts
 from pairgrade import InputError
 from pairgrade.export.onnx_folder import OnnxSettings
 from pairgrade.export.onnx_linear import (
@@ -162,7 +162,7 @@ def test_the_prefix_shares_the_rounded_weights(tiny_folder: Callable[[str], Path
     """All but the smoothed down product's, whose outliers the prefix has elsewhere."""
     import onnx
 
-    recipe = Recipe(8, "static", "weights", rotate=True, smooth=0.75)
+    recipe = Recipe(8, "static", "weights", rotate=True, smooth=0.75, smooth_powers=True)
     out = export(tiny_folder("llama"), tmp_path / "out", "int8", recipe)
     places = {}
     for name in ("documents.onnx", "prefix.onnx"):

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx_helpers import LABELS, difference, export, opened, prompts
 
+from onnx_helpers import LABELS, difference, export, opened, prompts
 from pairgrade import InputError
+from pairgrade.export import onnx_graph
 from pairgrade.export.decoder import read_decoder
 from pairgrade.export.onnx_layers import read_layer
 from pairgrade.export.onnx_linear import Channels
@@ -32,6 +33,20 @@ def test_a_rotated_graph_equals_the_plain_one(
     prefix, documents = prompts()
     plain = opened(export(tiny_folder(family), tmp_path / "plain")).score(prefix, documents, LABELS)
     turned = opened(export(tiny_folder(family), tmp_path / "turned", recipe=recipe)).score(prefix, documents, LABELS)
+    assert 0 < difference(plain, turned) < 1e-4
+
+
+def test_a_large_block_is_turned_by_two_small_products(
+    tiny_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tiny models' 96 channels allow blocks of 32."""
+    prefix, documents = prompts()
+    recipe = Recipe(rotate=True, down_block=512)
+    rotation = make_rotation(read_decoder(tiny_folder("llama")), recipe)
+    np.testing.assert_array_equal(rotation.down, hadamard(32))
+    plain = opened(export(tiny_folder("llama"), tmp_path / "plain")).score(prefix, documents, LABELS)
+    monkeypatch.setattr(onnx_graph, "_INNER", 4)
+    turned = opened(export(tiny_folder("llama"), tmp_path / "turned", recipe=recipe)).score(prefix, documents, LABELS)
     assert 0 < difference(plain, turned) < 1e-4
 
 
@@ -80,7 +95,7 @@ def test_smoothing_keeps_the_product(tiny_folder: Callable[[str], Path]) -> None
     assert np.array_equal(layer.down, replace(layer).down)
 
 
-def test_recipes_that_make_no_sense_are_refused(tiny_folder: Callable[[str], Path]) -> None:
+def test_recipes_that_make_no_sense_are_refused() -> None:
     for wrong in (
         {"weights": 3},
         {"activations": "static"},
@@ -92,5 +107,3 @@ def test_recipes_that_make_no_sense_are_refused(tiny_folder: Callable[[str], Pat
     ):
         with pytest.raises(InputError):
             Recipe(**wrong)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="96 channels"):
-        make_rotation(read_decoder(tiny_folder("llama")), Recipe(down_block=64))

@@ -54,7 +54,7 @@ def test_a_trained_model_labels_as_it_does_in_torch(
         theirs = list(reference.label(PAIRS))
     for one, other in zip(ours, theirs, strict=True):
         assert one.prompt_tokens == other.prompt_tokens
-        np.testing.assert_allclose(one.probabilities, other.probabilities, atol=5e-3)
+        np.testing.assert_allclose(one.probabilities, other.probabilities, atol=2e-2)
     with Annotator(TorchBackend(base, TorchOptions(threads=1)), RUBRIC) as untrained:
         before = list(untrained.label(PAIRS))
     moved = max(abs(a.expected_grade - b.expected_grade) for a, b in zip(before, theirs, strict=True))

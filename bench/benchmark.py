@@ -1,0 +1,178 @@
+"""A whole benchmark: the slice, the ceiling, the rounds, and what follows from them."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import date, datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from pairgrade.bench.ceiling import Ceiling, measure_ceiling
+from pairgrade.bench.cell_figures import cell_figures
+from pairgrade.bench.cell_process import measure_cell
+from pairgrade.bench.cell_records import CellJob, CellRun
+from pairgrade.bench.frontier import dominated
+from pairgrade.bench.judged import MEASURES, against_people, against_reference, read_judged
+from pairgrade.bench.matrix import Cell, Matrix, names
+from pairgrade.bench.peers import not_measured
+from pairgrade.bench.prices import MachinePrice, PriceTable, age_warning, load_prices
+from pairgrade.bench.results import ApiCost, BenchResult, CellResult
+from pairgrade.bench.rounds import Measured, Told, measure_rounds
+from pairgrade.bench.slice import take_slice, write_slice
+from pairgrade.environment import environment
+from pairgrade.errors import InputError, ModelError
+from pairgrade.records import Pair
+from pairgrade.rubric import Rubric
+
+_BUSY = 0.2  # cores of other processes from which on a note is made
+
+
+@dataclass(frozen=True, slots=True)
+class BenchOptions:
+    """What is done beside the measuring."""
+
+    prices: Path | None = None  # a price table; None: the shipped one
+    measure: str = "quadratic_kappa"  # the agreement that the frontier is drawn by
+    resamples: int = 1000  # of the bootstrap of agreement
+    ceiling: bool = True
+
+    def __post_init__(self) -> None:
+        if self.measure not in MEASURES:
+            raise InputError(f"no measure '{self.measure}'; there are {', '.join(MEASURES)}")
+
+
+def bench(matrix: Matrix, options: BenchOptions | None = None, tell: Told = lambda _: None) -> BenchResult:
+    """Measure every cell; one that cannot be measured is listed with the reason.
+
+    InputError for an unusable matrix or data; ModelError where no cell at all can be measured.
+    """
+    options = options or BenchOptions()
+    prices = load_prices(options.prices)
+    machine = prices.machine(matrix.machine) if matrix.machine else None
+    pairs = take_slice(matrix.data)
+    cells = list(matrix.cells())
+    reference = matrix.reference_cell()
+    if reference is not None and reference not in cells:
+        cells.append(reference)
+    titles = names(cells)
+    began = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pairs.jsonl"
+        digest = write_slice(path, pairs)
+        ceilings: dict[int, Ceiling] = {}
+        for threads in sorted({cell.threads for cell in cells}) if options.ceiling else ():
+            tell(f"the ceiling of {threads} thread(s)")
+            ceilings[threads] = measure_ceiling(threads)
+        measured = measure_rounds(titles, _measurer(cells, matrix, path), matrix.rounds, tell)
+        tell("agreement")
+        judged = {
+            place: read_judged(_out(path, place, cells[place], 0), Rubric.load(cells[place].rubric).values)
+            for place, runs in enumerate(measured.runs)
+            if runs
+        }
+    if not judged:
+        raise ModelError("; ".join(f"{titles[place]}: {why}" for place, why in measured.failed.items()))
+    usd = machine.usd_per_hour if machine else matrix.usd_per_hour
+    origin = judged.get(cells.index(reference)) if reference is not None else None
+    figures = []
+    for place, own in judged.items():
+        cell = cells[place]
+        found = cell_figures(cell, titles[place], measured.runs[place], ceilings.get(cell.threads), usd)
+        equal, divergence = against_reference(own, origin) if origin else (None, None)
+        people = against_people(own, pairs, options.resamples)
+        figures.append(replace(found, agreement=people, reference_agreement=equal, reference_kl=divergence))
+    finished = _with_frontier(figures, options.measure)
+    return BenchResult(
+        date=began,
+        settings=json.loads(json.dumps(asdict(matrix))),  # lists for tuples, as it is read back
+        data=_about(pairs, digest),
+        environment=environment(),
+        ceilings=tuple(ceilings.values()),
+        rounds=measured.rounds,
+        stopped=measured.stopped,
+        usd_per_hour=usd,
+        machine=machine,
+        measure=options.measure,
+        cells=finished,
+        skipped={titles[place]: why for place, why in measured.failed.items()} | not_measured(),
+        apis=_apis(prices, finished),
+        notes=tuple(_notes(measured, machine, matrix, finished)),
+    )
+
+
+def _measurer(cells: Sequence[Cell], matrix: Matrix, path: Path) -> Callable[[int, int], CellRun]:
+    def measure(place: int, round_: int) -> CellRun:
+        cell = cells[place]
+        out = _out(path, place, cell, round_)
+        return measure_cell(
+            CellJob(
+                cell.model, cell.engine, cell.rubric, cell.threads, cell.batch_tokens, matrix.context, str(path),
+                str(out),
+            )
+        )  # fmt: skip
+
+    return measure
+
+
+def _out(path: Path, place: int, cell: Cell, round_: int) -> Path:
+    """Name the file of a cell's judgments; an engine that gives grades alone writes qrels."""
+    suffix = "jsonl" if cell.engine == "pairgrade" else "qrels"
+    return path.with_name(f"{place}-{round_}.{suffix}")
+
+
+def _with_frontier(results: Sequence[CellResult], measure: str) -> tuple[CellResult, ...]:
+    """Mark the dominated cells, by seconds a pair, to which the dollars are proportional."""
+    values = [result.agreement[measure].value if measure in result.agreement else None for result in results]
+    known = [place for place, value in enumerate(values) if value is not None]
+    points = [(1 / results[place].pairs_per_second.median, values[place] or 0.0) for place in known]
+    marks = dict(zip(known, dominated(points), strict=True))
+    return tuple(replace(result, dominated=marks.get(place, False)) for place, result in enumerate(results))
+
+
+def _apis(prices: PriceTable, cells: Sequence[CellResult]) -> tuple[ApiCost, ...]:
+    tokens = [cell.prompt_tokens_per_pair for cell in cells if cell.prompt_tokens_per_pair]
+    if not tokens:
+        return ()
+    return tuple(ApiCost(api, api.usd_per_million_pairs(tokens[0])) for api in prices.apis)
+
+
+def _about(pairs: Sequence[Pair], digest: str) -> dict[str, Any]:
+    return {
+        "pairs": len(pairs),
+        "queries": len({pair.query_id for pair in pairs}),
+        "graded": sum(pair.grade is not None for pair in pairs),
+        "characters": sum(len(pair.query) + len(pair.title) + len(pair.document) for pair in pairs),
+        "sha256": digest,
+    }
+
+
+def _notes(measured: Measured, machine: MachinePrice | None, matrix: Matrix, cells: Sequence[CellResult]) -> list[str]:
+    """Say what a reader of the figures should know."""
+    notes = [f"Rounds: {measured.rounds}; {measured.stopped}."]
+    if matrix.rounds.least < 5:
+        notes.append("With fewer than 5 rounds no interval of a median covers 90%.")
+    busy = [cell for cell in cells if cell.other_load is not None and cell.other_load > _BUSY]
+    if busy:
+        most = max(cell.other_load or 0.0 for cell in busy)
+        notes.append(
+            f"Other processes kept up to {most:.1f} cores busy meanwhile: the figures are no measure of speed."
+        )
+    if machine:
+        notes.append(
+            f"Dollars: as if {machine.provider} {machine.type} at {machine.usd_per_hour} USD an hour "
+            f"({machine.source}, {machine.date}) ran at the speed measured here."
+        )
+        warning = age_warning(machine.type, machine.date, date.today())
+        if warning:
+            notes.append(warning[0].upper() + warning[1:] + ".")
+    elif matrix.usd_per_hour:
+        notes.append(
+            f"Dollars: at {matrix.usd_per_hour} USD an hour, the whole machine, however many threads are used."
+        )
+    if any(cell.unparsed for cell in cells):
+        listed = ", ".join(f"{cell.name}: {cell.unparsed}" for cell in cells if cell.unparsed)
+        notes.append(f"Answers without a grade, left out of agreement: {listed}.")
+    return notes

@@ -1,0 +1,139 @@
+"""Measures one cell in a process of its own, so that its memory and its loading are its own.
+
+Started by ``pairgrade.bench.cell_process``: the job comes as JSON on stdin, the answer goes to the file that the
+first argument names, for model libraries print to stdout as they like.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+from pairgrade.annotator import Annotator, AnnotatorOptions
+from pairgrade.backend import Counters
+from pairgrade.backends import open_backend
+from pairgrade.bench.cell_records import CellJob, CellRun
+from pairgrade.bench.meters import EnergyMeter, LoadMeter, peak_rss_bytes, pin
+from pairgrade.bench.timed import BatchClock, TimedBackend
+from pairgrade.errors import PairgradeError
+from pairgrade.job import LabelJob
+from pairgrade.judgments import read_judgments
+from pairgrade.llama import LlamaOptions
+from pairgrade.plan import PlanOptions
+from pairgrade.qrels import write_qrels
+from pairgrade.readers import Source, read_pairs
+from pairgrade.records import Pair
+from pairgrade.rubric import Rubric
+from pairgrade.run import label
+
+
+def run_cell(job: CellJob) -> CellRun:
+    """Load the model, judge the first pairs, then judge them all with the clock running."""
+    pairs = tuple(row for row in read_pairs(Source(job.pairs)) if isinstance(row, Pair))
+    return _own(job, pairs) if job.engine == "pairgrade" else _peer(job, pairs)
+
+
+def _own(job: CellJob, pairs: Sequence[Pair]) -> CellRun:
+    rubric = Rubric.load(job.rubric)
+    start = time.perf_counter()
+    opened, path = open_backend(job.model, LlamaOptions(context=job.context, threads=job.threads))
+    backend = TimedBackend(opened)
+    options = AnnotatorOptions(plan=PlanOptions(job.batch_tokens))
+    with Annotator(backend, rubric, options, path) as annotator:
+        load = time.perf_counter() - start
+        list(annotator.label(pairs[-1:]))
+        first = time.time() - job.started
+        list(annotator.label(pairs[-job.warm :]))
+        before = replace(backend.counters)
+        backend.tokenizer.seconds = 0.0
+        clock = BatchClock()
+        clock.begin(before)
+        energy, others = EnergyMeter(), LoadMeter()
+        effort = label(LabelJob(Source(job.pairs), Path(job.out)), lambda: nullcontext(annotator), clock).effort
+        joules, load_of_others = energy.joules(), others.cores()
+        spent = _difference(backend.counters, before)
+        return CellRun(
+            pairs=effort.pairs,
+            total_seconds=effort.prepare_seconds + effort.seconds + effort.write_seconds,
+            load_seconds=load,
+            first_seconds=first,
+            peak_rss_bytes=peak_rss_bytes(),
+            read_seconds=effort.prepare_seconds,
+            tokenize_seconds=backend.tokenizer.seconds,
+            prefix_seconds=spent.prefix_seconds,
+            documents_seconds=spent.seconds - spent.prefix_seconds,
+            write_seconds=effort.write_seconds,
+            prefix_tokens=spent.prefix_computed,
+            document_tokens=spent.computed - spent.prefix_computed,
+            reused_tokens=spent.reused,
+            prompt_tokens=sum(judgment.prompt_tokens for judgment in read_judgments(job.out)),
+            energy_joules=joules,
+            other_load=load_of_others,
+            identity=annotator.identity(),
+            batches=tuple(clock.batches),
+        )
+
+
+def _difference(after: Counters, before: Counters) -> Counters:
+    return Counters(
+        computed=after.computed - before.computed,
+        reused=after.reused - before.reused,
+        seconds=after.seconds - before.seconds,
+        prefix_computed=after.prefix_computed - before.prefix_computed,
+        prefix_seconds=after.prefix_seconds - before.prefix_seconds,
+    )
+
+
+def _peer(job: CellJob, pairs: Sequence[Pair]) -> CellRun:
+    from pairgrade.bench.peers import open_peer, parsed
+
+    start = time.perf_counter()
+    peer = open_peer(job)
+    load = time.perf_counter() - start
+    rubric = Rubric.load(job.rubric)
+    peer.answers(pairs[-1:])
+    first = time.time() - job.started
+    peer.answers(pairs[-job.warm :])
+    energy, others = EnergyMeter(), LoadMeter()
+    start = time.perf_counter()
+    texts = [row for row in read_pairs(Source(job.pairs)) if isinstance(row, Pair)]
+    read = time.perf_counter() - start
+    grades = [parsed(answer, rubric) for answer in peer.answers(texts)]
+    judged = time.perf_counter()
+    known = [(p.query_id, p.doc_id, g) for p, g in zip(texts, grades, strict=True) if g is not None]
+    write_qrels(job.out, known)
+    end = time.perf_counter()
+    return CellRun(
+        pairs=len(texts),
+        total_seconds=end - start,
+        load_seconds=load,
+        first_seconds=first,
+        peak_rss_bytes=peak_rss_bytes(),
+        read_seconds=read,
+        write_seconds=end - judged,
+        prompt_tokens=peer.prompt_tokens(texts),
+        unparsed=len(texts) - len(known),
+        energy_joules=energy.joules(),
+        other_load=others.cores(),
+        identity=peer.identity(),
+    )
+
+
+def main() -> None:
+    """Answer one job."""
+    job = CellJob(**json.load(sys.stdin))
+    pin(job.threads)
+    try:
+        answer: dict[str, object] = {"run": run_cell(job).to_dict()}
+    except (PairgradeError, MemoryError) as error:
+        answer = {"error": str(error) or type(error).__name__}
+    Path(sys.argv[1]).write_text(json.dumps(answer, allow_nan=False), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

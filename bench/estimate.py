@@ -1,0 +1,197 @@
+"""Predicts time, memory and cost of labelling a file, by labelling a sample of it.
+
+The sample is stratified by length: queries in the order of their documents' mean length, taken at equal steps, with
+all documents of each, or the most that are asked for. It runs as `pairgrade label` would run it. The seconds of its
+batches are regressed on their pairs and their computed tokens, and the whole file's pairs and tokens, which are
+counted without the model, are put in. The interval comes from a bootstrap over the batches.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pairgrade.bench.arithmetic import model_bytes
+from pairgrade.bench.cell_process import measure_cell
+from pairgrade.bench.cell_records import BatchTime, CellJob, CellRun
+from pairgrade.bench.lengths import Lengths, measure_lengths
+from pairgrade.bench.slice import write_slice
+from pairgrade.bootstrap import Floats, interval
+from pairgrade.errors import InputError
+from pairgrade.hardware import usable_cores
+from pairgrade.judgments import read_judgments
+from pairgrade.readers import Source, read_pairs
+from pairgrade.records import Judgment, Pair
+
+_HOUR = 3600.0
+_BYTES_A_ROW = 8  # of memory that a run keeps for each pair
+_CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class EstimateOptions:
+    """What is sampled, and what an hour costs."""
+
+    model: str
+    rubric: str = "trec"
+    sample: int = 200  # pairs
+    threads: int | None = None  # None: the physical cores that this process may use
+    context: int = 2048
+    batch_tokens: int = 2048
+    usd_per_hour: float | None = None
+    resamples: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.sample < 2:
+            raise InputError(f"a sample of {self.sample} pairs; it must hold at least 2")
+        if self.usd_per_hour is not None and self.usd_per_hour <= 0:
+            raise InputError(f"usd_per_hour is {self.usd_per_hour}; it must be above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a whole run is expected to take."""
+
+    pairs: int  # usable rows of the input
+    rejected: int
+    queries: int
+    sampled: int
+    batches: int  # of the sample, that the regression rests on
+    tokens: float  # to be computed
+    seconds: float  # from the start to the finished output, loading included
+    low: float | None  # ends of its interval; None where the sample had too few batches
+    high: float | None
+    labelling_seconds: float  # of these, labelling
+    pairs_per_second: float
+    load_seconds: float
+    peak_rss_bytes: int
+    model_bytes: int | None
+    usd: float | None
+    usd_low: float | None
+    usd_high: float | None
+    usd_per_million_pairs: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the estimate as JSON takes it."""
+        return asdict(self)
+
+
+def estimate(source: Source, options: EstimateOptions) -> Estimate:
+    """Read the input, label a sample, and predict the rest; InputError for an unusable input, ModelError likewise."""
+    lengths = measure_lengths(source)
+    chosen = lengths.sample(options.sample)
+    pairs = tuple(_chosen(source, set(chosen.tolist())))
+    with tempfile.TemporaryDirectory() as folder:
+        path, out = Path(folder) / "sample.jsonl", Path(folder) / "judgments.jsonl"
+        write_slice(path, pairs)
+        threads = options.threads or usable_cores()
+        run = measure_cell(
+            CellJob(options.model, "pairgrade", options.rubric, threads, options.batch_tokens, options.context,
+                    str(path), str(out))
+        )  # fmt: skip
+        judgments = list(read_judgments(out))
+    if not judgments:
+        raise InputError(f"none of {len(pairs)} sampled pairs could be graded: their queries do not fit the context")
+    return _predicted(lengths, pairs, judgments, run, options)
+
+
+def _chosen(source: Source, places: set[int]) -> Iterator[Pair]:
+    """Yield the pairs at these places; of equal ids the first, for no run takes both."""
+    place = 0
+    seen: set[tuple[str, str]] = set()
+    for row in read_pairs(source):
+        if isinstance(row, Pair):
+            ids = (row.query_id, row.doc_id)
+            if place in places and ids not in seen:
+                seen.add(ids)
+                yield row
+            place += 1
+
+
+def _predicted(
+    lengths: Lengths, pairs: Sequence[Pair], judgments: Sequence[Judgment], run: CellRun, options: EstimateOptions
+) -> Estimate:
+    tokens = _tokens(lengths, pairs, judgments, run)
+    batches = run.batches[1:] if len(run.batches) > 4 else run.batches  # the first holds what is done once
+    wanted = np.array([lengths.pairs, tokens])
+    labelling, low, high = _regressed(batches, wanted, options)
+    scale = lengths.pairs / run.pairs
+    fixed = run.load_seconds + scale * ((run.read_seconds or 0.0) + (run.write_seconds or 0.0))
+    seconds = fixed + labelling
+    ends = [None if end is None else end + fixed for end in (low, high)]
+    usd = [None if options.usd_per_hour is None or s is None else s / _HOUR * options.usd_per_hour
+           for s in (seconds, *ends)]  # fmt: skip
+    return Estimate(
+        pairs=lengths.pairs,
+        rejected=lengths.rejected,
+        queries=lengths.queries,
+        sampled=run.pairs,
+        batches=len(batches),
+        tokens=tokens,
+        seconds=seconds,
+        low=ends[0],
+        high=ends[1],
+        labelling_seconds=labelling,
+        pairs_per_second=lengths.pairs / labelling,
+        load_seconds=run.load_seconds,
+        peak_rss_bytes=run.peak_rss_bytes + _BYTES_A_ROW * lengths.pairs,
+        model_bytes=model_bytes(options.model),
+        usd=usd[0],
+        usd_low=usd[1],
+        usd_high=usd[2],
+        usd_per_million_pairs=None if usd[0] is None else usd[0] / lengths.pairs * 1e6,
+    )
+
+
+def _tokens(lengths: Lengths, pairs: Sequence[Pair], judgments: Sequence[Judgment], run: CellRun) -> float:
+    """Return the tokens that the whole input will have computed.
+
+    Documents: by the sample's tokens a character, no longer than the longest that was kept where any was cut.
+    Prefixes: those computed for the sample, by its queries, times the queries of the whole.
+    """
+    characters = sum(len(pair.title) + len(pair.document) for pair in pairs)
+    whole = sum(j.document_tokens + j.cut_tokens for j in judgments)
+    rate = whole / max(1, characters)
+    longest = max((j.document_tokens for j in judgments if j.truncated), default=None)
+    documents = lengths.documents * rate
+    cue = ((run.document_tokens or 0) - sum(j.document_tokens for j in judgments)) / len(judgments)
+    queries = len({pair.query_id for pair in pairs})
+    total = float(np.minimum(documents, longest).sum() if longest else documents.sum())
+    return total + max(0.0, cue) * lengths.pairs + (run.prefix_tokens or 0) / queries * lengths.queries
+
+
+def _regressed(
+    batches: Sequence[BatchTime], wanted: Floats, options: EstimateOptions
+) -> tuple[float, float | None, float | None]:
+    """Return the seconds for so many pairs and tokens, and the interval's ends where there are enough batches."""
+    work = np.array([[batch.pairs, batch.computed] for batch in batches], dtype=np.float64)
+    seconds = np.array([batch.seconds for batch in batches])
+    value = _fit(work, seconds) @ wanted
+    if len(batches) < 5:
+        return float(value), None, None
+    random = np.random.default_rng(options.seed)
+    drawn = np.array([
+        _fit(work[rows], seconds[rows]) @ wanted
+        for rows in (random.integers(len(batches), size=len(batches)) for _ in range(options.resamples))
+    ])  # fmt: skip
+    ends = interval(drawn, _CONFIDENCE) or (None, None)
+    return float(value), *ends
+
+
+def _fit(work: Floats, seconds: Floats) -> Floats:
+    """Return the seconds of a pair and of a token, neither below 0, scaled so that the sample's total is met."""
+    from scipy.optimize import nnls
+
+    size = work.sum(axis=0)
+    size[size == 0] = 1.0
+    found: Floats = nnls(work / size, seconds)[0] / size
+    total = float((work @ found).sum())
+    if total > 0:
+        found = found * (seconds.sum() / total)
+    return found

@@ -1,0 +1,154 @@
+"""What is measured: models x engines x threads x batch budgets x rubrics, and on which pairs.
+
+::
+
+    models = ["smollm2-q8_0.gguf", "smollm2-onnx-int8"]
+    engines = ["pairgrade", "llama-cpp-python"]
+    threads = [1, 2]
+    reference = "smollm2-f32.gguf"   # fidelity is against this model's judgments
+
+    [data]
+    pairs = "qrels.txt"
+    queries = "queries.jsonl"
+    docs = "docs.jsonl"
+    per_query = 16
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from pairgrade.errors import InputError
+from pairgrade.hardware import usable_cores
+
+ENGINES = ("pairgrade", "llama-cpp-python", "transformers", "transformers-batched")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One combination."""
+
+    model: str
+    engine: str = "pairgrade"
+    rubric: str = "trec"
+    threads: int = 1
+    batch_tokens: int = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """The pairs that every cell judges."""
+
+    pairs: str
+    queries: str | None = None  # texts, where pairs is a qrels or run file
+    docs: str | None = None
+    max_queries: int = 16  # the most queries that are taken, at random
+    per_query: int = 16  # the most documents of each, at random
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("max_queries", "per_query"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """How often the cells are measured."""
+
+    least: int = 5
+    most: int = 15
+    width: float = 0.05  # the interval of the median may reach so far to both sides, as a share of it
+    minutes: float = 60.0  # no round begins after so many
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.least <= self.most:
+            raise InputError(f"from {self.least} to {self.most} rounds; at least 1, and the most not below the least")
+        if self.width <= 0 or self.minutes <= 0:
+            raise InputError(f"width is {self.width} and minutes {self.minutes}; both must be above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """Everything that a benchmark is asked to do."""
+
+    models: tuple[str, ...]
+    data: Data
+    engines: tuple[str, ...] = ("pairgrade",)
+    threads: tuple[int, ...] = ()  # none: the physical cores that this process may use
+    batch_tokens: tuple[int, ...] = (2048,)
+    rubrics: tuple[str, ...] = ("trec",)
+    context: int = 1024  # longest prompt in tokens
+    reference: str | None = None  # the model in full precision that fidelity is against
+    machine: str | None = None  # a type of the price table
+    usd_per_hour: float | None = None
+    rounds: Rounds = Rounds()
+
+    def __post_init__(self) -> None:
+        for name in ("models", "engines", "batch_tokens", "rubrics"):
+            if not getattr(self, name):
+                raise InputError(f"the matrix names no {name}; give at least one")
+        for engine in self.engines:
+            if engine not in ENGINES:
+                raise InputError(f"no engine '{engine}'; there are {', '.join(ENGINES)}")
+        if self.usd_per_hour is not None and self.usd_per_hour <= 0:
+            raise InputError(f"usd_per_hour is {self.usd_per_hour}; it must be above 0")
+        if self.machine and self.usd_per_hour:
+            raise InputError("give a machine of the price table or usd_per_hour, not both")
+        if any(threads < 1 for threads in self.threads):
+            raise InputError(f"threads are {list(self.threads)}; each must be at least 1")
+
+    def cells(self) -> tuple[Cell, ...]:
+        """Return every combination once; a peer has no batch budget and runs with the first."""
+        threads = self.threads or (usable_cores(),)
+        found = product(map(located, self.models), self.engines, self.rubrics, threads, self.batch_tokens)
+        first = self.batch_tokens[0]
+        return tuple(dict.fromkeys(Cell(m, e, r, t, b if e == "pairgrade" else first) for m, e, r, t, b in found))
+
+    def reference_cell(self) -> Cell | None:
+        """Return the cell whose judgments fidelity is against: the first of the reference model, or one added."""
+        if self.reference is None:
+            return None
+        name = located(self.reference)
+        known = (cell for cell in self.cells() if cell.model == name and cell.engine == "pairgrade")
+        threads = self.threads or (usable_cores(),)
+        return next(known, Cell(name, "pairgrade", self.rubrics[0], threads[0], self.batch_tokens[0]))
+
+
+def located(reference: str) -> str:
+    """Make a path absolute, for cells run in a folder of their own; other references stay as they are."""
+    path = Path(reference)
+    return str(path.resolve()) if path.exists() else reference
+
+
+def names(cells: Sequence[Cell]) -> list[str]:
+    """Return a short name for each cell, of the model and of what differs between them."""
+    models = {cell.model: _model_name(cell.model) for cell in cells}
+    if len(set(models.values())) < len(models):
+        models = {model: model for model in models}
+    varied = {
+        field: len({getattr(cell, field) for cell in cells}) > 1
+        for field in ("engine", "rubric", "threads", "batch_tokens")
+    }
+    found = []
+    for cell in cells:
+        parts = [] if len(models) == 1 and any(varied.values()) else [models[cell.model]]
+        if varied["engine"]:
+            parts.append(cell.engine)
+        if varied["rubric"]:
+            parts.append(Path(cell.rubric).stem)
+        if varied["threads"]:
+            parts.append(f"{cell.threads} threads" if cell.threads > 1 else "1 thread")
+        if varied["batch_tokens"] and (cell.engine == "pairgrade" or not parts):
+            parts.append(f"batch {cell.batch_tokens}")
+        found.append(" / ".join(parts))
+    return found
+
+
+def _model_name(reference: str) -> str:
+    if reference.startswith(("pkg:", "fake:")):
+        return reference
+    return Path(reference.partition("@")[0]).name.removesuffix(".gguf")

@@ -1,0 +1,28 @@
+"""A result as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pairgrade.bench.report_tables import facts, tables
+from pairgrade.bench.results import BenchResult
+
+
+def markdown(result: BenchResult, pictures: Sequence[tuple[str, str]] = ()) -> str:
+    """Return the tables, the notes, the pictures (title, file name) and what is needed to repeat it."""
+    lines = [f"# Benchmark of {result.date[:10]}", "", *(f"- {escaped(note)}" for note in result.notes)]
+    for title, name in pictures:
+        lines += ["", f"![{title}]({name})"]
+    for table in tables(result):
+        lines += ["", f"## {table.title}", "", *_rows([table.header, *table.rows])]
+    return "\n".join([*lines, "", "## To repeat it", "", *_rows([("setting", "value"), *facts(result)])]) + "\n"
+
+
+def escaped(text: str) -> str:
+    """Return text as Markdown shows it: as it is."""
+    return "".join(f"\\{letter}" if letter in "\\`*_[]<>|#" else letter for letter in text)
+
+
+def _rows(rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [f"| {' | '.join(map(escaped, row))} |" for row in rows]
+    return [lines[0], f"| --- |{' ---: |' * (len(rows[0]) - 1)}", *lines[1:]]

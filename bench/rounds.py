@@ -1,0 +1,67 @@
+"""Measures cells in rounds, one measurement of each a round, until the medians are known well enough."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pairgrade.bench.cell_records import CellRun
+from pairgrade.bench.matrix import Rounds
+from pairgrade.bench.spread import spread
+from pairgrade.errors import ModelError
+
+Measure = Callable[[int, int], CellRun]  # (place of the cell, round) -> one measurement
+Told = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What the rounds gave."""
+
+    runs: tuple[tuple[CellRun, ...], ...]  # of each cell, by round; empty for a cell that failed
+    failed: dict[int, str]  # places of cells that cannot be measured, and why
+    rounds: int
+    stopped: str  # why there were no more rounds
+
+
+def measure_rounds(names: Sequence[str], measure: Measure, options: Rounds, tell: Told = lambda _: None) -> Measured:
+    """Interleave the cells, each round beginning with another; a cell that fails once is left out.
+
+    Rounds go on until the interval of every median is narrow, the most rounds were made or the time is up.
+    """
+    runs: list[list[CellRun]] = [[] for _ in names]
+    failed: dict[int, str] = {}
+    end = time.monotonic() + 60 * options.minutes
+    done, stopped = 0, ""
+    while not stopped:
+        for step in range(len(names)):
+            place = (step + done) % len(names)
+            if place in failed:
+                continue
+            tell(f"round {done + 1}: {names[place]}")
+            try:
+                runs[place].append(measure(place, done))
+            except ModelError as error:
+                failed[place] = str(error)
+                runs[place].clear()
+        done += 1
+        wide = [name for name, own in zip(names, runs, strict=True) if own and not _narrow(own, options.width)]
+        if len(failed) == len(names):
+            stopped = "no cell can be measured"
+        elif done >= options.least and not wide:
+            stopped = f"every interval is within {options.width:.0%} of its median"
+        elif done >= options.most:
+            stopped = f"no more were asked for; not within {options.width:.0%}: {', '.join(wide)}"
+        elif time.monotonic() > end:
+            stopped = f"the time was up; not within {options.width:.0%}: {', '.join(wide)}"
+    return Measured(tuple(map(tuple, runs)), failed, done, stopped)
+
+
+def rates(runs: Sequence[CellRun]) -> list[float]:
+    """Return the pairs a second of each measurement."""
+    return [run.pairs / run.total_seconds for run in runs]
+
+
+def _narrow(runs: Sequence[CellRun], width: float) -> bool:
+    return spread(rates(runs)).is_narrow(width)

@@ -1,0 +1,246 @@
+"""``pairgrade bench``: pairs a second, dollars and agreement of engines side by side; and two results compared."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+from pairgrade.cli.report import figures_table
+from pairgrade.errors import InputError
+
+if TYPE_CHECKING:
+    from pairgrade.bench.compare import Comparison
+    from pairgrade.bench.matrix import Matrix
+    from pairgrade.bench.report_tables import Table
+    from pairgrade.bench.results import BenchResult
+
+_NAME_WIDTH, _CELL_WIDTH = 30, 20  # columns of the terminal, of a figure's name and of a cell
+_WHAT, _DATA, _ROUNDS, _PRICE, _OUTPUT = "What is measured", "Data", "Rounds", "Price", "Output"
+_ENGINES = ("pairgrade", "llama-cpp-python", "transformers", "transformers-batched")
+
+
+@click.group("bench", invoke_without_command=True)
+@click.option("--matrix", metavar="FILE", type=click.Path(path_type=Path), panel=_WHAT,
+              help="A TOML file of all that the options say; an option given besides goes before it.")  # fmt: skip
+@click.option("--model", "-m", "models", metavar="MODEL", multiple=True, panel=_WHAT,
+              help="A model as for `pairgrade label`; may be given again, as may the next four.")  # fmt: skip
+@click.option("--engine", "engines", type=click.Choice(_ENGINES), metavar="NAME", multiple=True, panel=_WHAT,
+              help=f"What runs it: {', '.join(_ENGINES)}.  [default: pairgrade]")  # fmt: skip
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", multiple=True, panel=_WHAT,
+              help="Threads, each bound to a core.  [default: the physical cores that it may use]")  # fmt: skip
+@click.option("--batch-tokens", type=click.IntRange(min=1), metavar="N", multiple=True, panel=_WHAT,
+              help="Document tokens of one batch.  [default: 2048]")  # fmt: skip
+@click.option("--rubric", "rubrics", metavar="RUBRIC", multiple=True, panel=_WHAT,
+              help="trec, binary, esci or a TOML file.  [default: trec]")  # fmt: skip
+@click.option("--ctx", "context", type=click.IntRange(min=64), metavar="N", panel=_WHAT,
+              help="Longest prompt in tokens.  [default: 1024]")  # fmt: skip
+@click.option("--reference", metavar="MODEL", panel=_WHAT,
+              help="A model in full precision, whose grades the others are compared with.")  # fmt: skip
+@click.option("--pairs", metavar="PAIRS", panel=_DATA, help="What `pairgrade label` reads.  [default: the sample]")
+@click.option("--queries", metavar="FILE", panel=_DATA, help="Queries: PAIRS is then a qrels or run file.")
+@click.option("--docs", metavar="FILE", panel=_DATA, help="Documents, with --queries.")
+@click.option("--max-queries", type=click.IntRange(min=1), metavar="N", panel=_DATA,
+              help="The most queries that are taken, at random.  [default: 16]")  # fmt: skip
+@click.option("--per-query", type=click.IntRange(min=1), metavar="N", panel=_DATA,
+              help="The most documents of each, at random.  [default: 16]")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), metavar="N", panel=_DATA, help="Seed of both.  [default: 0]")
+@click.option("--rounds", "least", type=click.IntRange(min=1), metavar="N", panel=_ROUNDS,
+              help="The fewest rounds; below 5 no interval is good.  [default: 5]")  # fmt: skip
+@click.option("--most-rounds", "most", type=click.IntRange(min=1), metavar="N", panel=_ROUNDS,
+              help="The most rounds, if the intervals stay wide.  [default: 15, or --rounds]")  # fmt: skip
+@click.option("--width", type=click.FloatRange(min=0, min_open=True), metavar="SHARE", panel=_ROUNDS,
+              help="An interval is narrow if it reaches so far from the median.  [default: 0.05]")  # fmt: skip
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), metavar="N", panel=_ROUNDS,
+              help="No round begins after so many.  [default: 60]")  # fmt: skip
+@click.option("--usd-per-hour", type=click.FloatRange(min=0, min_open=True), metavar="USD", panel=_PRICE,
+              help="What this machine costs.")  # fmt: skip
+@click.option("--machine", metavar="TYPE", panel=_PRICE, help="Take the price of this type from the price table.")
+@click.option("--prices", metavar="FILE", type=click.Path(path_type=Path), panel=_PRICE,
+              help="Your own price table; see `pairgrade bench prices`.")  # fmt: skip
+@click.option("--measure", metavar="NAME", default="quadratic_kappa", show_default=True, panel=_OUTPUT,
+              help="The agreement that the frontier is drawn by: kappa, quadratic_kappa, calibrated_kappa, tau_b or "
+              "auc.")  # fmt: skip
+@click.option("--out", "-o", metavar="FOLDER", type=click.Path(file_okay=False, path_type=Path), panel=_OUTPUT,
+              help="Write results.json, cells.csv, report.md, report.html and pictures there.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, panel=_OUTPUT, help="Print the result as JSON.")
+@click.option("--quiet", "-q", is_flag=True, panel=_OUTPUT, help="Do not say what is measured now.")
+@click.pass_context
+def command(
+    ctx: click.RichContext,
+    /,
+    prices: Path | None,
+    measure: str,
+    out: Path | None,
+    as_json: bool,
+    quiet: bool,
+    matrix: Path | None,
+    **values: Any,
+) -> None:
+    """Measure models and engines side by side: pairs a second, dollars, memory, agreement with human grades.
+
+    Every cell of the matrix runs in a process of its own, one after the other in rounds.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    from pairgrade.bench.benchmark import BenchOptions, bench
+
+    console = Console(stderr=True)
+    with console.status("reading") as status:
+
+        def tell(text: str) -> None:
+            if not quiet and console.is_terminal:
+                status.update(escape(text))
+
+        if quiet or not console.is_terminal:
+            status.stop()
+        result = bench(_matrix(matrix, values), BenchOptions(prices, measure), tell)
+    _give(result, out, as_json)
+
+
+@command.command("compare")
+@click.argument("before", metavar="A", type=click.Path(path_type=Path))
+@click.argument("after", metavar="B", type=click.Path(path_type=Path))
+@click.option("--tolerance", type=float, default=0.03, show_default=True, metavar="SHARE",
+              help="A change must be larger than this.")  # fmt: skip
+@click.option("--level", type=float, default=0.05, show_default=True, metavar="P",
+              help="Probability that noise alone has any cell called changed.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def compare_command(before: Path, after: Path, tolerance: float, level: float, as_json: bool) -> None:
+    """Say which cells got faster or slower from A to B, two results.json, beyond the noise of both.
+
+    Exit code 1 where any got slower.
+    """
+    from pairgrade.bench.compare import CompareOptions, compare
+    from pairgrade.bench.results import load_result
+
+    found = compare(load_result(before), load_result(after), CompareOptions(tolerance, level))
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), ensure_ascii=False, allow_nan=False))
+    else:
+        _print_comparison(found)
+    if found.slower:
+        sys.exit(1)
+
+
+@command.command("report")
+@click.argument("result", metavar="RESULTS", type=click.Path(path_type=Path))
+@click.option("--out", "-o", metavar="FOLDER", type=click.Path(file_okay=False, path_type=Path),
+              help="Write the report's files there.")  # fmt: skip
+def report_command(result: Path, out: Path | None) -> None:
+    """Show a results.json again, and write its report anew."""
+    from pairgrade.bench.results import load_result
+
+    _give(load_result(result), out, as_json=False)
+
+
+@command.command("prices")
+def prices_command() -> None:
+    """Print the price table that ships, a TOML file to start your own from."""
+    from importlib.resources import files
+
+    click.echo((files("pairgrade.bench") / "prices.toml").read_text(encoding="utf-8"), nl=False)
+
+
+def _matrix(file: Path | None, values: dict[str, Any]) -> Matrix:
+    """Build the matrix from the file and the options that were given."""
+    from pairgrade.bench.matrix import Data, Matrix, Rounds
+    from pairgrade.bench.matrix_file import load_matrix
+
+    given = {name: value for name, value in values.items() if value not in (None, ())}
+    if given.get("usd_per_hour") and given.get("machine"):
+        raise InputError("give --machine or --usd-per-hour, not both")
+    of_data = ("pairs", "queries", "docs", "max_queries", "per_query", "seed")
+    data: dict[str, Any] = {name: given.pop(name) for name in of_data if name in given}
+    rounds = {name: given.pop(name) for name in ("least", "most", "width", "minutes") if name in given}
+    if file is None:
+        if "models" not in given:
+            raise InputError("no model is named; give --model, once or more, or --matrix FILE")
+        data.setdefault("pairs", str(_sample()))
+        base = Matrix(given.pop("models"), Data(**data))
+    else:
+        base = load_matrix(file)
+        if "pairs" in data:
+            data = {"queries": None, "docs": None} | data
+        base = replace(base, data=replace(base.data, **data))
+        if given.get("usd_per_hour") or given.get("machine"):  # one of them takes the other's place
+            given = {"usd_per_hour": None, "machine": None} | given
+    if "least" in rounds:
+        rounds.setdefault("most", max(rounds["least"], base.rounds.most if file else rounds["least"]))
+    return replace(base, **given, rounds=replace(base.rounds, **rounds) if rounds else base.rounds or Rounds())
+
+
+def _sample() -> Path:
+    from importlib.resources import files
+
+    return Path(str(files("pairgrade") / "sample" / "pairs.jsonl"))
+
+
+def _give(result: BenchResult, out: Path | None, as_json: bool) -> None:
+    from pairgrade.bench.report_folder import write_report
+
+    if out is not None:  # before anything is printed, which may fail
+        written = write_report(result, out)
+        click.echo(f"written to {out}: {', '.join(path.name for path in written)}", err=True)
+    if as_json:
+        click.echo(json.dumps(result.to_dict(), ensure_ascii=False, allow_nan=False))
+    else:
+        _print(result)
+
+
+def _print(result: BenchResult) -> None:
+    from pairgrade.bench.report_tables import tables
+
+    console = Console(highlight=False)
+    console.print(
+        f"{result.data['pairs']:,} pairs of {result.data['queries']:,} queries; {result.environment['cpu']}\n",
+        markup=False,
+    )
+    dominated = {cell.name for cell in result.cells if cell.dominated}
+    fitting = max(2, (console.width - _NAME_WIDTH) // _CELL_WIDTH)
+    for table in tables(result):
+        if table.header[0] != "cell":
+            shown = figures_table(table.title, table.header[0], *table.header[1:])
+            for row in table.rows:
+                shown.add_row(*map(escape, row))
+            console.print(shown)
+            continue
+        for start in range(0, len(table.rows), fitting):
+            console.print(_across(table, table.rows[start : start + fitting], dominated))
+    console.print("\n".join(result.notes), markup=False)
+    if dominated:
+        console.print(f"Dimmed: by {result.measure} another cell is as good and as cheap.", markup=False)
+
+
+def _across(table: Table, cells: Sequence[tuple[str, ...]], dominated: set[str]) -> RichTable:
+    """Lay out some cells beside each other, a row for each figure, which stays narrow."""
+    shown = figures_table(table.title, "", *(escape(name) for name, *_ in cells))
+    for column, (name, *_) in zip(shown.columns[1:], cells, strict=True):
+        column.overflow = "fold"
+        column.style = "dim" if name in dominated else ""
+    for place, name in enumerate(table.header[1:], start=1):
+        shown.add_row(name, *(escape(cell[place].replace(" (", "\n(")) for cell in cells))
+    return shown
+
+
+def _print_comparison(found: Comparison) -> None:
+    console = Console(highlight=False)
+    table = figures_table("pairs a second", "cell", "before", "after", "ratio", "interval", "memory", "verdict")
+    for c in found.changes:
+        between = "-" if c.low is None or c.high is None else f"{c.low:.3f} to {c.high:.3f}"
+        table.add_row(escape(c.name), f"{c.before:,.2f}", f"{c.after:,.2f}", f"{c.ratio:.3f}", between,
+                      f"{c.memory_ratio:.2f}", c.verdict)  # fmt: skip
+    console.print(table)
+    for title, names in (("Only in A", found.only_before), ("Only in B", found.only_after)):
+        if names:
+            console.print(f"{title}: {', '.join(names)}", markup=False)
+    for warning in found.warnings:
+        console.print(f"Beware: {warning}.", markup=False)

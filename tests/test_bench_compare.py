@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench_results import make_cell, make_result
+from helpers import run_command
+from pairgrade import InputError
+from pairgrade.bench.compare import FASTER, SAME, SLOWER, UNKNOWN, compare
+from pairgrade.cli.bench import command
+
+
+def drawn(random: np.random.Generator, mean: float, noise: float, count: int = 5) -> list[float]:
+    values: list[float] = (mean * np.exp(random.normal(0, noise, count))).tolist()
+    return values
+
+
+def verdict(before: list[float], after: list[float]) -> str:
+    first, second = make_result([make_cell("a", before)]), make_result([make_cell("a", after)])
+    return compare(first, second).changes[0].verdict
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.05, 0.2])
+def test_noise_is_no_change(noise: float) -> None:
+    random = np.random.default_rng(1)
+    wrong = sum(verdict(drawn(random, 4, noise), drawn(random, 4, noise)) != SAME for _ in range(400))
+    assert wrong <= 0.05 * 400 + 3 * (0.05 * 0.95 * 400) ** 0.5
+
+
+def test_an_injected_slowdown_is_found() -> None:
+    random = np.random.default_rng(2)
+    found = [verdict(drawn(random, 4, 0.02), drawn(random, 4 / 1.2, 0.02)) for _ in range(200)]
+    assert found.count(SLOWER) > 195
+    assert verdict([4.0, 4.1, 3.9], [5.0, 5.1, 4.9]) == FASTER
+    assert verdict([4.0, 4.0, 4.0], [3.95, 3.95, 3.95]) == SAME  # less than the tolerance
+    assert verdict([4.0, 4.0], [1.0, 1.0]) == UNKNOWN
+
+
+def test_the_interval_is_scipys() -> None:
+    from scipy.stats import ttest_ind
+
+    before, after = [4.0, 4.3, 3.8, 4.1], [3.0, 3.3, 3.1, 3.05, 3.2]
+    change = compare(make_result([make_cell("a", before)]), make_result([make_cell("a", after)])).changes[0]
+    test = ttest_ind(np.log(after), np.log(before), equal_var=False).confidence_interval(0.95)
+    assert change.low == pytest.approx(np.exp(test.low))
+    assert change.high == pytest.approx(np.exp(test.high))
+
+
+def test_cells_are_matched_by_their_settings_not_their_names() -> None:
+    before = make_result([make_cell("a", [4.0] * 5), make_cell("b", [4.0] * 5)])
+    after = make_result([make_cell("other name", [4.0] * 5, model="b"), make_cell("c", [4.0] * 5)])
+    found = compare(before, after)
+    assert [change.name for change in found.changes] == ["other name"]
+    assert (found.only_before, found.only_after) == (("a",), ("c",))
+    with pytest.raises(InputError, match="no cell in common"):
+        compare(make_result(before.cells[:1]), make_result(after.cells[1:]))
+
+
+def test_the_exit_code_tells_a_slower_cell(tmp_path: Path) -> None:
+    paths = [tmp_path / "before.json", tmp_path / "after.json"]
+    for path, rate in zip(paths, (4.0, 3.0), strict=True):
+        make_result([make_cell("a", [rate, rate * 1.01, rate * 0.99, rate, rate])]).save(path)
+    slower = run_command(command, "compare", *paths)
+    assert slower.exit_code == 1
+    assert "slower" in slower.output
+    assert run_command(command, "compare", *paths[::-1]).exit_code == 0
+    assert run_command(command, "compare", paths[0], paths[0]).exit_code == 0
+
+
+def test_a_file_that_is_no_result_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    make_result([make_cell("a", [4.0])]).save(path)
+    path.write_text(path.read_text().replace('"schema": 1', '"schema": 99'))
+    with pytest.raises(InputError, match="of schema 99"):
+        run_command(command, "compare", path, path)
+    path.write_text("{}")
+    with pytest.raises(InputError, match="no result of"):
+        run_command(command, "compare", path, path)

@@ -1,0 +1,116 @@
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from helpers import make_pairs, write_jsonl
+from pairgrade import InputError
+from pairgrade.bench.matrix import Cell, Data, Matrix, Rounds, names
+from pairgrade.bench.matrix_file import load_matrix
+from pairgrade.bench.prices import age_warning, load_prices
+from pairgrade.bench.slice import take_slice
+
+TEXT = """
+models = ["a.gguf", "fake:"]
+engines = ["pairgrade", "transformers"]
+threads = [1, 2]
+batch_tokens = [512, 2048]
+
+[data]
+pairs = "pairs.jsonl"
+per_query = 3
+
+[rounds]
+most = 9
+"""
+
+
+def test_a_file_becomes_cells_with_paths_of_its_own_folder(tmp_path: Path) -> None:
+    (tmp_path / "matrix.toml").write_text(TEXT)
+    (tmp_path / "a.gguf").touch()
+    (tmp_path / "pairs.jsonl").touch()
+    matrix = load_matrix(tmp_path / "matrix.toml")
+    assert matrix.data == Data(str(tmp_path / "pairs.jsonl"), per_query=3)
+    assert matrix.rounds == Rounds(most=9)
+    cells = matrix.cells()
+    model = str(tmp_path / "a.gguf")
+    assert set(cells) == {
+        Cell(m, e, "trec", t, b)
+        for m in (model, "fake:")
+        for t in (1, 2)
+        for e, b in (("pairgrade", 512), ("pairgrade", 2048), ("transformers", 512))  # a peer has no batch budget
+    }
+    assert len(set(names(cells))) == len(cells) == 12
+    assert names(cells)[0] == "a / pairgrade / 1 thread / batch 512"
+
+
+def test_the_reference_is_measured_once(tmp_path: Path) -> None:
+    data = Data("pairs.jsonl")
+    assert Matrix(("fake:", "fake:0"), data, threads=(2, 1), reference="fake:0").reference_cell() == Cell(
+        "fake:0", threads=2
+    )
+    assert Matrix(("fake:",), data, threads=(2,), reference="fake:0").reference_cell() == Cell("fake:0", threads=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ('engines = ["vllm"]', "no engine 'vllm'"),
+        ("thread = [1]", "unknown key 'thread'"),
+        ("threads = [0]", "at least 1"),
+        ("context = 1.5", "context"),
+        ('usd_per_hour = 0.1\nmachine = "c7i.xlarge"', "not both"),
+        ("models = []", "no models"),
+        ("models = [", "not valid TOML"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_told(tmp_path: Path, change: str, told: str) -> None:
+    head = "" if change.startswith("models") else 'models = ["fake:"]\n'
+    (tmp_path / "matrix.toml").write_text(f'{head}{change}\n[data]\npairs = "pairs.jsonl"\n')
+    with pytest.raises(InputError, match=told):
+        load_matrix(tmp_path / "matrix.toml")
+
+
+def test_a_slice_is_the_same_whatever_the_order_of_the_file(tmp_path: Path) -> None:
+    pairs = make_pairs(6, 5)
+    first = take_slice(Data(str(write_jsonl(tmp_path / "a.jsonl", pairs)), max_queries=3, per_query=2))
+    again = take_slice(Data(str(write_jsonl(tmp_path / "b.jsonl", pairs[::-1])), max_queries=3, per_query=2))
+    other = take_slice(Data(str(tmp_path / "a.jsonl"), max_queries=3, per_query=2, seed=1))
+    assert first == again
+    assert first != other
+    assert len(first) == 6
+    assert [p.query_id for p in first[::2]] == [p.query_id for p in first[1::2]]  # grouped
+
+
+def test_of_equal_ids_the_first_is_taken(tmp_path: Path) -> None:
+    pairs = make_pairs(2, 2)
+    again = replace(pairs[0], document="another text")
+    path = write_jsonl(tmp_path / "a.jsonl", [*pairs, again])
+    assert set(take_slice(Data(str(path)))) == set(pairs)
+
+
+def test_the_shipped_prices_are_whole_and_dated() -> None:
+    table = load_prices()
+    assert table.machine("C7I.xlarge").usd_per_hour == 0.1785
+    assert len({m.type for m in table.machines}) == len(table.machines) > 5
+    assert all(date.fromisoformat(price.date) <= date.today() for price in (*table.machines, *table.apis))
+    with pytest.raises(InputError, match=r"no machine 'x'; it has c7i\.xlarge"):
+        table.machine("x")
+
+
+def test_an_api_costs_its_tokens() -> None:
+    mini = next(api for api in load_prices().apis if api.model == "gpt-4o-mini")
+    assert mini.usd_per_million_pairs(200) == pytest.approx(200 * 0.15 + 0.60)  # a million of each: dollars as listed
+
+
+def test_old_prices_are_warned_about() -> None:
+    assert age_warning("x", "2026-01-01", date(2026, 3, 1)) is None
+    assert "731 days ago" in (age_warning("x", "2024-01-01", date(2026, 1, 1)) or "")
+
+
+def test_ones_own_prices_are_checked(tmp_path: Path) -> None:
+    path = tmp_path / "prices.toml"
+    path.write_text('[[machine]]\nprovider = "us"\ntype = "box"\nusd_per_hour = 0\ndate = 2026-01-01\nsource = "us"\n')
+    with pytest.raises(InputError, match=r"machine\.0\.usd_per_hour: input should be greater than 0"):
+        load_prices(path)

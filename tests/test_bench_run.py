@@ -1,0 +1,152 @@
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench_results import make_cell, make_result
+from helpers import make_pairs, run_command, write_jsonl
+from pairgrade import InputError, ModelError, Qrel
+from pairgrade.bench.cell_process import measure_cell
+from pairgrade.bench.cell_records import CellJob
+from pairgrade.bench.judged import Judged, against_people
+from pairgrade.bench.meters import EnergyMeter, LoadMeter
+from pairgrade.bench.report_folder import write_report
+from pairgrade.bench.results import load_result
+from pairgrade.cli.bench import command
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bench")
+    pairs = write_jsonl(folder / "pairs.jsonl", make_pairs(6, 4))
+    run_command(
+        command, "--model", "fake:", "--model", "fake:0.002", "--model", "gone.gguf", "--reference", "fake:0",
+        "--pairs", pairs, "--threads", 1, "--rounds", 2, "--usd-per-hour", 0.36, "--out", folder / "out", "--quiet",
+    )  # fmt: skip
+    return folder / "out"
+
+
+def test_json_and_csv_agree(report: Path) -> None:
+    cells = json.loads((report / "results.json").read_text())["cells"]
+    rows = list(csv.DictReader(io.StringIO((report / "cells.csv").read_text())))
+    assert [row["name"] for row in rows] == [cell["name"] for cell in cells] == ["fake:", "fake:0.002", "fake:0"]
+    compared = 0
+    for row, cell in zip(rows, cells, strict=True):
+        for name, text in row.items():
+            group, _, rest = name.partition(".")
+            value = cell[group]
+            if isinstance(value, dict):  # identity's own keys hold dots
+                value = value[rest] if rest in value else value[rest.partition(".")[0]][rest.partition(".")[2]]
+            assert text == ("" if value is None else str(value)), name
+            compared += 1
+    assert compared > 100
+
+
+def test_dollars_follow_from_the_rate(report: Path) -> None:
+    for cell in load_result(report / "results.json").cells:
+        rate = cell.pairs_per_second.median
+        assert cell.usd_per_million_pairs == pytest.approx(0.36 / 3600 / rate * 1e6)
+        assert cell.pairs_per_usd == pytest.approx(1e6 / (cell.usd_per_million_pairs or 0))
+
+
+def test_the_parts_add_up_and_the_delay_is_found_in_the_documents(report: Path) -> None:
+    fast, slow, _ = load_result(report / "results.json").cells
+    names = ("read", "tokenize", "prefix", "documents", "write", "other")
+    parts = [sum(getattr(cell, f"{name}_seconds") for name in names) for cell in (fast, slow)]
+    assert parts == pytest.approx([fast.total_seconds, slow.total_seconds], rel=0.2)  # medians do not add up exactly
+    assert slow.documents_seconds == pytest.approx(24 * 0.002)
+    assert slow.total_seconds - fast.total_seconds > 0.8 * 24 * 0.002
+    assert slow.first_seconds > slow.load_seconds
+
+
+def test_agreement_is_that_of_the_judgments(report: Path, tmp_path: Path) -> None:
+    from pairgrade.agreement import AgreementOptions, agreement
+    from pairgrade.annotator import Annotator
+
+    pairs = make_pairs(6, 4)
+    with Annotator.open("fake:") as annotator:
+        judgments = list(annotator.label(pairs))
+    expected = agreement(
+        [p.query_id for p in pairs], [p.grade or 0 for p in pairs], [j.grade for j in judgments],
+        [j.expected_grade for j in judgments], grades=(0, 1, 2, 3), options=AgreementOptions(resamples=0),
+    )  # fmt: skip
+    cell = load_result(report / "results.json").cells[0]
+    for name in ("kappa", "quadratic_kappa", "tau_b", "auc"):
+        assert cell.agreement[name].value == pytest.approx(expected.statistics[name].value)
+    assert cell.reference_agreement == 1.0
+    assert cell.reference_kl == 0.0
+
+
+def test_grades_alone_are_not_ranked() -> None:
+    pairs = make_pairs(6, 4)
+    grades = tuple(Qrel(p.query_id, p.doc_id, 3 - (p.grade or 0)) for p in pairs)
+    assert set(against_people(Judged(grades, (0, 1, 2, 3)), pairs, 0)) == {"kappa", "quadratic_kappa"}
+
+
+def test_what_cannot_be_measured_has_a_reason(report: Path) -> None:
+    skipped = load_result(report / "results.json").skipped
+    assert "no model file gone.gguf" in skipped["gone"]
+    assert skipped["vllm"]
+
+
+def test_the_page_needs_nothing_from_elsewhere(report: Path) -> None:
+    page = (report / "report.html").read_text()
+    links = re.findall(r"""(?:src|href)=["']([^"'#][^"']*)""", page)
+    assert links == []
+    assert page.lower().count("<!doctype") == 1
+    assert page.count("<svg") == len(list(report.glob("*.png"))) >= 4
+    for name in ("fake:0.002", "no model file gone.gguf", "sha256"):
+        assert name in page
+
+
+def test_equal_results_give_equal_reports(tmp_path: Path) -> None:
+    cells = [make_cell("a<b>|c", [2.0, 2.1, 2.2], 0.4), make_cell("d", [1.0, 1.1, 1.2], 0.2, dominated=True)]
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        write_report(make_result(cells), folder)
+    for path in folders[0].iterdir():
+        assert path.read_bytes() == (folders[1] / path.name).read_bytes(), path.name
+    assert "a&lt;b&gt;|c" in (folders[0] / "report.html").read_text()
+    assert load_result(folders[0] / "results.json") == make_result(cells)
+
+
+def test_nothing_to_measure_is_an_error(tmp_path: Path) -> None:
+    pairs = write_jsonl(tmp_path / "pairs.jsonl", make_pairs(1, 1))
+    with pytest.raises(ModelError, match=r"no model file gone\.gguf"):
+        run_command(command, "--model", "gone.gguf", "--pairs", pairs, "--rounds", 1)
+    with pytest.raises(InputError, match="no model is named"):
+        run_command(command)
+
+
+def test_memory_is_that_of_the_cell_not_of_what_started_it(tmp_path: Path) -> None:
+    pairs = write_jsonl(tmp_path / "pairs.jsonl", make_pairs(1, 2))
+    ballast = np.ones(300 * 2**20, np.uint8)
+    run = measure_cell(CellJob("fake:", "pairgrade", "trec", 1, 2048, 1024, str(pairs), str(tmp_path / "o.jsonl")))
+    assert ballast.nbytes > run.peak_rss_bytes > 10 * 2**20
+
+
+def test_energy_is_absent_or_the_counters_difference(tmp_path: Path) -> None:
+    assert EnergyMeter(tmp_path).joules() is None
+    zones = {"intel-rapl:0": 5_000_000, "intel-rapl:0:0": 1, "intel-rapl:1": 99_000_000}
+    for name, start in zones.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "energy_uj").write_text(f"{start}\n")
+        (tmp_path / name / "max_energy_range_uj").write_text("100000000\n")
+    meter = EnergyMeter(tmp_path)
+    (tmp_path / "intel-rapl:0" / "energy_uj").write_text("7500000\n")
+    (tmp_path / "intel-rapl:1" / "energy_uj").write_text("1000000\n")  # went through its highest value
+    assert meter.joules() == pytest.approx(2.5 + 2.0)
+
+
+def test_own_work_is_no_other_load() -> None:
+    import time
+
+    meter, end = LoadMeter(), time.perf_counter() + 0.3
+    while time.perf_counter() < end:
+        pass
+    others = meter.cores()
+    assert others is None or others < 64

@@ -1,0 +1,55 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pairgrade import InputError
+from pairgrade.bench.micro import compare
+
+
+def run(module: str, *arguments: object) -> dict[str, object]:
+    command = [sys.executable, "-m", f"pairgrade.bench.{module}", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def test_planning_takes_no_more_memory_for_more_pairs() -> None:
+    found = run("planner_scale", "--pairs", 40_000)
+    marks = found["marks"]
+    assert isinstance(marks, list)
+    assert found["pairs"] == 40_000
+    assert marks[-1]["peak_mib"] - marks[1]["peak_mib"] < 8  # the pairs themselves are 20 MiB
+
+
+def test_growth_is_measured_and_drawn(tmp_path: Path) -> None:
+    found = run(
+        "growth", "fake:0.001", "fake:0.002", "--documents", 1, 4, "--lengths", 8, 32, "--pairs", 4, "--rounds", 1,
+        "--threads", 1, "--out", tmp_path,
+    )  # fmt: skip
+    documents, lengths = found["documents"], found["length"]
+    assert isinstance(documents, list)
+    assert isinstance(lengths, list)
+    assert documents[0]["computed_tokens_per_pair"] > documents[1]["computed_tokens_per_pair"]  # a prefix each
+    assert lengths[0]["document_tokens"] < lengths[1]["document_tokens"]
+    assert {path.name for path in tmp_path.iterdir()} == {"growth.json", "growth-documents.png", "growth-length.png"}
+
+
+def test_micro_benchmarks_run_and_are_compared(tmp_path: Path) -> None:
+    pytest.importorskip("pytest_benchmark")
+    path = tmp_path / "before.json"
+    command = [sys.executable, "-m", "pairgrade.bench.micro", "run", str(path), "-k", "batch_of_sixteen"]
+    subprocess.run(command, check=True, capture_output=True)
+    table = json.loads(path.read_text())
+    assert [change.is_slower for change in compare(path, path, 0.1)] == [False]
+    stats = table["benchmarks"][0]["stats"]
+    stats["median"] += 10 * stats["iqr"] + stats["median"]
+    slower = tmp_path / "after.json"
+    slower.write_text(json.dumps(table))
+    assert [change.is_slower for change in compare(path, slower, 0.1)] == [True]
+    assert [change.is_slower for change in compare(slower, path, 0.1)] == [False]
+    slower.write_text("{}")
+    with pytest.raises(InputError, match="not a baseline"):
+        compare(path, slower, 0.1)

@@ -1,0 +1,41 @@
+"""How engine options become the settings of a backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import rich_click as click
+from click.testing import CliRunner
+
+from pairgrade.cli import options
+from pairgrade.onnx_backend import OnnxOptions
+
+
+def _values(*arguments: str) -> dict[str, Any]:
+    """Parse a command line of the options that ``label`` and ``attack`` share."""
+    found: dict[str, Any] = {}
+
+    @click.command()
+    @options.model_options
+    @options.engine_options
+    def command(**values: Any) -> None:
+        found.update(values)
+
+    result = CliRunner().invoke(command, ["--model", "m", *arguments])
+    assert result.exit_code == 0, result.output
+    return found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((), OnnxOptions()),
+        (("--label-mass",), OnnxOptions(label_mass=True)),
+        (("--label-mass", "--no-label-mass"), OnnxOptions()),
+        (("--provider", "cuda"), OnnxOptions(provider="CUDAExecutionProvider")),
+        (("--ctx", "512", "--threads", "3"), OnnxOptions(context=512, threads=3)),
+    ],
+)
+def test_options_of_the_onnx_backend(arguments: tuple[str, ...], expected: OnnxOptions) -> None:
+    assert options.onnx_options(_values(*arguments)) == expected

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pairgrade import InputError
+from pairgrade.export.output import new_folder
+
+_WRITER = """
+import sys, time
+from pathlib import Path
+from pairgrade.cli.unfinished import whole_or_nothing
+from pairgrade.export.output import new_folder
+with whole_or_nothing(), new_folder(Path(sys.argv[1])) as work:
+    (work / "half").touch()
+    time.sleep(60)
+"""
+
+
+def _stopped(number: signal.Signals, out: Path, *arguments: object) -> tuple[int, str]:
+    """Start a writer of ``out``, stop it when its unfinished folder is there; return its exit code and stderr."""
+    with subprocess.Popen(
+        [sys.executable, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as writer:
+        work = out.with_name(f".{out.name}.{writer.pid}.part")
+        deadline = time.monotonic() + 60
+        while not work.exists():
+            assert writer.poll() is None, "the writer ended before it wrote"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        writer.send_signal(number)
+        _, said = writer.communicate(timeout=60)
+    return writer.returncode, said
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert _stopped(signal.SIGKILL, out, "-c", _WRITER, out)[0] == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    alive = tmp_path / f".out.{os.getppid()}.part"  # at work on the same output now
+    others = [tmp_path / name for name in (left.name.replace("out", "other"), f"{left.name}.kept", ".out.x.part")]
+    for folder in (alive, *others):
+        folder.mkdir()
+    with new_folder(out) as work:
+        assert not left.exists()
+        (work / "whole").touch()
+    assert sorted(tmp_path.iterdir()) == sorted([out, alive, *others])
+    assert (out / "whole").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_polite_signal_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    code, said = _stopped(number, tmp_path / "out", "-c", _WRITER, tmp_path / "out")
+    assert code == 128 + number
+    assert said == f"\npairgrade: stopped by {number.name}; nothing was kept\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_is_stopped_leaves_nothing(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    source, out = tiny_folder("qwen2"), tmp_path / "out"
+    command = ("-m", "pairgrade.cli", "export", source, "--to", "onnx", "--out", out, "--threads", 1)
+    assert _stopped(signal.SIGTERM, out, *command)[0] == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_there_is_refused_or_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old").touch()
+    with pytest.raises(InputError, match="exists already"), new_folder(out):
+        pytest.fail("went on")
+    with pytest.raises(KeyError), new_folder(out, replace=True):
+        raise KeyError
+    assert [path.name for path in out.iterdir()] == ["old"]
+    with new_folder(out, replace=True) as work:
+        (work / "new").touch()
+    assert [path.name for path in out.iterdir()] == ["new"]
