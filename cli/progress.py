@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -11,9 +12,11 @@ from rich.progress import Progress as Bar
 from pairgrade.backend import Counters
 from pairgrade.run import Progress
 
+B = TypeVar("B", bound="WorkBar")
 
-class TerminalProgress(Progress):
-    """Pairs a second, the share of tokens that were reused, the time left."""
+
+class WorkBar:
+    """A bar with the phase's name, steps done of all, what the last step told, and the time left."""
 
     def __init__(self, quiet: bool = False) -> None:
         console = Console(stderr=True)
@@ -21,7 +24,7 @@ class TerminalProgress(Progress):
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[told]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -29,7 +32,7 @@ class TerminalProgress(Progress):
             transient=True,
             disable=quiet or not console.is_terminal,
         )
-        self._task: TaskID = self._bar.add_task("starting", total=None, rate="")
+        self._task: TaskID = self._bar.add_task("starting", total=None, told="")
 
     def phase(self, name: str) -> None:
         """Show the phase's name."""
@@ -39,6 +42,19 @@ class TerminalProgress(Progress):
         """Show how far an earlier run came."""
         self._bar.update(self._task, total=total, completed=done)
 
+    def __enter__(self: B) -> B:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+
+class TerminalProgress(WorkBar, Progress):
+    """Pairs a second, the share of tokens that were reused, the time left."""
+
     def advance(self, pairs: int, counters: Counters) -> None:
         """Move the bar."""
         self._bar.update(self._task, advance=pairs)
@@ -47,13 +63,4 @@ class TerminalProgress(Progress):
         rate = f"{task.speed:.1f} pairs/s, " if task.speed else ""
         if tokens:
             rate += f"{counters.reused / tokens:.0%} of tokens reused"
-        self._bar.update(self._task, rate=rate)
-
-    def __enter__(self) -> TerminalProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
+        self._bar.update(self._task, told=rate)

@@ -10,12 +10,13 @@ from pairgrade.advisories import refuse_known_bad
 from pairgrade.backend import Backend
 from pairgrade.errors import ModelError
 from pairgrade.fake import FakeBackend, FakeTokenizer
+from pairgrade.file_hashes import MANIFEST
 from pairgrade.folder_tokenizer import FolderTokenizer
 from pairgrade.llama import LlamaBackend, LlamaOptions
 from pairgrade.llama_model import LlamaModel
 from pairgrade.models import resolve
 from pairgrade.onnx_backend import OnnxBackend, OnnxOptions
-from pairgrade.onnx_manifest import MANIFEST, is_onnx_folder
+from pairgrade.onnx_manifest import is_onnx_folder
 from pairgrade.tokenizer import Tokenizer
 from pairgrade.worker import WorkerBackend
 

@@ -34,6 +34,11 @@ def file_sha256(path: Path) -> str:
     return state.hexdigest()
 
 
+def folder_sha256s(folder: Path) -> dict[str, str]:
+    """Return the sha256 of each file of a folder by its name, as a manifest lists them."""
+    return {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
+
+
 def remembered_sha256(path: Path) -> str:
     """Return the sha256 of a file, in hex; computed only if the file is not the one that was hashed before."""
     found = path.stat()

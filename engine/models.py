@@ -57,6 +57,12 @@ def _from_package(name: str) -> Path:
     return _checked(found[0])
 
 
+def hub_error(name: str, error: Exception) -> ModelError:
+    """Return what is raised where ``hf:name`` cannot be had: the first line of the hub library's own message."""
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return ModelError(f"hf:{name} cannot be had: {first}")
+
+
 def _from_hub(text: str) -> Path:
     match = _HF.fullmatch(text)
     if match is None:
@@ -67,8 +73,7 @@ def _from_hub(text: str) -> Path:
     try:
         path = hf_hub_download(match["repo"], match["file"], revision=match["revision"])
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"hf:{text} cannot be had: {first}") from None
+        raise hub_error(text, error) from None
     _verify_blob(Path(path))
     return _checked(Path(path))
 

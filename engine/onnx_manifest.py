@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from pairgrade.errors import ModelError
-from pairgrade.file_hashes import remembered_sha256
+from pairgrade.file_hashes import MANIFEST, remembered_sha256
 
-MANIFEST = "manifest.json"
 DOCUMENTS, PREFIX, WEIGHTS = "documents.onnx", "prefix.onnx", "weights.bin"
 EMBEDDING, HEAD = "embedding.npy", "head.npy"
 PROBE = "probe.onnx"

@@ -53,7 +53,6 @@ class Reranker:
             raise InputError(f"quant is '{quant}'; it can be {', '.join(QUANTS)}")
         if threads is not None and threads < 1:
             raise InputError(f"threads is {threads}; it must be at least 1")
-        from pairgrade.onnx_check import check_onnx
         from pairgrade.onnx_session import open_session
 
         root = Path(folder)
@@ -61,7 +60,6 @@ class Reranker:
         if quant == "auto":
             quant = "int8" if MODELS["int8"] in manifest.files else "fp32"
         model = checked_file(root, manifest, MODELS[quant])
-        check_onnx(model)
         tokenizer = checked_file(root, manifest, TOKENIZER).read_text(encoding="utf-8")
         encoder = PairEncoder(tokenizer, manifest.max_length, manifest.pad_id)
         session = open_session(model, threads or usable_cores(), "CPUExecutionProvider", shares_weights=False)

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 from pairgrade.atomic import write_text
 from pairgrade.environment import package_version
 from pairgrade.export.measure import Task
-from pairgrade.file_hashes import file_sha256
+from pairgrade.file_hashes import MANIFEST, folder_sha256s
 from pairgrade.records import Pair
 from pairgrade.train.base_model import folder_digest
 
 if TYPE_CHECKING:
     from pairgrade.export.gguf_export import ExportReport
 
-MANIFEST = "manifest.json"
 _PACKAGES = ("pairgrade", "gguf", "llama-cpp-python", "torch", "transformers")
 
 
@@ -29,7 +28,7 @@ def write_manifest(work: Path, source: Path, report: ExportReport, check: Task, 
     identity = origin.get("identity") or {}
     table = {
         "kind": "gguf",
-        "files": {path.name: file_sha256(path) for path in sorted(work.iterdir())},
+        "files": folder_sha256s(work),
         "source": {"name": source.resolve().name, "sha256": folder_digest(source)},
         "base": origin.get("base"),
         "adapter": origin.get("adapter"),

@@ -27,7 +27,7 @@ from pairgrade.export.onnx_rotate import make_rotation
 from pairgrade.export.onnx_smooth import smooth_down
 from pairgrade.export.onnx_writer import OPSET, DataFile
 from pairgrade.export.weights import Weights
-from pairgrade.file_hashes import file_sha256
+from pairgrade.file_hashes import folder_sha256s
 from pairgrade.folder_tokenizer import FolderTokenizer, has_chat_template
 from pairgrade.onnx_manifest import DOCUMENTS, EMBEDDING, HEAD, PREFIX, PROBE, WEIGHTS, OnnxManifest
 from pairgrade.onnx_probe import probe_model
@@ -178,7 +178,7 @@ def _write_manifest(work: Path, settings: OnnxSettings, decoder: Decoder) -> Onn
         final_cap=decoder.final_cap,
         tied=decoder.tied,
         recipe=settings.how.describe(),
-        files={path.name: file_sha256(path) for path in sorted(work.iterdir())},
+        files=folder_sha256s(work),
     )
     manifest.write(work)
     return manifest

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pairgrade.atomic import write_text
 from pairgrade.errors import ModelError
-from pairgrade.file_hashes import file_sha256
+from pairgrade.export.output import new_folder
+from pairgrade.file_hashes import MANIFEST, folder_sha256s
 from pairgrade.manifest import Identity
 from pairgrade.rubric import Rubric
 from pairgrade.train.curves import draw_confusions, draw_curves
@@ -18,35 +18,25 @@ from pairgrade.train.curves import draw_confusions, draw_curves
 if TYPE_CHECKING:
     from pairgrade.train.run import Trained
 
-MANIFEST = "manifest.json"
-
 
 def save_adapter(model: Any, trained: Trained, identity: Identity, options: dict[str, Any], rubric: Rubric) -> None:
     """Write the adapter's folder; it appears whole or not at all, and replaces what lay there."""
-    part = trained.adapter.with_name(f".{trained.adapter.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        model.save_pretrained(str(part), safe_serialization=True, save_embedding_layers=False)
-        (part / "README.md").unlink(missing_ok=True)  # peft's form, with nothing filled in
-        write_text(part / "report.json", json.dumps(_report(trained, options), indent=2, allow_nan=False) + "\n")
-        draw_curves(trained.losses, trained.evaluations, part / "curves.png")
-        draw_confusions(trained.evaluations[0], trained.best, rubric.values, part / "confusion.png")
-        write_text(part / "README.md", _card(trained, options, rubric))
-        files = {path.name: file_sha256(path) for path in sorted(part.iterdir())}
+    with new_folder(trained.adapter, replace=True) as work:
+        model.save_pretrained(str(work), safe_serialization=True, save_embedding_layers=False)
+        (work / "README.md").unlink(missing_ok=True)  # peft's form, with nothing filled in
+        write_text(work / "report.json", json.dumps(_report(trained, options), indent=2, allow_nan=False) + "\n")
+        draw_curves(trained.losses, trained.evaluations, work / "curves.png")
+        draw_confusions(trained.evaluations[0], trained.best, rubric.values, work / "confusion.png")
+        write_text(work / "README.md", _card(trained, options, rubric))
         table = {
             "kind": "adapter",
             "base": str(trained.base.resolve()),
             "rubric": rubric.name,
             "identity": identity,
             "validation": asdict(trained.best),
-            "files": files,
+            "files": folder_sha256s(work),
         }
-        write_text(part / MANIFEST, json.dumps(table, indent=2, allow_nan=False) + "\n")
-        if trained.adapter.exists():
-            shutil.rmtree(trained.adapter)
-        part.rename(trained.adapter)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        write_text(work / MANIFEST, json.dumps(table, indent=2, allow_nan=False) + "\n")
 
 
 def read_manifest(adapter: Path) -> dict[str, Any]:

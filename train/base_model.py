@@ -12,7 +12,7 @@ from pairgrade.errors import InputError, MissingExtraError, ModelError
 from pairgrade.export.causal_model import load_causal, quiet_transformers
 from pairgrade.file_hashes import remembered_sha256
 from pairgrade.folder_check import check_folder
-from pairgrade.models import resolve
+from pairgrade.models import hub_error, resolve
 from pairgrade.train.options import TrainOptions
 
 _HUB = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
@@ -115,7 +115,6 @@ def _from_hub(repo: str, revision: str | None) -> Path:
     try:
         folder = Path(snapshot_download(repo, revision=revision, allow_patterns=_WANTED))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"hf:{repo} cannot be had: {first}") from None
+        raise hub_error(repo, error) from None
     check_folder(folder)
     return folder

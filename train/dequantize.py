@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from pairgrade.atomic import write_text
 from pairgrade.errors import MissingExtraError, ModelError
 from pairgrade.export.causal_model import quiet_transformers
 from pairgrade.export.hostile_strings import hostile_strings
+from pairgrade.export.output import new_folder
 from pairgrade.file_hashes import file_sha256
 from pairgrade.folder_tokenizer import FolderTokenizer
 from pairgrade.llama_model import LlamaModel
@@ -39,21 +39,15 @@ def dequantize(gguf: Path, folder: Path) -> Path:
         if mark.is_file() and json.loads(mark.read_text(encoding="utf-8")).get("sha256") == digest:
             return folder
         raise ModelError(f"{folder} exists and was not made from {gguf}; move it away")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        _convert(gguf, part)
+    with new_folder(folder) as work:
+        _convert(gguf, work)
         model = LlamaModel(gguf)
         try:
-            _mend_tokenizer(part / "tokenizer.json", model)
-            _check_ids(part, model)
+            _mend_tokenizer(work / "tokenizer.json", model)
+            _check_ids(work, model)
         finally:
             model.close()
-        write_text(part / _MARK, json.dumps({"from": gguf.name, "sha256": digest}, indent=2) + "\n")
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        write_text(work / _MARK, json.dumps({"from": gguf.name, "sha256": digest}, indent=2) + "\n")
     return folder
 
 

@@ -17,11 +17,11 @@ from pairgrade.environment import package_version
 from pairgrade.errors import ModelError
 from pairgrade.export.causal_model import quiet_transformers
 from pairgrade.export.output import new_folder
-from pairgrade.file_hashes import file_sha256
+from pairgrade.file_hashes import MANIFEST, folder_sha256s
 from pairgrade.folder_check import check_folder
 from pairgrade.records import Pair
 from pairgrade.rubric import Rubric
-from pairgrade.train.adapter import MANIFEST, read_manifest
+from pairgrade.train.adapter import read_manifest
 from pairgrade.train.base_model import folder_digest, load_model
 from pairgrade.train.options import TrainOptions
 from pairgrade.train.prompts import builder_of
@@ -143,6 +143,6 @@ def _describe(work: Path, found: Merged, manifest: dict[str, Any], rubric: Rubri
         "validation": manifest["validation"],
         "merge": {key: value for key, value in asdict(found).items() if key in ("prompts", "moved", "difference")},
         "versions": {name: package_version(name) for name in ("pairgrade", "torch", "transformers", "peft")},
-        "files": {path.name: file_sha256(path) for path in sorted(work.iterdir())},
+        "files": folder_sha256s(work),
     }
     write_text(work / MANIFEST, json.dumps(table, indent=2, allow_nan=False) + "\n")
