@@ -76,24 +76,28 @@ def repeated(pairs: tuple[Pair, ...], count: int) -> list[Pair]:
     return made
 
 
-def soak(folder: Path, pairs: list[Pair], model: str, threads: int, period: float, seed: int) -> dict[str, Any]:
-    """Run the pairs disturbed and calmly, and compare."""
+def soak(
+    folder: Path, pairs: list[Pair], model: str, threads: tuple[int, int], period: float, seed: int
+) -> dict[str, Any]:
+    """Run the pairs disturbed and calmly, with so many threads each, and compare."""
     path = folder / "pairs.jsonl"
     with path.open("w", encoding="utf-8") as file:
         for p in pairs:
             row = {"query_id": p.query_id, "doc_id": p.doc_id, "query": p.query, "document": p.document}
             file.write(json.dumps(row) + "\n")
-    options = LlamaOptions(threads=threads)
     found, ended = Disturbance(0, []), threading.Event()
     thread = threading.Thread(target=disturb, args=(ended, period, seed, found))
     jobs = [LabelJob(Source(str(path)), folder / f"{name}.jsonl") for name in ("disturbed", "calm")]
     thread.start()
     try:
-        disturbed = label(jobs[0], partial(Annotator.open, model, llama=options, isolate=True))
+        disturbed = label(
+            jobs[0], partial(Annotator.open, model, llama=LlamaOptions(threads=threads[0]), isolate=True)
+        )
     finally:
         ended.set()
         thread.join()
-    calm = label(jobs[1], partial(Annotator.open, model, llama=options))
+    print(f"{found.kills} kills; now the calm run", file=sys.stderr, flush=True)
+    calm = label(jobs[1], partial(Annotator.open, model, llama=LlamaOptions(threads=threads[1])))
     ids = [(j.query_id, j.doc_id) for j in read_judgments(jobs[0].out)]
     return {
         "pairs": len(pairs),
@@ -113,7 +117,8 @@ def main() -> int:
     parser = option_parser(__doc__, queries=27, documents=10)
     parser.add_argument("--minutes", type=float, default=60.0, help="length of the disturbed run")
     parser.add_argument("--period", type=float, default=60.0, help="seconds with one kill in them")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of the disturbed run")
+    parser.add_argument("--calm-threads", type=int, help="of the calm run: judgments do not depend on it")
     parser.add_argument("--seed", type=int, default=0)
     values = parser.parse_args()
     pairs, data = take_pairs(values.data, values.queries, values.documents)
@@ -124,7 +129,8 @@ def main() -> int:
     count = max(trial, round(rate * 60 * values.minutes))
     print(f"{rate:.1f} pairs/s: {count} pairs for {values.minutes:g} minutes", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
-        result = soak(Path(folder), repeated(pairs, count), values.model, values.threads, values.period, values.seed)
+        threads = (values.threads, values.calm_threads or values.threads)
+        result = soak(Path(folder), repeated(pairs, count), values.model, threads, values.period, values.seed)
     print(json.dumps({"bench": "soak", "data": data, "model": values.model} | result | {"environment": environment()}))
     return 0 if result["each_pair_once_in_order"] and result["equal_to_the_calm_run"] else 1
 

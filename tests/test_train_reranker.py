@@ -47,8 +47,9 @@ def trained(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedR
 
 
 def test_a_reranker_learns_what_can_be_learnt(trained: TrainedReranker) -> None:
-    assert trained.best.ndcg > trained.evaluations[0].ndcg + 0.1
-    assert trained.best.ndcg > 0.9
+    assert trained.best.ndcg > max(trained.evaluations[0].ndcg, 0.9)  # of random documents: about 0.7
+    losses = json.loads((trained.out / "report.json").read_text())["losses"]
+    assert np.mean(losses[-5:]) < 0.75 * np.mean(losses[:5])
     assert trained.metrics["fp32"]["ndcg"] == pytest.approx(trained.best.ndcg, abs=1e-6)
 
 

@@ -16,15 +16,18 @@ _SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 def make_encoder(folder: Path, seed: int = 0) -> Path:
     """Write a random 2-layer BERT (hidden size 32) as a transformers folder; return it."""
     import torch
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import BertConfig, BertModel
 
     folder.mkdir(parents=True)
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    # written down, not trained: a trainer breaks ties by the order of a hash table, and the ids decide what is learnt
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    pieces = [*letters, *(f"##{letter}" for letter in letters), *"?0123456789", *(f"##{digit}" for digit in range(10))]
+    vocabulary = {piece: number for number, piece in enumerate([*_SPECIALS, *pieces, *WORDS, "what", "is", "the", "of"])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.add_special_tokens(_SPECIALS)
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=200, special_tokens=_SPECIALS)
-    tokenizer.train_from_iterator([" ".join(WORDS), "what is the [SEP] of a ? 0 1 2 3 4 5 6 7 8 9"], trainer)
     ends = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.BertProcessing(ends[1], ends[0])
     tokenizer.save(str(folder / "tokenizer.json"))
