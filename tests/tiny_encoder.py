@@ -23,7 +23,8 @@ def make_encoder(folder: Path, seed: int = 0) -> Path:
     # written down, not trained: a trainer breaks ties by the order of a hash table, and the ids decide what is learnt
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     pieces = [*letters, *(f"##{letter}" for letter in letters), *"?0123456789", *(f"##{digit}" for digit in range(10))]
-    vocabulary = {piece: number for number, piece in enumerate([*_SPECIALS, *pieces, *WORDS, "what", "is", "the", "of"])}
+    words = [*WORDS, "what", "is", "the", "of"]
+    vocabulary = {piece: number for number, piece in enumerate([*_SPECIALS, *pieces, *words])}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.add_special_tokens(_SPECIALS)
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
