@@ -90,9 +90,7 @@ def soak(
     jobs = [LabelJob(Source(str(path)), folder / f"{name}.jsonl") for name in ("disturbed", "calm")]
     thread.start()
     try:
-        disturbed = label(
-            jobs[0], partial(Annotator.open, model, llama=LlamaOptions(threads=threads[0]), isolate=True)
-        )
+        disturbed = label(jobs[0], partial(Annotator.open, model, llama=LlamaOptions(threads=threads[0]), isolate=True))
     finally:
         ended.set()
         thread.join()
