@@ -12,6 +12,7 @@ from pairgrade.annotator import Annotator, AnnotatorOptions
 from pairgrade.calibration import Calibration
 from pairgrade.chat import FORMAT_NAMES
 from pairgrade.llama import LlamaOptions
+from pairgrade.model_choice import BACKENDS, choose_model, this_machine
 from pairgrade.onnx_backend import PROVIDERS, OnnxOptions
 from pairgrade.plan import PlanOptions
 from pairgrade.readers import Columns, Source
@@ -72,7 +73,8 @@ _SELECTION = [
 _MODEL = [
     _text("--model", "-m", metavar="MODEL", required=True, panel=_MODEL_PANEL,
           text="A .gguf file, pkg:PACKAGE (a GGUF inside an installed Python package) or "
-          "hf:org/repo/file.gguf@revision; or a folder of `pairgrade export --to onnx`."),
+          "hf:org/repo/file.gguf@revision; a folder of `pairgrade export --to onnx`; or a folder that holds "
+          "several such models, of which --backend takes one."),
     _text("--rubric", "-r", metavar="RUBRIC", default="trec", panel=_MODEL_PANEL,
           text="trec, binary, esci or a TOML file; see `pairgrade rubric show trec`."),
     _choice("--chat", choices=["auto", *FORMAT_NAMES], metavar="NAME", default="auto", panel=_MODEL_PANEL,
@@ -86,6 +88,9 @@ _MODEL = [
 ]  # fmt: skip
 
 _ENGINE = [
+    _choice("--backend", choices=list(BACKENDS), metavar="NAME", default="auto", panel=_ENGINE_PANEL,
+            text="llama runs GGUF files, onnx ONNX folders. Of a folder that holds several models, auto takes the one "
+            "that this processor is fastest with, and says why."),
     _number("--threads", "Threads.  [default: the physical cores that it may use]", _ENGINE_PANEL),
     _number("--batch-tokens", "Document tokens of one batch, which is what a killed run loses at most.",
             _ENGINE_PANEL, PlanOptions().batch_tokens),
@@ -163,10 +168,13 @@ def annotator_opener(
 ) -> Callable[[], AbstractContextManager[Annotator]]:
     """Return what opens the annotator that the options describe, in a worker process unless --in-process is given."""
     settings, isolate = annotator_options(values, rubric), not values["in_process"]
+    choice = choose_model(model, values["backend"], this_machine(values["provider"] == "cuda"))
+    if choice.why:
+        click.echo(f"model: {choice.why}", err=True)
     llama, onnx = llama_options(values), onnx_options(values)
 
     def opened() -> Annotator:
-        return Annotator.open(model, rubric, options=settings, llama=llama, onnx=onnx, isolate=isolate)
+        return Annotator.open(choice.model, rubric, options=settings, llama=llama, onnx=onnx, isolate=isolate)
 
     @contextmanager
     def opened_when_entered() -> Iterator[Annotator]:

@@ -1,0 +1,115 @@
+"""Which export of a folder runs, on real tiny exports and on machines described to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("gguf")
+pytest.importorskip("onnx")
+
+from helpers import make_pairs, run_command, write_jsonl
+from onnx_helpers import export
+from pairgrade import ModelError, ResumeError
+from pairgrade.cli.label import command
+from pairgrade.export.gguf_writer import write_gguf
+from pairgrade.export.quantize import QUANTS, quantize
+from pairgrade.model_choice import Machine, choose_model, exports
+
+VNNI = frozenset({"avx2", "avx512f", "avx512_vnni"})
+AVX2 = frozenset({"avx2"})
+ARM = frozenset({"asimd", "asimddp"})
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("exports")
+    (made / "gguf").mkdir()
+    source = tiny_folder("llama")
+    write_gguf(source, made / "f32.gguf")
+    for name in ("q8_0", "q4_0"):
+        quantize(made / "f32.gguf", made / "gguf" / f"model-{name}.gguf", QUANTS[name], threads=1)
+    for quant in ("fp32", "int8", "int4"):
+        export(source, made / f"onnx-{quant}", quant)
+    return made
+
+
+def test_the_exports_of_a_folder_are_found_and_told_apart(folder: Path) -> None:
+    found = {export.path.name: export for export in exports(folder)}
+    assert {name: (e.backend, e.weights, e.is_4_bit) for name, e in found.items()} == {
+        "f32.gguf": ("llama", "f32", False),
+        "model-q4_0.gguf": ("llama", "q4_0", True),
+        "model-q8_0.gguf": ("llama", "q8_0", False),
+        "onnx-fp32": ("onnx", "fp32", False),
+        "onnx-int4": ("onnx", "int4", True),
+        "onnx-int8": ("onnx", "int8", False),
+    }
+    assert found["model-q4_0.gguf"].size < found["model-q8_0.gguf"].size < found["f32.gguf"].size
+
+
+@pytest.mark.parametrize(
+    ("machine", "backend", "expected"),
+    [
+        (Machine(VNNI, None), "auto", "onnx-int8"),
+        (Machine(AVX2, None), "auto", "onnx-int8"),
+        (Machine(ARM, None), "auto", "model-q8_0.gguf"),
+        (Machine(frozenset(), None), "auto", "model-q8_0.gguf"),
+        (Machine(VNNI, None, cuda=True), "auto", "onnx-fp32"),
+        (Machine(VNNI, None), "llama", "model-q8_0.gguf"),
+        (Machine(ARM, None), "onnx", "onnx-int8"),
+    ],
+)
+def test_the_machine_decides(machine: Machine, backend: str, expected: str, folder: Path) -> None:
+    choice = choose_model(str(folder), backend, machine)
+    assert Path(choice.model).name == expected
+    assert choice.why is not None
+    assert choice.why.startswith(expected)
+    assert all(export.path.name in choice.why for export in exports(folder) if backend in ("auto", export.backend))
+
+
+def test_a_model_that_does_not_fit_is_left_out(folder: Path) -> None:
+    sizes = {export.path.name: export.size for export in exports(folder)}
+    tight = choose_model(str(folder), machine=Machine(VNNI, min(sizes.values()) + 1))
+    assert sizes[Path(tight.model).name] == min(sizes.values())
+    assert tight.why is not None
+    assert "do not fit into memory" in tight.why
+    with pytest.raises(ModelError, match="smallest model has"):
+        choose_model(str(folder), machine=Machine(VNNI, 1000))
+
+
+def test_one_model_leaves_nothing_to_choose(folder: Path) -> None:
+    onnx = str(folder / "onnx-int8")
+    assert choose_model(onnx).model == onnx
+    assert choose_model(onnx).why is None
+    assert choose_model("pkg:any", "llama").model == "pkg:any"
+    assert choose_model(str(folder / "f32.gguf")).why is None
+
+
+def test_a_backend_refuses_what_the_other_runs(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="llama runs GGUF files"):
+        choose_model(str(folder / "onnx-int8"), "llama")
+    with pytest.raises(ModelError, match="--backend onnx runs"):
+        choose_model(str(folder / "f32.gguf"), "onnx")
+    with pytest.raises(ModelError, match=r"has no model for --backend onnx: it holds .*q8_0"):
+        choose_model(str(folder / "gguf"), "onnx")
+    with pytest.raises(ModelError, match="nothing that can be labelled with"):
+        choose_model(str(tmp_path))
+    with pytest.raises(ModelError, match="'cuda': one of auto, llama, onnx"):
+        choose_model(str(folder), "cuda")
+
+
+def test_label_says_which_model_it_took(folder: Path, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "pairs.jsonl", make_pairs(1, 3))
+    out = tmp_path / "out.jsonl"
+    common = [tmp_path / "pairs.jsonl", "--threads", 1, "--in-process", "--quiet", "--out"]
+    result = run_command(command, *common, out, "--model", folder, "--backend", "llama")
+    assert result.exit_code == 0, result.output
+    assert "model: model-q8_0.gguf (llama, q8_0)" in result.stderr
+    named = run_command(command, *common, tmp_path / "named.jsonl", "--model", folder / "gguf" / "model-q8_0.gguf")
+    assert named.exit_code == 0
+    assert out.read_bytes() == (tmp_path / "named.jsonl").read_bytes()
+    with pytest.raises(ResumeError, match=r"backend.kind \(was llama, now onnx\)"):
+        run_command(command, *common, out, "--model", folder, "--backend", "onnx")
