@@ -1,9 +1,9 @@
 """Hours of labelling with the worker killed again and again: nothing lost, nothing changed, memory flat.
 
-Run it with ``python -m pairgrade.bench.soak --minutes 60``. The pairs of the data are repeated under new ids with a
-number in their text, as many as fill the time; one run has a worker process that is sent SIGKILL at a random moment
-of every period, the other runs in one process and calmly. Both outputs must be equal byte for byte. The memory of
-the parent is sampled every second, its slope taken over the second half of the time. The last line is JSON.
+Run it with ``python -m pairgrade.bench.soak --minutes 60``. Job after job labels pairs of the data under new ids with a
+number in their text, until the time is over; their worker process is sent SIGKILL at a random moment of every period.
+Then the same jobs run in one process and calmly. Both outputs must be equal byte for byte. The memory of the parent is
+sampled every second, its slope taken over the second half of the time. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -28,14 +27,17 @@ from pairgrade.job import LabelJob
 from pairgrade.judgments import read_judgments
 from pairgrade.readers import Source
 from pairgrade.run import label
+from pairgrade.summary import Summary
 
 
 @dataclass
 class Disturbance:
-    """What was done to the run, and how much memory its parent had meanwhile."""
+    """What is done to the run, and how much memory its parent has meanwhile."""
 
-    kills: int
-    samples: list[tuple[float, float]]  # (seconds, MB of the parent)
+    period: float  # seconds with one kill in them
+    seed: int
+    kills: int = 0
+    samples: list[tuple[float, float]] = field(default_factory=list)  # (seconds, MB of the parent)
 
     def slope(self) -> float | None:
         """Return the growth in MB an hour, by least squares over the second half of the samples."""
@@ -46,14 +48,14 @@ class Disturbance:
         return float(np.polyfit(seconds, megabytes, 1)[0] * 3600)
 
 
-def disturb(ended: threading.Event, period: float, seed: int, found: Disturbance) -> None:
+def disturb(ended: threading.Event, found: Disturbance) -> None:
     """Until ``ended``: kill this process's children at one random moment of every period, and sample the memory."""
     import psutil
 
-    random_moment = random.Random(seed).uniform
+    random_moment = random.Random(found.seed).uniform
     own = psutil.Process()
     start = time.monotonic()
-    next_kill = random_moment(0, period)
+    next_kill = random_moment(0, found.period)
     number = 1
     while not ended.wait(min(1.0, max(0.0, next_kill - (time.monotonic() - start)))):
         now = time.monotonic() - start
@@ -62,56 +64,65 @@ def disturb(ended: threading.Event, period: float, seed: int, found: Disturbance
             for child in own.children():
                 child.kill()
                 found.kills += 1
-            next_kill = number * period + random_moment(0, period)
+            next_kill = number * found.period + random_moment(0, found.period)
             number += 1
 
 
-def repeated(pairs: tuple[Pair, ...], count: int) -> list[Pair]:
-    """Return so many distinct pairs, made of these again and again."""
-    made = []
-    for number in range(count):
-        turn, place = divmod(number, len(pairs))
-        pair = pairs[place]
-        made.append(replace(pair, doc_id=f"{pair.doc_id}-{turn}", document=f"{turn}. {pair.document}"))
-    return made
-
-
-def soak(
-    folder: Path, pairs: list[Pair], model: str, threads: tuple[int, int], period: float, seed: int
-) -> dict[str, Any]:
-    """Run the pairs disturbed and calmly, with so many threads each, and compare."""
-    path = folder / "pairs.jsonl"
+def slice_file(folder: Path, pairs: tuple[Pair, ...], turn: int) -> Path:
+    """Write the pairs of one job: these, made distinct from other turns'."""
+    path = folder / f"pairs-{turn}.jsonl"
     with path.open("w", encoding="utf-8") as file:
-        for p in pairs:
+        for pair in pairs:
+            p = replace(pair, doc_id=f"{pair.doc_id}-{turn}", document=f"{turn}. {pair.document}")
             row = {"query_id": p.query_id, "doc_id": p.doc_id, "query": p.query, "document": p.document}
             file.write(json.dumps(row) + "\n")
-    found, ended = Disturbance(0, []), threading.Event()
-    thread = threading.Thread(target=disturb, args=(ended, period, seed, found))
-    jobs = [LabelJob(Source(str(path)), folder / f"{name}.jsonl") for name in ("disturbed", "calm")]
+    return path
+
+
+def run_job(path: Path, out: Path, model: str, threads: int, isolate: bool) -> Summary:
+    """Label one job's pairs."""
+    opened = partial(Annotator.open, model, llama=LlamaOptions(threads=threads), isolate=isolate)
+    return label(LabelJob(Source(str(path)), out), opened)
+
+
+def disturbed(
+    folder: Path, pairs: tuple[Pair, ...], model: str, threads: int, seconds: float, disturbance: Disturbance
+) -> list[Summary]:
+    """Run job after job until the time is over."""
+    ended = threading.Event()
+    thread = threading.Thread(target=disturb, args=(ended, disturbance))
+    start = time.monotonic()
+    summaries = []
     thread.start()
     try:
-        disturbed = label(jobs[0], partial(Annotator.open, model, llama=LlamaOptions(threads=threads[0]), isolate=True))
+        while time.monotonic() - start < seconds:
+            turn = len(summaries)
+            path = slice_file(folder, pairs, turn)
+            summaries.append(run_job(path, folder / f"disturbed-{turn}.jsonl", model, threads, True))
+            minutes = (time.monotonic() - start) / 60
+            print(f"{minutes:.0f} min: {turn + 1} jobs, {disturbance.kills} kills", file=sys.stderr, flush=True)
     finally:
         ended.set()
         thread.join()
-    print(f"{found.kills} kills; now the calm run", file=sys.stderr, flush=True)
-    calm = label(jobs[1], partial(Annotator.open, model, llama=LlamaOptions(threads=threads[1])))
-    ids = [(j.query_id, j.doc_id) for j in read_judgments(jobs[0].out)]
-    return {
-        "pairs": len(pairs),
-        "kills": found.kills,
-        "each_pair_once_in_order": ids == [(p.query_id, p.doc_id) for p in pairs],
-        "equal_to_the_calm_run": jobs[0].out.read_bytes() == jobs[1].out.read_bytes(),
-        "without_judgment": disturbed.tally.unfit + disturbed.tally.rejected,
-        "seconds_disturbed": round(disturbed.effort.seconds, 1),
-        "seconds_calm": round(calm.effort.seconds, 1),
-        "parent_mb": round(found.samples[-1][1], 1) if found.samples else None,
-        "parent_mb_per_hour": found.slope(),
-    }
+    return summaries
+
+
+def compare(folder: Path, turns: int, model: str, threads: int) -> tuple[bool, bool, float]:
+    """Run the same jobs calmly: whether each pair is there once and in order, whether bytes are equal, seconds."""
+    whole = equal = True
+    seconds = 0.0
+    for turn in range(turns):
+        path, found, calm = (folder / f"{name}-{turn}.jsonl" for name in ("pairs", "disturbed", "calm"))
+        seconds += run_job(path, calm, model, threads, False).effort.seconds
+        ids = [(j.query_id, j.doc_id) for j in read_judgments(found)]
+        rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        whole &= ids == [(row["query_id"], row["doc_id"]) for row in rows]
+        equal &= found.read_bytes() == calm.read_bytes()
+    return whole, equal, seconds
 
 
 def main() -> int:
-    """Measure how many pairs fill the time, and soak."""
+    """Soak, then compare."""
     parser = option_parser(__doc__, queries=27, documents=10)
     parser.add_argument("--minutes", type=float, default=60.0, help="length of the disturbed run")
     parser.add_argument("--period", type=float, default=60.0, help="seconds with one kill in them")
@@ -120,17 +131,25 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     values = parser.parse_args()
     pairs, data = take_pairs(values.data, values.queries, values.documents)
-    with Annotator.open(values.model, llama=LlamaOptions(threads=values.threads)) as annotator:
-        start = time.perf_counter()
-        trial = len(list(annotator.label(pairs[:40])))
-        rate = trial / (time.perf_counter() - start)
-    count = max(trial, round(rate * 60 * values.minutes))
-    print(f"{rate:.1f} pairs/s: {count} pairs for {values.minutes:g} minutes", file=sys.stderr)
-    with tempfile.TemporaryDirectory() as folder:
-        threads = (values.threads, values.calm_threads or values.threads)
-        result = soak(Path(folder), repeated(pairs, count), values.model, threads, values.period, values.seed)
+    disturbance = Disturbance(values.period, values.seed)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        runs = disturbed(folder, pairs, values.model, values.threads, 60 * values.minutes, disturbance)
+        whole, equal, calm = compare(folder, len(runs), values.model, values.calm_threads or values.threads)
+    result = {
+        "pairs": len(pairs) * len(runs),
+        "jobs": len(runs),
+        "kills": disturbance.kills,
+        "each_pair_once_in_order": whole,
+        "equal_to_the_calm_run": equal,
+        "without_judgment": sum(run.tally.unfit + run.tally.rejected for run in runs),
+        "seconds_disturbed": round(sum(run.effort.seconds for run in runs), 1),
+        "seconds_calm": round(calm, 1),
+        "parent_mb": round(disturbance.samples[-1][1], 1) if disturbance.samples else None,
+        "parent_mb_per_hour": disturbance.slope(),
+    }
     print(json.dumps({"bench": "soak", "data": data, "model": values.model} | result | {"environment": environment()}))
-    return 0 if result["each_pair_once_in_order"] and result["equal_to_the_calm_run"] else 1
+    return 0 if whole and equal else 1
 
 
 if __name__ == "__main__":
