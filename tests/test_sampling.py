@@ -21,6 +21,10 @@ def test_sides_are_balanced_and_of_disjoint_queries() -> None:
     train, validation = ({table[place].query_id for place in side} for side in (found.train, found.validation))
     assert not train & validation
     assert found.train_queries + found.validation_queries == 40
+    held = {table[place].query_id for place in found.held_out}
+    assert validation <= held
+    assert not train & held
+    assert set(found.held_out) == {row.place for row in table if row.query_id in held}
 
 
 def test_a_rare_grade_gives_all_it_has_and_the_others_fill_up() -> None:

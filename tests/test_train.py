@@ -17,7 +17,8 @@ from pairgrade import InputError, ModelError, Pair, ResumeError, Rubric
 from pairgrade.judgments import open_writer
 from pairgrade.llama import LlamaBackend
 from pairgrade.prompt import PromptBuilder, detect_chat_format
-from pairgrade.readers import Source
+from pairgrade.qrels import read_qrels
+from pairgrade.readers import Source, read_pairs
 from pairgrade.records import Judgment
 
 torch = pytest.importorskip("torch")
@@ -123,6 +124,7 @@ def test_training_and_labelling_see_the_same_ids(smollm2: LlamaBackend, smollm2_
         ]
 
 
+@pytest.mark.reliability
 def test_a_run_that_was_stopped_and_resumed_equals_one_that_was_not(
     source: Source, tmp_path: Path, tiny_folder: Callable[[str], Path]
 ) -> None:
@@ -174,6 +176,14 @@ def test_the_folder_holds_what_a_reader_needs(
     assert all(file_sha256(out / name) == digest for name, digest in manifest["files"].items())
     report = json.loads((out / "report.json").read_text())
     assert report["pairs"]["train"] == 16
+    held = list(read_qrels(out / "held-out.qrels"))
+    assert {row.query_id for row in held} == set(report["validation_query_ids"])
+    pairs = {(p.query_id, p.doc_id): p.grade for p in read_pairs(source) if isinstance(p, Pair)}
+    queries = {row.query_id for row in held}
+    assert {(row.query_id, row.doc_id): row.grade for row in held} == {
+        k: v for k, v in pairs.items() if k[0] in queries
+    }
+    assert len(queries) == report["pairs"]["validation_queries"]
     assert len(report["losses"]) == report["steps"] == 4
 
 
@@ -194,6 +204,7 @@ def test_another_job_does_not_touch_an_unfinished_one(
         train(job, SMALL)
 
 
+@pytest.mark.reliability
 def test_a_damaged_checkpoint_is_named(source: Source, tmp_path: Path, tiny_folder: Callable[[str], Path]) -> None:
     class Stop(TrainProgress):
         def step(self, loss: float) -> None:
@@ -283,6 +294,7 @@ def test_what_better_means() -> None:
     assert is_better(other, one, "tau")
 
 
+@pytest.mark.reliability
 def test_pickled_weights_are_not_loaded(tmp_path: Path, source: Source, tiny_folder: Callable[[str], Path]) -> None:
     folder = tmp_path / "base"
     folder.mkdir()

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pairgrade.atomic import write_text
-from pairgrade.errors import ModelError
+from pairgrade.errors import InputError, ModelError
 from pairgrade.export.output import new_folder
 from pairgrade.file_hashes import MANIFEST, folder_sha256s
 from pairgrade.manifest import Identity
+from pairgrade.qrels import write_qrels
 from pairgrade.rubric import Rubric
 from pairgrade.train.curves import draw_confusions, draw_curves
 
 if TYPE_CHECKING:
     from pairgrade.train.run import Trained
+
+
+HELD_OUT = "held-out.qrels"  # the graded pairs of queries that no step was trained on
 
 
 def save_adapter(model: Any, trained: Trained, identity: Identity, options: dict[str, Any], rubric: Rubric) -> None:
@@ -25,6 +30,8 @@ def save_adapter(model: Any, trained: Trained, identity: Identity, options: dict
         model.save_pretrained(str(work), safe_serialization=True, save_embedding_layers=False)
         (work / "README.md").unlink(missing_ok=True)  # peft's form, with nothing filled in
         write_text(work / "report.json", json.dumps(_report(trained, options), indent=2, allow_nan=False) + "\n")
+        with suppress(InputError):  # ids that qrels cannot hold; the report has the queries in any case
+            write_qrels(work / HELD_OUT, trained.held_out)
         draw_curves(trained.losses, trained.evaluations, work / "curves.png")
         draw_confusions(trained.evaluations[0], trained.best, rubric.values, work / "confusion.png")
         write_text(work / "README.md", _card(trained, options, rubric))
@@ -61,6 +68,7 @@ def _report(trained: Trained, options: dict[str, Any]) -> dict[str, Any]:
             "validation_queries": trained.split.validation_queries,
             "rejected": trained.rejected,
         },
+        "validation_query_ids": list(dict.fromkeys(query_id for query_id, _, _ in trained.held_out)),
         "steps": trained.steps,
         "stopped_early": trained.stopped_early,
         "seconds": round(trained.seconds, 1),
@@ -89,6 +97,7 @@ def _card(trained: Trained, options: dict[str, Any], rubric: Rubric) -> str:
         "|---|---|---|",
         *(f"| {name} | {_figure(a)} | {_figure(b)} |" for name, a, b in rows),
         "",
+        "`held-out.qrels` has every graded pair of the validation queries: calibrate on those, for none was trained on.",
         "The validation pairs chose the step, so a test on pairs of their own is needed before the figures are",
         "believed. Merge it with `pairgrade merge`, export it with `pairgrade export`. Only for the rubric it was",
         "trained with.",

@@ -63,6 +63,7 @@ class Trained:
     best: Evaluation
     stopped_early: bool
     seconds: float
+    held_out: list[tuple[str, str, int]]  # query id, document id and grade of every pair of the validation queries
     helped: bool  # whether the best step beats the model before training
 
 
@@ -111,9 +112,11 @@ def _train(job: TrainJob, options: TrainOptions, folder: Path, progress: TrainPr
     checkpoints.load_best({name: p for name, p in model.named_parameters() if p.requires_grad})
     progress.phase("writing")
     seconds = time.monotonic() - start
+    held = set(chosen.held_out)
+    held_out = [(row.query_id, row.doc_id, row.grade) for row in found if row.place in held]
     trained = Trained(
         job.out, base, chosen, rejected, state.step, state.losses, state.evaluations, state.best,
-        state.stopped_early, seconds, is_better(state.best, state.evaluations[0], options.select_by),
+        state.stopped_early, seconds, held_out, is_better(state.best, state.evaluations[0], options.select_by),
     )  # fmt: skip
     save_adapter(model, trained, identity, asdict(options), job.rubric)
     for path in folder.iterdir():
@@ -132,7 +135,7 @@ def _rows(source: Source, blend: Blend) -> tuple[list[Row], int]:
             rejected += 1
         else:
             blend.target(pair)  # a grade that the rubric lacks is told here
-            rows.append(Row(place, pair.query_id, grade))
+            rows.append(Row(place, pair.query_id, grade, pair.doc_id))
     if not rows:
         raise InputError(
             f"{source.pairs}: none of its {rejected} rows is a pair with a grade; training needs a grade column "

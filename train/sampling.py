@@ -17,6 +17,7 @@ class Row:
     place: int
     query_id: str
     grade: int
+    doc_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Split:
     validation: tuple[int, ...]
     train_queries: int
     validation_queries: int
+    held_out: tuple[int, ...]  # every pair of the validation queries
 
 
 def split(rows: Sequence[Row], train: int, validation: int, seed: int = 0) -> Split:
@@ -55,6 +57,7 @@ def split(rows: Sequence[Row], train: int, validation: int, seed: int = 0) -> Sp
         validation=tuple(row.place for row in _balanced(sides[1], validation, dice)),
         train_queries=len(queries) - len(held),
         validation_queries=len(held),
+        held_out=tuple(row.place for row in sides[1]),
     )
 
 
