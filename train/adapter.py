@@ -97,7 +97,7 @@ def _card(trained: Trained, options: dict[str, Any], rubric: Rubric) -> str:
         "|---|---|---|",
         *(f"| {name} | {_figure(a)} | {_figure(b)} |" for name, a, b in rows),
         "",
-        "`held-out.qrels` has every graded pair of the validation queries, none of which was trained on: calibrate there.",
+        "`held-out.qrels` has the graded pairs of the validation queries, none of them trained on: calibrate there.",
         "The validation pairs chose the step, so a test on pairs of their own is needed before the figures are",
         "believed. Merge it with `pairgrade merge`, export it with `pairgrade export`. Only for the rubric it was",
         "trained with.",
