@@ -74,7 +74,8 @@ def draw(pairs: Iterable[Pair], per_query: int | None, count: int | None, seed: 
 
 def pairs_of(collection: Path, qrels: Path | None = None) -> list[Pair]:
     """Return the judged pairs of a collection's folder."""
-    source = Source(str(qrels or collection / "qrels.txt"), *map(str, texts_of(collection)))
+    queries, docs = texts_of(collection)
+    source = Source(str(qrels or collection / "qrels.txt"), str(queries), str(docs))
     return [row for row in read_pairs(source) if isinstance(row, Pair)]
 
 

@@ -92,7 +92,7 @@ def disturbed(
     ended = threading.Event()
     thread = threading.Thread(target=disturb, args=(ended, disturbance))
     start = time.monotonic()
-    summaries = []
+    summaries: list[Summary] = []
     thread.start()
     try:
         while time.monotonic() - start < seconds:

@@ -51,10 +51,12 @@ def read_manifest(adapter: Path) -> dict[str, Any]:
     try:
         table = json.loads((adapter / MANIFEST).read_text(encoding="utf-8"))
         if isinstance(table, dict) and table.get("kind") == "adapter":
-            return table
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+            texts = [table.get(name) for name in ("base", "rubric")]
+            if all(isinstance(t, str) and "\0" not in t for t in texts) and isinstance(table.get("identity"), dict):
+                return table
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         pass
-    raise ModelError(f"{adapter} is not an adapter of `pairgrade train` (no {MANIFEST} that says so)")
+    raise ModelError(f"{adapter} is not an adapter of `pairgrade train` (no sound {MANIFEST} that says so)")
 
 
 def _report(trained: Trained, options: dict[str, Any]) -> dict[str, Any]:
