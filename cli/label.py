@@ -34,6 +34,23 @@ from pairgrade.cli.report import print_summary
 )
 @options.source_options
 @options.engine_options
+@click.option(
+    "--canaries",
+    panel="Output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A few pairs, JSONL or CSV, that are judged again and again: the run stops where one no longer gets "
+    "what it got first, and forgets what was judged since.",
+)
+@click.option(
+    "--canary-every",
+    panel="Output",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=1000,
+    show_default=True,
+    help="Pairs between two such checks, rounded up to --window.",
+)
 @click.option("--overwrite", is_flag=True, panel="Output", help="Replace OUT where it belongs to another job.")
 @click.option("--json", "as_json", is_flag=True, panel="Output", help="Print the summary as JSON.")
 @click.option("--quiet", "-q", is_flag=True, panel="Output", help="No progress bar.")
@@ -43,6 +60,8 @@ def command(
     qrels: Path | None,
     model: str,
     rubric: str,
+    canaries: Path | None,
+    canary_every: int,
     overwrite: bool,
     as_json: bool,
     quiet: bool,
@@ -64,7 +83,9 @@ def command(
     from pairgrade.rubric import Rubric
     from pairgrade.run import label
 
-    job = LabelJob(options.source(pairs, values), out, qrels, options.selection(values), overwrite)
+    job = LabelJob(
+        options.source(pairs, values), out, qrels, options.selection(values), overwrite, canaries, canary_every
+    )
     task = Rubric.load(rubric)
     open_annotator = options.annotator_opener(model, task, values)
     with TerminalProgress(quiet) as progress:

@@ -32,6 +32,10 @@ def summary_table(summary: Summary) -> Table:
     table.add_row("grades", ", ".join(f"{g}: {n:,}" for g, n in tally.grades.items()) or "none")
     if tally.mean_label_mass is not None:
         table.add_row("mean label mass", f"{tally.mean_label_mass:.3f}")
+    if summary.canaries is not None:
+        found = summary.canaries
+        agreeing = f"; {found.agreeing} of {found.graded} graded as by people" if found.graded else ""
+        table.add_row("canaries", f"{found.pairs} canary pairs unchanged in {found.checks} checks{agreeing}")
     table.add_row("judgments", summary.out)
     if summary.qrels:
         table.add_row("qrels", summary.qrels)

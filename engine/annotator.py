@@ -97,6 +97,11 @@ class Annotator:
         """Tokens computed and reused since the model was loaded, and seconds inside it."""
         return self._backend.counters
 
+    @property
+    def exact(self) -> bool:
+        """Whether no bit of a judgment depends on what runs beside it."""
+        return self._backend.exact
+
     def identity(self) -> dict[str, str]:
         """Name everything but the pairs that decides a judgment, for a run's manifest."""
         own = {

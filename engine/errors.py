@@ -38,6 +38,10 @@ class NonFiniteError(ModelError):
     """A model whose logits hold NaN or infinity: no grade may come of them."""
 
 
+class SuspectError(ModelError):
+    """A model that judges the same pair otherwise than before: its judgments cannot be trusted."""
+
+
 class ResumeError(PairgradeError):
     """The output belongs to another job than the one asked for."""
 

@@ -20,6 +20,8 @@ class LabelJob:
     qrels: Path | None = None
     selection: Selection = Selection()
     overwrite: bool = False  # an output of another job may be replaced
+    canaries: Path | None = None  # pairs that are judged again and again, to find out a model that changes
+    canary_every: int = 1000  # pairs between two such checks, rounded up to a window of the planner
 
     def __post_init__(self) -> None:
         required_format(self.out)
@@ -28,6 +30,10 @@ class LabelJob:
             path = getattr(self.source, role)
             if path is not None and not self.source.in_catalogue:
                 taken[Path(path).resolve()] = f"the input's {role}"
+        if self.canaries is not None:
+            taken[self.canaries.resolve()] = "the file of canaries"
+        if self.canary_every < 1:
+            raise InputError(f"canary_every is {self.canary_every}; it must be at least 1")
         for path, role in self._written():
             if path.is_dir():
                 raise InputError(f"{path} is a folder; name a file in it")

@@ -49,7 +49,7 @@ class Journal:
         """
         lines = [_line(_pack(entry)) for entry in entries]
         data = b"".join(lines)
-        size = os.fstat(self._file).st_size
+        size = self.end
         try:
             _write_all(self._file, data)
             if time.monotonic() - self._synced > _SYNC_SECONDS:
@@ -61,6 +61,16 @@ class Journal:
                 "is kept: make room and run the same command again"
             ) from error
         return list(accumulate(map(len, lines[:-1]), initial=size)) if lines else []
+
+    @property
+    def end(self) -> int:
+        """The byte offset behind the last entry."""
+        return os.fstat(self._file).st_size
+
+    def forget(self, end: int) -> None:
+        """Cut off the entries behind an offset that ``end`` was."""
+        os.ftruncate(self._file, end)
+        self.sync()
 
     def sync(self) -> None:
         """Force what was appended to the disk."""
@@ -77,11 +87,11 @@ def read_entries(path: Path) -> Iterator[tuple[int, Entry]]:
     with path.open("rb") as file:
         offset = len(file.readline())
         for line in file:
-            payload = _payload(line)
-            if payload is None:
+            entry = _entry(line)
+            if entry is None:
                 _log.warning("%s: the record at byte %d is damaged; its pair is done again", path, offset)
             else:
-                yield offset, _unpack(payload)
+                yield offset, entry
             offset += len(line)
 
 
@@ -93,10 +103,10 @@ def read_entry(file: int, offset: int) -> Entry:
         if not chunk:
             break
         line += chunk[: chunk.find(b"\n") + 1] if b"\n" in chunk else chunk
-    payload = _payload(line)
-    if payload is None:
+    entry = _entry(line)
+    if entry is None:
         raise StorageError(f"the journal changed under the run, at byte {offset}; run the same command again")
-    return _unpack(payload)
+    return entry
 
 
 def _start(path: Path, identity: str) -> None:
@@ -162,12 +172,16 @@ def _pack(entry: Entry) -> bytes:
     return json.dumps([entry.row, *fields, *counts], allow_nan=False, separators=(",", ":")).encode()
 
 
-def _unpack(payload: bytes) -> Entry:
-    row, *fields = json.loads(payload)
-    if len(fields) == 1:
-        return Entry(row, None, fields[0])
-    fields[3] = tuple(fields[3])
-    return Entry(row, Judgment(*fields))
+def _entry(line: bytes) -> Entry | None:
+    """Return a line's entry, or None where the line is damaged or, though its checksum fits, no entry."""
+    try:
+        row, *fields = json.loads(_payload(line) or b"")
+        if len(fields) == 1:
+            return Entry(int(row), None, str(fields[0]))
+        fields[3] = tuple(fields[3])
+        return Entry(int(row), Judgment(*fields))
+    except (ValueError, TypeError, IndexError, RecursionError):
+        return None
 
 
 def _write_all(file: int, data: bytes) -> None:

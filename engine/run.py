@@ -19,6 +19,7 @@ from pairgrade import readers
 from pairgrade.annotator import Annotator, Unfit, windows
 from pairgrade.assemble import write_outputs
 from pairgrade.backend import Counters
+from pairgrade.canaries import Canaries, CanaryReport, Watch
 from pairgrade.environment import environment, package_version
 from pairgrade.errors import InputError, PairgradeError, ResumeError, StorageError
 from pairgrade.file_hashes import file_sha256
@@ -78,12 +79,15 @@ class _Run:
     def __init__(self, job: LabelJob, folder: RunFolder, progress: Progress, stop: PoliteStop) -> None:
         self._job, self._folder, self._progress, self._stop = job, folder, progress, stop
         self._clock = _Clock()
+        self._canaries: Canaries | None = None
         self._finished = Manifest.load(job.manifest)
         self._running = Manifest.load(folder.manifest)
 
     def complete(self, open_annotator: Callable[[], AbstractContextManager[Annotator]]) -> Summary:
         try:
             self._check_qrels()
+            if self._job.canaries:
+                self._canaries = Canaries(self._job.canaries, self._folder.canaries)
             self._progress.phase("reading")
             asked = self._asked(readers.digest(self._job.source))
             finished = self._finished is not None and self._job.out.exists() and _holds(self._finished, asked)
@@ -163,17 +167,19 @@ class _Run:
         effort = replace(effort, prepare_seconds=prepare, load_seconds=load, write_seconds=self._clock.lap())
         result = {"tally": asdict(tally), "effort": asdict(effort), "out_sha256": file_sha256(self._job.out)}
         Manifest(identity, self._environment(), result).save(self._job.manifest)
-        return self._summary(tally, effort)
+        return self._summary(tally, effort, canaries=self._canaries.report() if self._canaries else None)
 
     def _environment(self) -> dict[str, object]:
         qrels = self._job.qrels
         known = (self._finished.environment if self._finished else {}).get("qrels")
         return environment() | {"qrels": str(qrels.resolve()) if qrels else known}
 
-    def _summary(self, tally: Tally, effort: Effort, already_finished: bool = False) -> Summary:
+    def _summary(
+        self, tally: Tally, effort: Effort, already_finished: bool = False, canaries: CanaryReport | None = None
+    ) -> Summary:
         errors = str(self._job.errors) if tally.rejected + tally.unfit else None
         qrels = str(self._job.qrels) if self._job.qrels else None
-        return Summary(str(self._job.out), errors, qrels, tally, effort, already_finished)
+        return Summary(str(self._job.out), errors, qrels, tally, effort, already_finished, canaries)
 
     def _write_qrels(self) -> None:
         if self._job.qrels is not None:
@@ -232,6 +238,7 @@ class _Run:
             self._progress.start(len(spool), resumed)
             before = replace(annotator.counters)
             self._clock.lap()
+            watch = Watch(self._canaries, annotator, journal, self._job.canary_every)
             for window in windows(pairs(), annotator.options.window):
                 for batch in annotator.outcomes(window):
                     entries = [
@@ -245,6 +252,8 @@ class _Run:
                     heartbeat.advance(len(batch), sum(entry.judgment is None for entry in entries))
                     self._progress.advance(len(batch), annotator.counters)
                 del rows[: len(window)]
+                watch.advance(len(window))
+            watch.end()
             journal.sync()
         after = annotator.counters
         effort = Effort(

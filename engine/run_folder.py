@@ -17,6 +17,7 @@ class RunFolder:
         self.manifest = path / "manifest.json"
         self.journal = path / "journal"
         self.heartbeat = path / "heartbeat.json"
+        self.canaries = path / "canaries.json"
 
     def spool(self, name: str) -> Path:
         """Return the path of the spool of that name."""
@@ -31,8 +32,9 @@ class RunFolder:
     def remove(self) -> None:
         """Remove the run's files, the lock last, and the folder if nothing else lies in it."""
         self.remove_scratch()
-        remove_stale_writers(self.manifest)
-        for path in (self.heartbeat, self.journal, self.manifest, self.lock):
+        for path in (self.manifest, self.canaries):
+            remove_stale_writers(path)
+        for path in (self.heartbeat, self.canaries, self.journal, self.manifest, self.lock):
             _remove(path)
         with contextlib.suppress(OSError):  # something of somebody else's lies in it, or the next run has begun
             self.path.rmdir()

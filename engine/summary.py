@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pairgrade.canaries import CanaryReport
 from pairgrade.records import Judgment
 
 
@@ -58,6 +59,7 @@ class Summary:
     tally: Tally
     effort: Effort
     already_finished: bool = False  # nothing was left to do
+    canaries: CanaryReport | None = None  # None where there are none, or nothing was left to do
 
     @property
     def is_partial(self) -> bool:

@@ -1,0 +1,133 @@
+"""Canary pairs: a model that goes wrong in the middle of a run is found out, and what it judged since is forgotten."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from helpers import make_pairs, run_command, write_jsonl
+from pairgrade import Annotator, InputError, PairgradeError, Rubric
+from pairgrade.annotator import AnnotatorOptions
+from pairgrade.backend import Scores
+from pairgrade.canaries import CanaryReport
+from pairgrade.cli.label import command
+from pairgrade.errors import SuspectError
+from pairgrade.fake import FakeBackend
+from pairgrade.job import LabelJob
+from pairgrade.readers import Source
+from pairgrade.run import label
+from pairgrade.tokenizer import Ids
+
+OPTIONS = AnnotatorOptions(window=50)
+
+
+class Degrading(FakeBackend):
+    """After so many documents its scores move a little; ``exact`` as given."""
+
+    def __init__(self, after: int, exact: bool = True, by: float = 1e-6) -> None:
+        super().__init__()
+        self.exact = exact
+        self._after, self._by = after, by
+
+    def score(self, prefix: Sequence[Ids], suffixes: Sequence[Ids], labels: Ids) -> Scores:
+        scores = super().score(prefix, suffixes, labels)
+        if sum(self.calls) <= self._after:
+            return scores
+        moved = scores.logits.copy()
+        moved[:, 0] += self._by
+        return replace(scores, logits=moved)
+
+
+def annotator(backend: FakeBackend) -> Annotator:
+    return Annotator(backend, Rubric.load("trec"), OPTIONS)
+
+
+def job(folder: Path, canaries: bool = True) -> LabelJob:
+    write_jsonl(folder / "canaries.jsonl", [replace(p, query_id=f"c{p.query_id}") for p in make_pairs(2, 3)])
+    pairs = write_jsonl(folder / "pairs.jsonl", make_pairs(20, 20))
+    return LabelJob(
+        Source(str(pairs)), folder / "out.jsonl", canaries=folder / "canaries.jsonl" if canaries else None,
+        canary_every=60,
+    )  # fmt: skip
+
+
+def test_a_sound_run_says_so_and_its_output_is_that_of_one_without(tmp_path: Path) -> None:
+    with_them = label(job(tmp_path), lambda: annotator(FakeBackend()))
+    assert with_them.canaries is not None
+    assert (with_them.canaries.pairs, with_them.canaries.graded) == (6, 6)
+    assert with_them.canaries.checks == 1 + 4  # at the start; after 100, 200, 300 and 400 pairs
+    assert 0 <= with_them.canaries.agreeing <= 6
+    found = (tmp_path / "out.jsonl").read_bytes()
+    (tmp_path / "other").mkdir()
+    assert label(job(tmp_path / "other", canaries=False), lambda: annotator(FakeBackend())).canaries is None
+    assert (tmp_path / "other" / "out.jsonl").read_bytes() == found
+    assert not (tmp_path / "out.jsonl.run").exists()
+
+
+@pytest.mark.parametrize("after", [6, 7, 120, 250, 400])
+def test_a_model_that_degrades_is_found_out_and_its_judgments_forgotten(after: int, tmp_path: Path) -> None:
+    wanted = job(tmp_path)
+    with pytest.raises(SuspectError, match=r"canary pair .* the model or the machine changed") as caught:
+        label(wanted, lambda: annotator(Degrading(after)))
+    assert isinstance(caught.value, PairgradeError)
+    assert not wanted.out.exists()
+    summary = label(wanted, lambda: annotator(FakeBackend()))  # on sound memory again
+    assert summary.canaries is not None
+    (tmp_path / "calm").mkdir()
+    label(job(tmp_path / "calm"), lambda: annotator(FakeBackend()))
+    assert wanted.out.read_bytes() == (tmp_path / "calm" / "out.jsonl").read_bytes()
+    # without canaries the same model ends its run, and its judgments differ
+    (tmp_path / "blind").mkdir()
+    label(job(tmp_path / "blind", canaries=False), lambda: annotator(Degrading(min(after, 300))))
+    assert (tmp_path / "blind" / "out.jsonl").read_bytes() != wanted.out.read_bytes()
+
+
+def test_a_resumed_run_is_compared_with_its_beginning(tmp_path: Path) -> None:
+    wanted = job(tmp_path)
+    with pytest.raises(SuspectError):
+        label(wanted, lambda: annotator(Degrading(200)))
+    with pytest.raises(SuspectError):  # a model that was moved from the start
+        label(wanted, lambda: annotator(Degrading(0)))
+
+
+def test_a_backend_that_is_not_exact_may_move_a_little(tmp_path: Path) -> None:
+    label(job(tmp_path), lambda: annotator(Degrading(100, exact=False)))
+    (tmp_path / "far").mkdir()
+    with pytest.raises(SuspectError):
+        label(job(tmp_path / "far"), lambda: annotator(Degrading(100, exact=False, by=0.1)))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no rows"),
+        ('{"query_id": "q", "doc_id": "d", "query": "", "document": "x"}\n', "must be a usable pair"),
+        ('{"query_id": "q"}\n', "no column"),
+    ],
+)
+def test_canaries_that_cannot_be_used_are_told_before_the_model_loads(text: str, message: str, tmp_path: Path) -> None:
+    wanted = job(tmp_path)
+    (tmp_path / "canaries.jsonl").write_text(text)
+    with pytest.raises(InputError, match=message):
+        label(wanted, lambda: pytest.fail("the model was loaded"))
+
+
+def test_the_output_never_takes_the_place_of_the_canaries(tmp_path: Path) -> None:
+    pairs = write_jsonl(tmp_path / "pairs.jsonl", make_pairs(1, 2))
+    with pytest.raises(InputError, match="is the file of canaries"):
+        LabelJob(Source(str(pairs)), tmp_path / "out.jsonl", canaries=tmp_path / "out.jsonl")
+
+
+def test_the_command_line_tells_what_the_canaries_said(tmp_path: Path) -> None:
+    wanted = job(tmp_path)
+    arguments = [wanted.source.pairs, "--model", "fake:", "--in-process", "--quiet", "--canaries", wanted.canaries]
+    result = run_command(command, *arguments, "--out", wanted.out)
+    assert result.exit_code == 0, result.output
+    assert "6 canary pairs unchanged in 2 checks" in " ".join(result.output.split())
+    printed = run_command(command, *arguments, "--out", tmp_path / "other.jsonl", "--json")
+    report = CanaryReport(**json.loads(printed.stdout)["canaries"])
+    assert (report.pairs, report.checks) == (6, 2)
