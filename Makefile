@@ -1,15 +1,15 @@
 # make demo   sets everything up and labels the shipped sample
 # make test   sets everything up, lints, checks types and runs the tests against the installed wheel
 # make reliability   runs the tests behind docs/reliability.md, the slow ones too
+# make experiment   runs the experiment of docs/experiment.md; hours
 # make check  the same without installing anything but the package itself
 
 PYTHON ?= python3
 VENV ?= .venv
-PROMISES = run hostile_input tokenizer folder_tokenizer llama annotator onnx_backend atomic journal prompt spool lock \
-	gguf_export merge pipeline worker advisories
+EXPERIMENT_OUT ?= experiment
 PIP = $(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test reliability check install clean
+.PHONY: demo test reliability experiment check install clean
 
 demo: install
 	$(VENV)/bin/pairgrade demo
@@ -20,7 +20,17 @@ test: install
 
 reliability: install
 	$(PIP) '.[all]'
-	$(VENV)/bin/python -m pytest -q tests/reliability $(addprefix tests/test_,$(addsuffix .py,$(PROMISES)))
+	$(VENV)/bin/python -m pytest -q -m reliability
+
+experiment:
+	@test -n "$(EXPERIMENT_DATA)" -a -n "$(ZERO_SHOT)" -a -n "$(TUNED)" || \
+		{ echo 'give EXPERIMENT_DATA=FOLDER ZERO_SHOT=MODEL TUNED=MODEL, as docs/experiment.md says'; exit 2; }
+	$(MAKE) install
+	$(PIP) '.[rerank]'
+	$(VENV)/bin/python -m pairgrade.bench.experiment --data $(EXPERIMENT_DATA) --out $(EXPERIMENT_OUT) \
+		--train trecdl20 --test trecdl19 --other cranfield antique_test --annotator-as-ranker \
+		--zero-shot $(ZERO_SHOT) --tuned $(TUNED) $(if $(TUNED_BACK),--both-ways --tuned-back $(TUNED_BACK)) \
+		$(EXPERIMENT_OPTIONS)
 
 check:
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps --force-reinstall .

@@ -97,7 +97,7 @@ def bench(matrix: Matrix, options: BenchOptions | None = None, tell: Told = lamb
         machine=machine,
         measure=options.measure,
         cells=finished,
-        skipped={titles[place]: why for place, why in measured.failed.items()} | not_measured(),
+        skipped={titles[place]: why for place, why in measured.failed.items()} | not_measured(matrix.engines),
         apis=_apis(prices, finished),
         notes=tuple(_notes(measured, machine, matrix, finished)),
     )

@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from pairgrade.annotator import Annotator, AnnotatorOptions
 from pairgrade.backend import Counters
 from pairgrade.backends import open_backend
 from pairgrade.bench.cell_records import CellJob, CellRun
-from pairgrade.bench.meters import EnergyMeter, LoadMeter, peak_rss_bytes, pin
+from pairgrade.bench.meters import EnergyMeter, GpuEnergyMeter, LoadMeter, peak_rss_bytes, pin
 from pairgrade.bench.timed import BatchClock, TimedBackend
 from pairgrade.errors import PairgradeError
 from pairgrade.job import LabelJob
@@ -53,9 +53,9 @@ def _own(job: CellJob, pairs: Sequence[Pair]) -> CellRun:
         backend.tokenizer.seconds = 0.0
         clock = BatchClock()
         clock.begin(before)
-        energy, others = EnergyMeter(), LoadMeter()
+        energy, gpus, others = EnergyMeter(), GpuEnergyMeter(), LoadMeter()
         effort = label(LabelJob(Source(job.pairs), Path(job.out)), lambda: nullcontext(annotator), clock).effort
-        joules, load_of_others = energy.joules(), others.cores()
+        joules, gpu_joules, load_of_others = energy.joules(), gpus.joules(), others.cores()
         spent = _difference(backend.counters, before)
         return CellRun(
             pairs=effort.pairs,
@@ -73,6 +73,7 @@ def _own(job: CellJob, pairs: Sequence[Pair]) -> CellRun:
             reused_tokens=spent.reused,
             prompt_tokens=sum(judgment.prompt_tokens for judgment in read_judgments(job.out)),
             energy_joules=joules,
+            gpu_joules=gpu_joules,
             other_load=load_of_others,
             identity=annotator.identity(),
             batches=tuple(clock.batches),
@@ -92,36 +93,38 @@ def _difference(after: Counters, before: Counters) -> Counters:
 def _peer(job: CellJob, pairs: Sequence[Pair]) -> CellRun:
     from pairgrade.bench.peers import open_peer, parsed
 
-    start = time.perf_counter()
-    peer = open_peer(job)
-    load = time.perf_counter() - start
     rubric = Rubric.load(job.rubric)
-    peer.answers(pairs[-1:])
-    first = time.time() - job.started
-    peer.answers(pairs[-job.warm :])
-    energy, others = EnergyMeter(), LoadMeter()
     start = time.perf_counter()
-    texts = [row for row in read_pairs(Source(job.pairs)) if isinstance(row, Pair)]
-    read = time.perf_counter() - start
-    grades = [parsed(answer, rubric) for answer in peer.answers(texts)]
-    judged = time.perf_counter()
-    known = [(p.query_id, p.doc_id, g) for p, g in zip(texts, grades, strict=True) if g is not None]
-    write_qrels(job.out, known)
-    end = time.perf_counter()
-    return CellRun(
-        pairs=len(texts),
-        total_seconds=end - start,
-        load_seconds=load,
-        first_seconds=first,
-        peak_rss_bytes=peak_rss_bytes(),
-        read_seconds=read,
-        write_seconds=end - judged,
-        prompt_tokens=peer.prompt_tokens(texts),
-        unparsed=len(texts) - len(known),
-        energy_joules=energy.joules(),
-        other_load=others.cores(),
-        identity=peer.identity(),
-    )
+    with closing(open_peer(job)) as peer:
+        load = time.perf_counter() - start
+        peer.answers(pairs[-1:])
+        first = time.time() - job.started
+        peer.answers(pairs[-job.warm :])
+        energy, gpus, others = EnergyMeter(), GpuEnergyMeter(), LoadMeter(peer.process)
+        start = time.perf_counter()
+        texts = [row for row in read_pairs(Source(job.pairs)) if isinstance(row, Pair)]
+        read = time.perf_counter() - start
+        grades = [parsed(answer, rubric) for answer in peer.answers(texts)]
+        judged = time.perf_counter()
+        known = [(p.query_id, p.doc_id, g) for p, g in zip(texts, grades, strict=True) if g is not None]
+        write_qrels(job.out, known)
+        end = time.perf_counter()
+        joules, gpu_joules, load_of_others = energy.joules(), gpus.joules(), others.cores()
+        return CellRun(
+            pairs=len(texts),
+            total_seconds=end - start,
+            load_seconds=load,
+            first_seconds=first,
+            peak_rss_bytes=peak_rss_bytes() + (peak_rss_bytes(peer.process) if peer.process else 0),
+            read_seconds=read,
+            write_seconds=end - judged,
+            prompt_tokens=peer.prompt_tokens(texts),
+            unparsed=len(texts) - len(known),
+            energy_joules=joules,
+            gpu_joules=gpu_joules,
+            other_load=load_of_others,
+            identity=peer.identity(),
+        )
 
 
 def main() -> None:

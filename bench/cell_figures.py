@@ -28,6 +28,7 @@ def cell_figures(
     total = statistics.median(run.total_seconds for run in runs)
     prompt_tokens = _median(run.prompt_tokens for run in runs)
     joules = _median(run.energy_joules for run in runs)
+    gpu_joules = _median(run.gpu_joules for run in runs)
     loads = [run.other_load for run in runs if run.other_load is not None]
     parts = [_median(getattr(run, f"{part}_seconds") for run in runs) for part in ("read", "tokenize", "write")]
     known = [part for part in (*parts, model) if part is not None]
@@ -64,6 +65,7 @@ def cell_figures(
         reference_kl=None,
         dominated=False,
         identity=last.identity or {},
+        gpu_joules_per_pair=None if gpu_joules is None else gpu_joules / last.pairs,
     )
 
 

@@ -51,6 +51,7 @@ class CellRun:
     prompt_tokens: int | None = None  # of all prompts as the model read them
     unparsed: int = 0  # answers of a generating peer that hold no grade
     energy_joules: float | None = None  # of the processor's packages, while the pairs were judged
+    gpu_joules: float | None = None  # of the GPUs, while the pairs were judged
     other_load: float | None = None  # cores that other processes kept busy meanwhile
     identity: dict[str, str] | None = None  # what the engine says of itself
     batches: tuple[BatchTime, ...] = ()

@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -24,7 +25,16 @@ from pathlib import Path
 from pairgrade.errors import InputError
 from pairgrade.hardware import usable_cores
 
-ENGINES = ("pairgrade", "llama-cpp-python", "transformers", "transformers-batched")
+ENGINES = (
+    "pairgrade",
+    "llama-cpp-python",
+    "llama-server",
+    "transformers",
+    "transformers-batched",
+    "onnxruntime-genai",
+    "openvino-genai",
+    "vllm",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +131,7 @@ class Matrix:
 def located(reference: str) -> str:
     """Make a path absolute, for cells run in a folder of their own; other references stay as they are."""
     path = Path(reference)
-    return str(path.resolve()) if path.exists() else reference
+    return str(path.resolve()) if os.path.exists(path) else reference
 
 
 def names(cells: Sequence[Cell]) -> list[str]:

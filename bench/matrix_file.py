@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid TOML: {error}") from None
     return table
 
@@ -93,4 +94,4 @@ def parse_matrix(table: dict[str, Any], source: str, folder: Path) -> Matrix:
 def _placed(reference: str, folder: Path) -> str:
     """Look a path up in the folder of the file that names it; what is no path stays as it is."""
     inside = folder / reference
-    return str(inside) if inside.exists() else located(reference)
+    return str(inside) if os.path.exists(inside) else located(reference)  # False for what no path can be

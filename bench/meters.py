@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import resource
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from pairgrade.hardware import one_cpu_a_core
 
@@ -20,17 +22,18 @@ def pin(threads: int) -> None:
         os.sched_setaffinity(0, cpus[:threads])
 
 
-def peak_rss_bytes() -> int:
-    """Return the most memory that was resident at a time.
+def peak_rss_bytes(process: int | None = None) -> int:
+    """Return the most memory that was resident at a time in this process, or in another one (Linux only).
 
     Not ``ru_maxrss`` on Linux: there it counts what the parent process held when it started this one.
     """
     try:
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in Path(f"/proc/{process or 'self'}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     except OSError:
-        pass
+        if process:
+            raise
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
@@ -63,11 +66,62 @@ class EnergyMeter:
             return None
 
 
-class LoadMeter:
-    """Cores that processes other than this one keep busy."""
+class GpuEnergyMeter:
+    """Joules of the NVIDIA GPUs by the counters of NVML (Volta and later), which nvidia-ml-py reads.
+
+    All GPUs that NVML shows are counted, whether they were used or not, as all of the processor is.
+    """
 
     def __init__(self) -> None:
-        self._wall, self._busy, self._own = time.perf_counter(), _busy_seconds(), _own_seconds()
+        self._nvml = _nvml()
+        self._gpus = [gpu for gpu in self._found() if self._read(gpu) is not None]
+        self._start = [self._read(gpu) for gpu in self._gpus]
+
+    def joules(self) -> float | None:
+        """Return the joules since the meter was made, all GPUs together; None where they cannot be read."""
+        total = 0
+        for gpu, start in zip(self._gpus, self._start, strict=True):
+            now = self._read(gpu)
+            if now is None or start is None or now < start:  # the driver was loaded anew
+                return None
+            total += now - start
+        return total / 1e3 if self._gpus else None
+
+    def _found(self) -> list[Any]:
+        if self._nvml is None:
+            return []
+        try:
+            return [self._nvml.nvmlDeviceGetHandleByIndex(i) for i in range(self._nvml.nvmlDeviceGetCount())]
+        except self._nvml.NVMLError:
+            return []
+
+    def _read(self, gpu: Any) -> int | None:
+        """Return a GPU's counter, in millijoules since its driver was loaded."""
+        try:
+            return int(self._nvml.nvmlDeviceGetTotalEnergyConsumption(gpu))
+        except self._nvml.NVMLError:
+            return None
+
+
+def _nvml() -> Any:
+    """Return NVML's Python module, started; None without it, without a driver or without a GPU."""
+    try:
+        nvml: Any = importlib.import_module("pynvml")
+    except ImportError:
+        return None
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return None
+    return nvml
+
+
+class LoadMeter:
+    """Cores that processes other than this one, and than the one given, keep busy."""
+
+    def __init__(self, process: int | None = None) -> None:
+        self._process = process
+        self._wall, self._busy, self._own = time.perf_counter(), _busy_seconds(), _own_seconds(process)
 
     def cores(self) -> float | None:
         """Return the mean since the meter was made; None where the system does not tell."""
@@ -75,12 +129,16 @@ class LoadMeter:
         wall = time.perf_counter() - self._wall
         if busy is None or self._busy is None or wall <= 0:
             return None
-        return max(0.0, (busy - self._busy - (_own_seconds() - self._own)) / wall)
+        return max(0.0, (busy - self._busy - (_own_seconds(self._process) - self._own)) / wall)
 
 
-def _own_seconds() -> float:
+def _own_seconds(process: int | None) -> float:
     times = os.times()
-    return times.user + times.system
+    own = times.user + times.system
+    if process is None:
+        return own
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()  # from the third field on
+    return own + (int(fields[11]) + int(fields[12])) / float(os.sysconf("SC_CLK_TCK"))
 
 
 def _busy_seconds() -> float | None:

@@ -25,7 +25,7 @@ class MachinePrice:
     type: str
     usd_per_hour: float
     date: str  # when the price was last known to hold; ISO 8601
-    source: str  # the provider's price list
+    source: str  # the provider's price list, and where the figure was read
     cores: int | None = None  # physical
     memory_gib: float | None = None
     accelerator: str | None = None

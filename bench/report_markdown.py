@@ -14,8 +14,8 @@ def markdown(result: BenchResult, pictures: Sequence[tuple[str, str]] = ()) -> s
     for title, name in pictures:
         lines += ["", f"![{title}]({name})"]
     for table in tables(result):
-        lines += ["", f"## {table.title}", "", *_rows([table.header, *table.rows])]
-    return "\n".join([*lines, "", "## To repeat it", "", *_rows([("setting", "value"), *facts(result)])]) + "\n"
+        lines += ["", f"## {table.title}", "", *table_lines([table.header, *table.rows])]
+    return "\n".join([*lines, "", "## To repeat it", "", *table_lines([("setting", "value"), *facts(result)])]) + "\n"
 
 
 def escaped(text: str) -> str:
@@ -23,6 +23,7 @@ def escaped(text: str) -> str:
     return "".join(f"\\{letter}" if letter in "\\`*_[]<>|#" else letter for letter in text)
 
 
-def _rows(rows: Sequence[Sequence[str]]) -> list[str]:
+def table_lines(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table whose first row is the header; the first column holds names."""
     lines = [f"| {' | '.join(map(escaped, row))} |" for row in rows]
     return [lines[0], f"| --- |{' ---: |' * (len(rows[0]) - 1)}", *lines[1:]]

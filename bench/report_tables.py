@@ -36,6 +36,7 @@ def tables(result: BenchResult) -> list[Table]:
         "model, MiB": lambda c: _number(c.model_bytes and c.model_bytes / _MIB, 0),
         "first judgment, s": lambda c: _number(c.first_seconds, 2),
         "J per pair": lambda c: _number(c.joules_per_pair, 2),
+        "GPU, J per pair": lambda c: _number(c.gpu_joules_per_pair, 2),
         "of int8 ceiling": lambda c: _share(c.share_of_int8),
         "of fp32 ceiling": lambda c: _share(c.share_of_fp32),
     }

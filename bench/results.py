@@ -57,7 +57,7 @@ class CellResult:
     unparsed: int  # answers of a generating engine without a grade
     peak_rss_bytes: int
     model_bytes: int | None
-    joules_per_pair: float | None
+    joules_per_pair: float | None  # of the processor's packages
     other_load: float | None  # cores that other processes kept busy; the highest of the rounds
     gops: float | None  # arithmetic of the weights' products by the seconds inside the model
     share_of_fp32: float | None  # of the fp32 ceiling of as many threads
@@ -69,6 +69,7 @@ class CellResult:
     reference_kl: float | None  # mean divergence from the reference's grade probabilities, nats
     dominated: bool  # another cell costs no more and agrees no less, and one of them truly
     identity: dict[str, str]
+    gpu_joules_per_pair: float | None = None  # of the GPUs; results of before have none
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ def load_result(path: Path) -> BenchResult:
         table = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON: {error}") from None
     if not isinstance(table, dict) or table.pop("format", None) != _FORMAT:
         raise InputError(f"{path}: no result of `pairgrade bench`; give its results.json")

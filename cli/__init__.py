@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some rows have no judgme
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import shlex
@@ -56,6 +57,11 @@ def main() -> None:
         cli()
     except PairgradeError as error:
         click.echo(f"pairgrade: {error}", err=True)
+        sys.exit(1)
+    except OSError as error:  # the library's own are of the kinds above: what is left is the place of our words
+        click.echo(f"pairgrade: {error.filename or 'standard output'}: {error.strerror or error}", err=True)
+        with contextlib.suppress(OSError):
+            sys.stdout.close()  # or Python tries once more, and complains
         sys.exit(1)
     except StopRequested as stop:
         click.echo(f"\npairgrade: stopped by {stop}; what was done is kept. Go on with:\n  {_again()}", err=True)

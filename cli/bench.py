@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
+from pairgrade.bench.matrix import ENGINES
 from pairgrade.cli.report import figures_table
 from pairgrade.errors import InputError
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 _NAME_WIDTH, _CELL_WIDTH = 30, 20  # columns of the terminal, of a figure's name and of a cell
 _WHAT, _DATA, _ROUNDS, _PRICE, _OUTPUT = "What is measured", "Data", "Rounds", "Price", "Output"
-_ENGINES = ("pairgrade", "llama-cpp-python", "transformers", "transformers-batched")
 
 
 @click.group("bench", invoke_without_command=True)
@@ -33,8 +33,8 @@ _ENGINES = ("pairgrade", "llama-cpp-python", "transformers", "transformers-batch
               help="A TOML file of all that the options say; an option given besides goes before it.")  # fmt: skip
 @click.option("--model", "-m", "models", metavar="MODEL", multiple=True, panel=_WHAT,
               help="A model as for `pairgrade label`; may be given again, as may the next four.")  # fmt: skip
-@click.option("--engine", "engines", type=click.Choice(_ENGINES), metavar="NAME", multiple=True, panel=_WHAT,
-              help=f"What runs it: {', '.join(_ENGINES)}.  [default: pairgrade]")  # fmt: skip
+@click.option("--engine", "engines", type=click.Choice(ENGINES), metavar="NAME", multiple=True, panel=_WHAT,
+              help=f"What runs it: {', '.join(ENGINES)}.  [default: pairgrade]")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", multiple=True, panel=_WHAT,
               help="Threads, each bound to a core.  [default: the physical cores that it may use]")  # fmt: skip
 @click.option("--batch-tokens", type=click.IntRange(min=1), metavar="N", multiple=True, panel=_WHAT,

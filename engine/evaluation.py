@@ -9,7 +9,7 @@ them, so that equal scores mean the same to all measures (ir-measures' providers
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -200,23 +200,30 @@ def _comparisons(
         return
     for column, measure in enumerate(measures):
         differences = np.stack([values[b][:, column] - values[a][:, column] for a, b in pairs], axis=1)
-        intervals = mean_intervals(differences, options.resamples, options.seed, options.confidence)
-        t_test = paired_t_test(differences)
-        randomization = randomization_test(differences, options.permutations, options.seed)
-        t_holm, randomization_holm = holm(t_test), holm(randomization)
-        for k, (a, b) in enumerate(pairs):
-            difference = differences[:, k]
-            yield Comparison(
-                measure=measure,
-                baseline=names[a],
-                run=names[b],
-                difference=float(difference.mean()),
-                low=intervals[k][0],
-                high=intervals[k][1],
-                better=int((difference > 0).sum()),
-                worse=int((difference < 0).sum()),
-                t_test=t_test[k],
-                randomization=randomization[k],
-                t_test_holm=t_holm[k],
-                randomization_holm=randomization_holm[k],
-            )
+        yield from compare(measure, [(names[a], names[b]) for a, b in pairs], differences, options)
+
+
+def compare(
+    measure: str, pairs: Sequence[tuple[str, str]], differences: Floats, options: EvaluationOptions
+) -> Iterator[Comparison]:
+    """Yield the comparison of each pair of baseline and run from their differences, shape (query, pair)."""
+    intervals = mean_intervals(differences, options.resamples, options.seed, options.confidence)
+    t_test = paired_t_test(differences)
+    randomization = randomization_test(differences, options.permutations, options.seed)
+    t_holm, randomization_holm = holm(t_test), holm(randomization)
+    for k, (baseline, run) in enumerate(pairs):
+        difference = differences[:, k]
+        yield Comparison(
+            measure=measure,
+            baseline=baseline,
+            run=run,
+            difference=float(difference.mean()),
+            low=intervals[k][0],
+            high=intervals[k][1],
+            better=int((difference > 0).sum()),
+            worse=int((difference < 0).sum()),
+            t_test=t_test[k],
+            randomization=randomization[k],
+            t_test_holm=t_holm[k],
+            randomization_holm=randomization_holm[k],
+        )

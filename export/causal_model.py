@@ -47,16 +47,19 @@ def load_causal(folder: Path, **settings: Any) -> Any:
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Keep transformers' own progress bars and advice off the terminal."""
+    from transformers import modeling_gguf_pytorch_utils as their_gguf
     from transformers.utils import logging as their_logging
 
     shown, level = their_logging.is_progress_bar_enabled(), their_logging.get_verbosity()
     their_logging.disable_progress_bar()
     their_logging.set_verbosity_error()
+    bar, their_gguf.tqdm = their_gguf.tqdm, lambda items, **_: items  # this one does not ask their logging
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
             yield
     finally:
+        their_gguf.tqdm = bar
         their_logging.set_verbosity(level)
         if shown:
             their_logging.enable_progress_bar()

@@ -160,7 +160,7 @@ def _raw_config(folder: Path) -> dict[str, Any]:
         table = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{folder} has no config.json; give the folder that save_pretrained wrote") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{folder}/config.json: not JSON ({error})") from None
     if not isinstance(table, dict):
         raise ModelError(f"{folder}/config.json: not a JSON object")

@@ -75,7 +75,7 @@ def source_manifest(source: Path) -> dict[str, Any]:
     """Return the manifest of the folder that is exported, or nothing where it has none."""
     try:
         table = json.loads((source / MANIFEST).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
     return table if isinstance(table, dict) else {}
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from pairgrade.errors import ModelError
 from pairgrade.export.decoder import Decoder
-from pairgrade.export.weights import Weights
+from pairgrade.export.weights import TensorSource
 
 Floats = npt.NDArray[np.float32]
 
@@ -50,7 +50,7 @@ class Tensor:
     read: Callable[[], Floats]
 
 
-def tensors(decoder: Decoder, weights: Weights, vocabulary: int) -> Iterator[Tensor]:
+def tensors(decoder: Decoder, weights: TensorSource, vocabulary: int) -> Iterator[Tensor]:
     """Yield every tensor of the file; ModelError where the folder's weights are not those of its config.
 
     ``vocabulary`` is the number of tokens: the embedding must have as many rows.
@@ -73,6 +73,11 @@ def tensors(decoder: Decoder, weights: Weights, vocabulary: int) -> Iterator[Ten
     if decoder.rope.kind == "llama3":
         factors = decoder.rope.factors(decoder.head_dim)
         yield Tensor("rope_freqs.weight", factors.shape, lambda: factors)
+
+
+def weight_shapes(decoder: Decoder) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors that a transformers folder of this decoder holds, by name."""
+    return {plan.source: plan.shape for _, plan in _plans(decoder, decoder.vocabulary)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +157,7 @@ def _add_one(values: Floats) -> Floats:
     return more
 
 
-def _reader(weights: Weights, plan: _Plan) -> Callable[[], Floats]:
+def _reader(weights: TensorSource, plan: _Plan) -> Callable[[], Floats]:
     def read() -> Floats:
         values = weights.get(plan.source)
         if not np.isfinite(values).all():

@@ -15,18 +15,19 @@ from pairgrade.errors import MissingExtraError, ModelError, StorageError
 from pairgrade.export.decoder import Decoder, read_decoder
 from pairgrade.export.gguf_tensors import tensors
 from pairgrade.export.gguf_tokenizer import Vocabulary, read_vocabulary
-from pairgrade.export.weights import Weights
+from pairgrade.export.weights import TensorSource, Weights
 
 
-def write_gguf(folder: Path, path: Path, name: str | None = None) -> None:
+def write_gguf(folder: Path, path: Path, name: str | None = None, weights: TensorSource | None = None) -> None:
     """Write the model and the tokenizer of ``folder`` to ``path``; ModelError where llama.cpp could not run them.
 
-    ``name`` is the model's name in the metadata; the folder's own without one. StorageError where the disk refuses.
+    ``name`` is the model's name in the metadata; the folder's own without one. ``weights``: in place of the folder's.
+    StorageError where the disk refuses.
     """
     decoder = read_decoder(folder)
     _require_known(decoder, folder)
     vocabulary = read_vocabulary(folder, decoder.vocabulary)
-    plan = list(tensors(decoder, Weights(folder), decoder.vocabulary))
+    plan = list(tensors(decoder, weights or Weights(folder), decoder.vocabulary))
     try:
         from gguf import GGUFWriter
     except ImportError:

@@ -11,6 +11,7 @@ from pairgrade.export.measure import Task
 from pairgrade.export.onnx_folder import OnnxSettings, write_onnx
 from pairgrade.export.output import new_folder
 from pairgrade.export.verify import Floor, Verification, verify
+from pairgrade.folder_check import check_folder
 from pairgrade.onnx_manifest import OnnxManifest
 from pairgrade.run import Progress
 
@@ -56,6 +57,8 @@ def export_onnx(
     ModelError where the model is not one that is known or does not keep its floor; InputError where ``out`` exists.
     """
     progress = progress or Progress()
+    if source.is_dir():
+        check_folder(source)
     with new_folder(out) as work:
         progress.phase("writing")
         manifest = write_onnx(source, work, settings)

@@ -10,7 +10,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,21 @@ class _Place:
     start: int  # byte in the file
     kind: str
     shape: tuple[int, ...]
+
+
+class TensorSource(Protocol):
+    """What an export reads weights from."""
+
+    folder: Path  # named in messages
+
+    def names(self) -> list[str]:
+        """Return the names of all tensors, sorted."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape."""
+
+    def get(self, name: str) -> npt.NDArray[np.float32]:
+        """Return one tensor, an array of its own."""
 
 
 class Weights:
@@ -137,7 +152,7 @@ def _entry(path: Path, name: str, entry: Any, data: int, size: int) -> _Place:
 def _parse(path: Path, data: bytes) -> dict[str, Any]:
     try:
         table = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path}: its header is not JSON ({error})") from None
     if not isinstance(table, dict):
         raise ModelError(f"{path}: its header is not a JSON object")

@@ -56,7 +56,7 @@ def test_the_reference_is_measured_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ('engines = ["vllm"]', "no engine 'vllm'"),
+        ('engines = ["mlx"]', "no engine 'mlx'"),
         ("thread = [1]", "unknown key 'thread'"),
         ("threads = [0]", "at least 1"),
         ("context = 1.5", "context"),

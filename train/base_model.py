@@ -15,7 +15,7 @@ from pairgrade.folder_check import check_folder
 from pairgrade.models import hub_error, resolve
 from pairgrade.train.options import TrainOptions
 
-_HUB = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+_HUB = re.compile(r"hf:(?!.*\.\.)(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>\w[\w./-]*))?")
 _WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "LICENSE*"]
 _log = logging.getLogger(__name__)
 

@@ -54,7 +54,7 @@ class Checkpoints:
             table["best"] = self._evaluation(table["best"]) if table["best"] else None
             state = State(**table)
             _restore(tensors, parameters, optimizer, state.step)
-        except (ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError, OSError, SafetensorError) as error:
             raise ResumeError(
                 f"{self._folder} holds a checkpoint that cannot be read ({error}); remove the folder to start anew"
             ) from None

@@ -41,38 +41,57 @@ def dequantize(gguf: Path, folder: Path) -> Path:
         raise ModelError(f"{folder} exists and was not made from {gguf}; move it away")
     with new_folder(folder) as work:
         _convert(gguf, work)
-        model = LlamaModel(gguf)
-        try:
-            _mend_tokenizer(work / "tokenizer.json", model)
-            _check_ids(work, model)
-        finally:
-            model.close()
+        write_tokenizer(gguf, work)
         write_text(work / _MARK, json.dumps({"from": gguf.name, "sha256": digest}, indent=2) + "\n")
     return folder
+
+
+def write_tokenizer(gguf: Path, folder: Path) -> None:
+    """Write the tokenizer of a GGUF into a folder; ModelError where it would give other ids than llama.cpp's."""
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise MissingExtraError("the tokenizer of a GGUF", error.name or "transformers", "train") from None
+    with quiet_transformers():
+        try:
+            AutoTokenizer.from_pretrained(str(gguf.parent), **_source(gguf)).save_pretrained(str(folder))
+        except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
+            raise _unreadable(gguf, error) from None
+    model = LlamaModel(gguf, vocab_only=True)
+    try:
+        _mend_tokenizer(folder / "tokenizer.json", model)
+        _check_ids(folder, model)
+    finally:
+        model.close()
+
+
+def _source(gguf: Path) -> dict[str, Any]:
+    return {"gguf_file": gguf.name, "local_files_only": True, "trust_remote_code": False}
+
+
+def _unreadable(gguf: Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"{gguf}: transformers cannot turn it into a trainable model ({error}); start from the model's own folder in "
+        "safetensors"
+    )
 
 
 def _convert(gguf: Path, folder: Path) -> None:
     try:
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM
     except ImportError as error:
         raise MissingExtraError("training from a GGUF", error.name or "transformers", "train") from None
-    source: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True, "trust_remote_code": False}
     with quiet_transformers():
         try:
-            model = AutoModelForCausalLM.from_pretrained(str(gguf.parent), dtype=torch.float32, **source)
-            tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), **source)
+            model = AutoModelForCausalLM.from_pretrained(str(gguf.parent), dtype=torch.float32, **_source(gguf))
         except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
-            raise ModelError(
-                f"{gguf}: transformers cannot turn it into a trainable model ({error}); start from the model's own "
-                "folder in safetensors"
-            ) from None
+            raise _unreadable(gguf, error) from None
         if hasattr(model.config, "quantization_config"):  # else save_pretrained takes the weights for quantized
             del model.config.quantization_config
         model.hf_quantizer = None
         model.is_quantized = False
         model.save_pretrained(str(folder))
-        tokenizer.save_pretrained(str(folder))
 
 
 def _mend_tokenizer(path: Path, model: LlamaModel) -> None:

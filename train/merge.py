@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -62,7 +63,7 @@ def merge(
     manifest = read_manifest(adapter)
     check_folder(adapter)
     folder = base or Path(manifest["base"])
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # False also for a name that no folder can have
         raise ModelError(f"the adapter's base {folder} is not there; say where it is now with --base")
     _check_base(adapter, manifest, folder)
     options = TrainOptions(threads=threads)
@@ -98,7 +99,7 @@ def merge(
 
 
 def _check_base(adapter: Path, manifest: dict[str, Any], base: Path) -> None:
-    if folder_digest(base) != manifest["identity"]["base"]:
+    if folder_digest(base) != manifest["identity"].get("base"):
         raise ModelError(f"{base} is not the base that {adapter} was trained on: its weights or tokenizer differ")
 
 
