@@ -80,7 +80,7 @@ class Canaries:
             table = json.loads(self._memory.read_text(encoding="utf-8"))
             known = table["probabilities"] if table["canaries"] == self._digest else None
             return known if isinstance(known, list) and len(known) == len(self.pairs) else None
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
 

@@ -251,7 +251,9 @@ def parquet_rows(path: str, fields: Sequence[Field], max_bytes: int) -> Iterator
                         yield Rejection(path, row, f"the row is longer than {max_bytes:,} bytes")
                     else:
                         yield row, values
-        except (pa.ArrowException, OSError) as error:
+        except InputError:
+            raise
+        except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a name that is not UTF-8, say
             raise InputError(f"{path}: not a sound Parquet file: {error}") from None
 
 

@@ -77,7 +77,7 @@ def _compare(manifest: Path, only: str | None) -> None:
         if only not in (None, name):
             continue
         path = manifest.parent / name
-        if not path.is_file():
+        if not os.path.isfile(path):  # False also for a name that no file can have
             raise ModelError(f"{manifest} lists {shown(name)}, which is not there")
         digest = remembered_sha256(path)
         if digest != expected.lower():

@@ -118,7 +118,7 @@ def _read_json(path: Path) -> dict[str, Any]:
             f"{path.parent} has no {path.name}; a model folder needs config.json, tokenizer.json and weights in "
             "safetensors (transformers' save_pretrained of model and fast tokenizer writes them)"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path}: not JSON ({error})") from None
     if not isinstance(table, dict):
         raise ModelError(f"{path}: holds {type(table).__name__}, not an object")

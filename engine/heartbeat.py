@@ -100,7 +100,7 @@ def read_beat(path: Path) -> Beat | None:
             return Beat(**{field.name: table[field.name] for field in fields(Beat)})
         except OSError:
             return None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             time.sleep(0.01)
     return None
 

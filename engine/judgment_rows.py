@@ -224,7 +224,7 @@ def _parquet_names(path: str) -> list[str]:
     with readable(path) as file:
         try:
             return list(parquet.read_schema(file).names)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise InputError(f"{path}: not a sound Parquet file: {error}") from None
 
 
@@ -240,5 +240,5 @@ def _parquet_rows(path: str) -> Iterator[Row]:
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        except (pa.ArrowException, OSError, ValueError, LookupError, OverflowError) as error:  # dates out of range, say
             raise InputError(f"{path}, after row {number}: not a sound Parquet file: {error}") from None

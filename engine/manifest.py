@@ -36,11 +36,14 @@ class Manifest:
         """Read a manifest, or return None where there is none; ResumeError where the file is something else."""
         try:
             table = json.loads(path.read_text(encoding="utf-8"))
-            return cls(table["identity"], table["environment"], table["result"])
+            parts = [table[name] for name in ("identity", "environment", "result")]
+            if all(isinstance(part, dict) for part in parts):
+                return cls(*parts)
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError):
-            raise ResumeError(f"{path} is not a manifest of pairgrade; move it away or choose another output") from None
+        except (ValueError, KeyError, TypeError, RecursionError):
+            pass
+        raise ResumeError(f"{path} is not a manifest of pairgrade; move it away or choose another output")
 
 
 def identity_digest(identity: Identity) -> str:

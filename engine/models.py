@@ -14,7 +14,9 @@ from pairgrade.errors import ModelError
 from pairgrade.file_hashes import remembered_sha256, verify_files
 from pairgrade.gguf_check import check_gguf
 
-_HF = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)/(?P<file>[\w./-]+\.gguf)(?:@(?P<revision>[\w./-]+))?")
+_HF = re.compile(  # no .. and no absolute path: such a name would leave the cache
+    r"(?!.*\.\.)(?P<repo>[\w.-]+/[\w.-]+)/(?P<file>\w[\w./-]*\.gguf)(?:@(?P<revision>\w[\w./-]*))?"
+)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FORMS = (
     "a path to a .gguf file, pkg:PACKAGE (a GGUF inside an installed Python package) or hf:org/repo/file.gguf@revision"

@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -67,10 +68,13 @@ def read_manifest(folder: Path) -> OnnxManifest:
     manifest = read_facts(folder)
     for name, digest in manifest.files.items():
         file = folder / name
-        if not file.is_file():
+        if not os.path.isfile(file):  # False also for a name that no file can have
             raise ModelError(f"{folder}: {name} is missing; export the model again")
-        if remembered_sha256(file) != digest:
-            raise ModelError(f"{file}: its sha256 is not the manifest's; it is damaged or was changed")
+        found = remembered_sha256(file)
+        if found != digest:
+            raise ModelError(
+                f"{file} is not the file that its manifest describes: its sha256 is {found}, expected is {digest}"
+            )
     return manifest
 
 
@@ -87,7 +91,7 @@ def read_facts(folder: Path) -> OnnxManifest:
     manifest = OnnxManifest(**table)
     _check_facts(path, manifest)
     for name in manifest.files:
-        if Path(name).name != name or (folder / name).is_symlink():
+        if Path(name).name != name or os.path.islink(folder / name):
             raise ModelError(f"{path}: '{name}' is not a plain file of the same folder")
     return manifest
 
@@ -109,7 +113,7 @@ def _table(path: Path) -> dict[str, Any]:
         table = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{path} is missing; give a folder that `pairgrade export --to onnx` wrote") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: cannot be read ({error})") from None
     if not isinstance(table, dict):
         raise ModelError(f"{path}: not a JSON object")

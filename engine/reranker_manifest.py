@@ -52,7 +52,7 @@ def read_reranker_manifest(folder: Path) -> RerankerManifest:
         raise ModelError(
             f"{folder} holds no {MANIFEST}; a re-ranker is a folder that `pairgrade train-reranker` wrote"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: cannot be read ({error})") from None
     if not isinstance(table, dict) or (table.get("format"), table.get("version")) != (_FORMAT, _VERSION):
         raise ModelError(f"{path} is not a manifest of format {_FORMAT} {_VERSION}; train the re-ranker again")

@@ -50,7 +50,7 @@ def parse_rubric(text: str, source: str) -> Rubric:
     """Parse the TOML of a rubric; ``source`` names it in errors."""
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, tables without end
         raise RubricError(f"{source}: not valid TOML: {error}") from None
     try:
         file = _RubricFile.model_validate(table)

@@ -2,7 +2,8 @@
 
 Native libraries end their process on some broken files (llama.cpp aborts), and the kernel does when memory is
 short. A death costs a new worker and a retry of the batch; a batch that kills again is halved until the one suffix
-that kills is alone, and that one is reported in ``Scores.failed``. Scores are the same to the bit as without a
+that kills is alone, and that one is reported in ``Scores.failed``; where three of a query do so and none is answered,
+it is the query that kills, and its other suffixes are reported with them. Scores are the same to the bit as without a
 worker where the backend is exact. What is sent: ``pairgrade.worker_frames``.
 """
 
@@ -23,9 +24,10 @@ from pairgrade.onnx_backend import OnnxOptions
 from pairgrade.tokenizer import Ids, Tokenizer
 from pairgrade.worker_process import WorkerDiedError, WorkerProcess
 
-MOST_DEATHS = 20  # one after the other with no answer between them; then the model is given up
+MOST_DEATHS = 24  # one after the other with no answer between them; then the model is given up
 BATCH_TRIES = 2  # a batch is retried whole before it is halved: the death may not have been its doing
 PAIR_TRIES = 3  # of a suffix by itself, before it is reported
+QUERY_PAIRS = 3  # reported of one prefix with no answer between; then the rest of it is reported without a try
 START_SECONDS = 600.0  # loading a model may take so long
 
 _log = logging.getLogger(__name__)
@@ -50,6 +52,8 @@ class WorkerBackend:
         self._start_seconds = start_seconds
         self._deaths = 0
         self._warned = False
+        self._prefix: list[bytes] = []  # of the last call, and how many of its suffixes killed in a row
+        self._killed = 0
         self._worker: WorkerProcess | None = None
         self._open = ExitStack()
         self._before = Counters()  # of the workers that died
@@ -99,20 +103,31 @@ class WorkerBackend:
         with_totals = True
         failed: dict[int, str] = {}
         self._warned = False  # one warning a batch is enough
+        names = [segment.tobytes() for segment in prefix]
+        if names != self._prefix:
+            self._prefix, self._killed = names, 0
         groups = [list(range(len(suffixes)))]
         tries = BATCH_TRIES
         while groups:
             group = groups.pop()
+            if self._killed >= QUERY_PAIRS:
+                why = (
+                    f"not tried: the model process died on {QUERY_PAIRS} other pairs of this query, one after the other"
+                )
+                failed |= dict.fromkeys(group, why)
+                continue
             alone = len(group) == 1
             scores = self._try(prefix, [suffixes[i] for i in group], labels, PAIR_TRIES if alone else tries)
             tries = 1
             if isinstance(scores, Scores):
+                self._killed = 0
                 logits[group] = scores.logits
                 with_totals = scores.log_totals is not None
                 if scores.log_totals is not None:
                     totals[group] = scores.log_totals
             elif alone:
                 failed[group[0]] = f"the model process died on this pair ({scores}, {PAIR_TRIES} tries)"
+                self._killed += 1
             else:
                 middle = len(group) // 2
                 groups += [group[middle:], group[:middle]]

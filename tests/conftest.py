@@ -13,6 +13,12 @@ from pairgrade.llama import LlamaBackend
 from pairgrade.models import resolve
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).with_name("reliability") in item.path.parents:
+            item.add_marker(pytest.mark.reliability)
+
+
 @pytest.fixture(autouse=True)
 def _own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -38,6 +38,7 @@ def test_doctor_for_people_and_machines() -> None:
     assert found["onnx_product"] in ("u8s8", "u8u8", "none")
 
 
+@pytest.mark.reliability
 def test_a_known_bad_version_is_named_and_fails_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnosis, "package_version", lambda name: "0.2.60" if "llama" in name else "none")
     shown = CliRunner().invoke(cli, ["doctor"])

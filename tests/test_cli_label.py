@@ -46,6 +46,7 @@ def test_json_is_one_object_with_the_figures(pairs: Path, tmp_path: Path) -> Non
     assert summary["effort"]["pairs_per_second"] > 0
 
 
+@pytest.mark.reliability
 def test_rows_without_judgment_make_the_exit_code_three(pairs: Path, tmp_path: Path) -> None:
     with pairs.open("a") as file:
         file.write("{nonsense\n")

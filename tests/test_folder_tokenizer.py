@@ -21,6 +21,7 @@ from pairgrade.prompt import PromptBuilder, detect_chat_format
 RUBRIC = Rubric.load("trec")
 
 
+@pytest.mark.reliability
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
 def test_every_special_text_stays_text_in_query_and_document(family: str, tiny_folder: Callable[[str], Path]) -> None:
     folder = tiny_folder(family)
@@ -51,6 +52,7 @@ def test_no_bos_where_the_folder_adds_none(tiny_folder: Callable[[str], Path]) -
     assert FolderTokenizer(tiny_folder("qwen2")).bos is None
 
 
+@pytest.mark.reliability
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(text=st.text(max_size=60))
 def test_no_text_gives_a_special_id_or_more_than_its_own(text: str) -> None:

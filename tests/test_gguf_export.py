@@ -70,6 +70,7 @@ def distance(folder: Path, path: Path, lengths: tuple[int, ...] = (5, 200)) -> f
     return max(found)
 
 
+@pytest.mark.reliability
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
 def test_logits_are_those_of_the_folder(family: str, tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     write_gguf(tiny_folder(family), tmp_path / "model.gguf")
@@ -149,6 +150,7 @@ def test_what_a_file_cannot_say_is_refused(
         write_gguf(folder, tmp_path / "model.gguf")
 
 
+@pytest.mark.reliability
 def test_weights_that_are_not_finite_are_refused(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     from safetensors.numpy import load_file, save_file
 
@@ -161,6 +163,7 @@ def test_weights_that_are_not_finite_are_refused(tiny_folder: Callable[[str], Pa
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
+@pytest.mark.reliability
 def test_an_export_keeps_what_keeps_its_floor(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     strict, lax = Floor(1.0, 1e-9), Floor(0.0, 10.0)
     options = GgufOptions((QUANTS["q4_0"], QUANTS["f32"], QUANTS["q8_0"]), TASK, floors=(strict, lax, lax), threads=1)
@@ -178,6 +181,7 @@ def test_an_export_keeps_what_keeps_its_floor(tiny_folder: Callable[[str], Path]
     assert "(q4_0, refused)" in (report.out / "README.md").read_text()
 
 
+@pytest.mark.reliability
 def test_an_export_without_a_good_file_leaves_nothing(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     floors = (Floor(1.0, 1e-9),)
     options = GgufOptions((QUANTS["q4_0"],), TASK, floors=floors, threads=1)
@@ -206,6 +210,18 @@ def test_a_disk_that_refuses_is_told(tiny_folder: Callable[[str], Path], tmp_pat
         write_gguf(tiny_folder("llama"), tmp_path / "absent" / "model.gguf")
 
 
+def test_the_way_back_to_a_folder_draws_no_bars(
+    tiny_folder: Callable[[str], Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from pairgrade.train.dequantize import dequantize
+
+    write_gguf(tiny_folder("qwen2"), tmp_path / "model.gguf")
+    capfd.readouterr()
+    dequantize(tmp_path / "model.gguf", tmp_path / "folder")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.reliability
 @pytest.mark.slow
 @pytest.mark.model
 def test_the_real_smollm2(smollm2_path: Path, tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def assert_equal_ids(folder: Path, path: Path, count: int = 1000) -> None:
         model.close()
 
 
+@pytest.mark.reliability
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
 def test_ids_are_those_of_the_folder(family: str, tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     assert_equal_ids(tiny_folder(family), tmp_path / "model.gguf")

@@ -136,6 +136,7 @@ def test_parquet_comes_in_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert list(read_judgments(tmp_path / "out.parquet")) == many
 
 
+@pytest.mark.reliability
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_nothing_appears_before_the_end_or_after_an_error(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"out.{suffix}"
@@ -156,6 +157,7 @@ def test_nothing_appears_before_the_end_or_after_an_error(tmp_path: Path, suffix
     assert os.listdir(tmp_path) == [path.name]
 
 
+@pytest.mark.reliability
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_a_full_disk_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
     path = tmp_path / f"out.{suffix}"

@@ -71,6 +71,7 @@ def test_lines_are_what_splitting_the_whole_file_gives(
     assert lines_of(folder, gzip.compress(content, 1), max_bytes, "split.gz") == expected
 
 
+@pytest.mark.reliability
 def test_a_line_of_100_megabytes_is_never_held(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     with path.open("wb") as stream:
@@ -174,6 +175,7 @@ def test_the_first_object_decides_between_the_names_of_a_field(tmp_path: Path) -
         json_of(tmp_path, '{"text": "a"}')
 
 
+@pytest.mark.reliability
 @pytest.mark.parametrize(
     ("line", "reason"),
     [

@@ -62,12 +62,27 @@ def test_a_package_that_is_not_there_says_how_to_get_it(name: str) -> None:
         resolve(f"pkg:{name}")
 
 
-@pytest.mark.parametrize("text", ["org/file.gguf", "org/repo/file.bin", "org/repo/../../x.gguf@", ""])
+@pytest.mark.reliability
+@pytest.mark.parametrize(
+    "text",
+    ["org/file.gguf", "org/repo/file.bin", "org/repo/x.gguf@", "", "org/repo/../../x.gguf", "org/../x.gguf",
+     "org/repo//etc/x.gguf", "org/repo/x.gguf@../../refs", "org/repo/x.gguf@/etc", "org/repo/a\\..\\x.gguf"],
+)  # fmt: skip
 def test_a_hub_reference_that_does_not_parse(text: str) -> None:
     with pytest.raises(ModelError, match=r"is not hf:org/repo/file\.gguf@revision"):
         resolve(f"hf:{text}")
 
 
+@pytest.mark.reliability
+@pytest.mark.parametrize("text", ["org/..", "../repo", "org/repo@../../refs", "org/repo@/etc"])
+def test_a_hub_folder_that_leaves_the_cache_is_refused(text: str, tmp_path: Path) -> None:
+    from pairgrade.train.base_model import resolve_folder
+
+    with pytest.raises(ModelError, match=r"is not hf:org/repo/file\.gguf@revision"):
+        resolve_folder(f"hf:{text}", tmp_path / "base")
+
+
+@pytest.mark.reliability
 @pytest.mark.filterwarnings("ignore")
 def test_the_hub_offline_is_an_error_of_ours() -> None:
     with pytest.raises(ModelError, match=r"hf:org/repo/f\.gguf@main cannot be had"):

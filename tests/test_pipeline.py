@@ -30,6 +30,7 @@ RUBRIC = Rubric.load("trec")
 PAIRS = make_pairs(4, 6)
 
 
+@pytest.mark.reliability
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
 def test_a_trained_model_labels_as_it_does_in_torch(
     family: str, tmp_path: Path, tiny_folder: Callable[[str], Path]

@@ -38,11 +38,12 @@ def test_examples_stand_in_the_shared_part() -> None:
     assert instruction.endswith("Query: tea\nPassage: Tea is a drink.\nRating: 2\n")
 
 
-@pytest.mark.parametrize("over", [-1, 0, 1, 500])
+@pytest.mark.reliability
+@pytest.mark.parametrize("over", [-1, 0, 1, 500, 100_000])
 def test_only_the_document_is_cut(over: int) -> None:
     whole = PromptBuilder(TREC, FakeTokenizer(), 4000).build(PAIR)
     limit = whole.tokens + 20
-    document = "x" * (len(PAIR.document) + 20 + over)
+    document = "x" * (len(PAIR.document) + 20 + over)  # with 100,000 over, more than 100 times the limit
     prompt = PromptBuilder(TREC, FakeTokenizer(), limit).build(Pair("q", "d", PAIR.query, document))
     assert prompt.cut_tokens == max(0, over)
     assert prompt.tokens == limit + min(0, over)
@@ -51,6 +52,7 @@ def test_only_the_document_is_cut(over: int) -> None:
     assert prompt.suffix[-cue:].tolist() == whole.suffix[-cue:].tolist()
 
 
+@pytest.mark.reliability
 @pytest.mark.parametrize("length", [65_536, 65_537, 200_000])
 def test_every_token_of_a_very_long_document_is_accounted_for(length: int) -> None:
     builder = PromptBuilder(TREC, FakeTokenizer(), 1000)
@@ -67,6 +69,7 @@ def test_pieces_fill_the_room_where_one_does_not(monkeypatch: pytest.MonkeyPatch
     assert pieces.cut_tokens == whole.cut_tokens == 0
 
 
+@pytest.mark.reliability
 def test_a_query_that_leaves_no_room_is_refused() -> None:
     builder = PromptBuilder(TREC, FakeTokenizer(), 1000)
     with pytest.raises(InputError, match=f"at least {MIN_DOCUMENT_TOKENS}"):

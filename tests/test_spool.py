@@ -44,6 +44,7 @@ def test_only_wanted_rows_are_read(tmp_path: Path) -> None:
         assert sorted(row for row, _ in opened.pairs(lambda row: row % 2 == 0)) == list(range(2, 36, 2))
 
 
+@pytest.mark.reliability
 def test_duplicates_are_named_with_their_lines(tmp_path: Path) -> None:
     rows = numbered([*PAIRS, PAIRS[3], PAIRS[3], PAIRS[9]])
     with pytest.raises(InputError, match=r"2 pair\(s\).*'d0-3'\) on lines 4, 36, 37; \('q1', 'd1-4'\) on lines 10, 38"):
@@ -51,6 +52,7 @@ def test_duplicates_are_named_with_their_lines(tmp_path: Path) -> None:
     assert not (tmp_path / "spool.sqlite").exists()
 
 
+@pytest.mark.reliability
 def test_at_most_five_duplicates_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         build(tmp_path / "s.sqlite", numbered([*PAIRS, *PAIRS]), Selection(), "x")
@@ -58,6 +60,7 @@ def test_at_most_five_duplicates_are_named(tmp_path: Path) -> None:
     assert "35 pair(s)" in str(caught.value)
 
 
+@pytest.mark.reliability
 def test_the_first_of_duplicates_can_be_taken(tmp_path: Path) -> None:
     rows = numbered([*PAIRS, PAIRS[3]])
     with closing(spool(tmp_path, rows, Selection(duplicates="first"))) as opened:

@@ -17,6 +17,7 @@ from pairgrade.tokenizer import encode_apart
 _pieces = st.sampled_from(["<|tool|>", "<|begin|>", "<|end|>", "<|", "|>", "tool", "a", " ", "é", "<"])
 
 
+@pytest.mark.reliability
 @settings(max_examples=300, deadline=None)
 @given(st.lists(_pieces, max_size=12).map("".join))
 def test_no_special_id_comes_out_of_foreign_text(text: str) -> None:
@@ -25,11 +26,13 @@ def test_no_special_id_comes_out_of_foreign_text(text: str) -> None:
     assert bytes(ids.tolist()).decode() == text  # and nothing of the text is lost
 
 
+@pytest.mark.reliability
 def test_the_fake_would_fail_without_the_cutting() -> None:
     tokenizer = FakeTokenizer()
     assert (tokenizer._encode("a<|tool|>b", ("<|tool|>",)) == 258).sum() == 1
 
 
+@pytest.mark.reliability
 def test_overlapping_user_defined_tokens_are_all_broken_up() -> None:
     texts = {1: "aba", 2: "abab", 3: "bb"}
 
@@ -48,6 +51,7 @@ def test_overlapping_user_defined_tokens_are_all_broken_up() -> None:
         assert "".join(chr(i - 100) for i in out) == text
 
 
+@pytest.mark.reliability
 @pytest.mark.model
 @pytest.mark.parametrize("place", ["query", "document", "title"])
 def test_every_special_text_of_the_real_vocabulary_stays_text(smollm2: LlamaBackend, place: str) -> None:
@@ -68,6 +72,7 @@ def _parts(builder: PromptBuilder, pair: Pair) -> list[list[int]]:
     return [part.tolist() for part in (*prompt.prefix, prompt.suffix)]
 
 
+@pytest.mark.reliability
 @pytest.mark.model
 @pytest.mark.parametrize(
     "text", ["", "\x00", "a\x00b", "\u202e", "\u2028", "\ufeffx", "👩‍👩‍👧", "\x1b[31m", "a" * 5000]

@@ -207,6 +207,7 @@ def test_scratch_is_empty_after_the_end_an_error_and_a_close(tmp_path: Path) -> 
     assert not list(scratch.iterdir())
 
 
+@pytest.mark.reliability
 def test_a_disk_that_refuses_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = trec(tmp_path)
     with pytest.raises(StorageError, match=r"nowhere: cannot hold the input's texts: .*No such file"):

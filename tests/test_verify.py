@@ -60,6 +60,7 @@ def test_pairs_that_neither_ran_are_left_out() -> None:
         fidelity(a[1:], a[1:], RUBRIC.values, PAIRS[:1])
 
 
+@pytest.mark.reliability
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
 def test_a_folder_and_its_file_agree(family: str, tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     write_gguf(tiny_folder(family), tmp_path / "model.gguf")
@@ -69,6 +70,7 @@ def test_a_folder_and_its_file_agree(family: str, tiny_folder: Callable[[str], P
     assert found.fidelity.relative_logit_distance < 1e-2  # keys and values in half precision
 
 
+@pytest.mark.reliability
 def test_other_weights_and_other_ids_are_told(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     other = tiny_models.make_folder("qwen2", tmp_path / "other", seed=9)
     found = verify(tiny_folder("qwen2"), other, TASK, threads=1)

@@ -56,6 +56,7 @@ def _index(folder: Path, files: dict[str, str]) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
 
 
+@pytest.mark.reliability
 def test_the_index_cannot_name_files_elsewhere(tmp_path: Path) -> None:
     _index(tmp_path, {"a": "../other.safetensors"})
     with pytest.raises(ModelError, match="not a plain name"):

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 from pairgrade import ModelError, advisories
 from pairgrade.advisories import ADVISORIES, known_bad, refuse_known_bad
+from pairgrade.onnx_manifest import MIN_ONNXRUNTIME
 
 
 @pytest.mark.parametrize(
@@ -47,3 +49,16 @@ def test_the_refusal_names_version_advisory_and_remedy(monkeypatch: pytest.Monke
 
 def test_what_the_tests_run_with_is_not_known_to_be_bad() -> None:
     refuse_known_bad(*{advisory.library for advisory in ADVISORIES})
+
+
+def test_what_the_constraints_pin_is_not_known_to_be_bad() -> None:
+    """The pins that everything here is installed from, against our own table; ``pip-audit`` asks the world's."""
+    lines = (Path(__file__).parents[2] / "constraints.txt").read_text().splitlines()
+    pins = [match.groups() for line in lines if (match := re.match(r"([\w.-]+)==([\w.+-]+)", line))]
+    pinned: dict[str, list[str]] = {}
+    for name, version in pins:
+        pinned.setdefault(name.lower().replace("_", "-"), []).append(version)
+    for library in {advisory.library for advisory in ADVISORIES} | {"onnxruntime", "safetensors"}:
+        assert pinned[library]
+        assert [bad for version in pinned[library] for bad in known_bad(library, version)] == []
+    assert all(tuple(map(int, v.split(".")[:2])) >= MIN_ONNXRUNTIME for v in pinned["onnxruntime"])

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fuzz_targets import EDITS, edited, tensors
 from pairgrade import ModelError
 from pairgrade.file_hashes import verify_files
 from pairgrade.folder_check import check_folder
@@ -32,51 +33,6 @@ few = settings(
     derandomize="PAIRGRADE_FUZZ" not in os.environ,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-
-# numbers that a length, a count or an offset may be made of, and their neighbours
-NUMBERS = [0, 1, 2, 31, 32, 255, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**61, 2**63 - 1, 2**63, 2**64 - 1]
-EDITS = st.lists(
-    st.tuples(
-        st.sampled_from(["byte", "bit", "cut", "insert", "remove", "repeat", "number32", "number64"]),
-        st.floats(0, 1, exclude_max=True),  # where, as a share of the file
-        st.one_of(st.integers(0, 2**64 - 1), st.sampled_from(NUMBERS)),
-    ),
-    min_size=1,
-    max_size=6,
-)
-
-
-def edited(raw: bytes, edits: list[tuple[str, float, int]], header: int) -> bytes:
-    """Damage a file; most of it where its header lies, the first ``header`` bytes."""
-    data = bytearray(raw)
-    for how, share, value in edits:
-        place = int(share * min(header, len(data)))
-        if how == "byte":
-            data[place : place + 1] = bytes([value & 255])
-        elif how == "bit" and place < len(data):
-            data[place] ^= 1 << value % 8
-        elif how == "cut":
-            del data[place:]
-        elif how == "insert":
-            data[place:place] = value.to_bytes(8, "little")[: 1 + value % 8]
-        elif how == "remove":
-            del data[place : place + 1 + value % 64]
-        elif how == "repeat":
-            data[place:place] = data[place : place + 1 + value % 64]
-        elif how.startswith("number"):
-            width = 4 if how == "number32" else 8
-            data[place : place + width] = (value % 256**width).to_bytes(width, "little")
-    return bytes(data)
-
-
-def tensors() -> bytes:
-    table = {
-        "__metadata__": {"format": "pt"},
-        "a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
-        "b": {"dtype": "BF16", "shape": [4], "data_offsets": [24, 32]},
-    }
-    header = json.dumps(table).encode()
-    return len(header).to_bytes(8, "little") + header + bytes(32)
 
 
 def graph() -> bytes:

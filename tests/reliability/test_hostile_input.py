@@ -18,6 +18,8 @@ import pytest
 from pyarrow import parquet
 
 from pairgrade.errors import InputError
+from pairgrade.judgments import read_judgments
+from pairgrade.ranking_set import read_groups
 from pairgrade.readers import Source, digest, numbered_pairs, read_pairs
 from pairgrade.records import Pair, Rejection
 
@@ -151,6 +153,32 @@ def test_bytes_that_are_not_utf8_are_rejected(tmp_path: Path, form: str, case: s
     found = middle(source)
     assert isinstance(found, Rejection)
     assert "not valid UTF-8" in found.reason
+
+
+def test_parquet_of_names_and_values_that_python_cannot_hold(tmp_path: Path) -> None:
+    source = parquet_between(tmp_path, Pair("q", "d", "query", "document"))
+    path = Path(source.pairs)
+    sound = path.read_bytes()
+    path.write_bytes(sound.replace(b"title", b"t\xf5tle"))
+    with pytest.raises(InputError, match="not a sound Parquet file"):
+        list(read_pairs(source))
+    with pytest.raises(InputError, match=r"hostile\.parquet"):
+        read_judgments(path)
+    far = pa.array([2**62], pa.timestamp("us"))
+    columns = {"query_id": ["q"], "doc_id": ["d"], "query": ["a"], "document": ["b"], "label": [1.0], "when": far}
+    parquet.write_table(pa.table(columns), path)
+    with pytest.raises(InputError, match="not a sound Parquet file"):
+        read_groups(path)
+
+
+@pytest.mark.parametrize("grade", [float("nan"), float("inf"), -1e300, 0.5])
+def test_a_grade_of_parquet_that_is_no_whole_number(tmp_path: Path, grade: float) -> None:
+    pairs = [BEFORE, Pair("q", "d", "query", "document"), AFTER]
+    columns: dict[str, Any] = {name: [getattr(pair, name) for pair in pairs] for name in NAMES}
+    parquet.write_table(pa.table(columns | {"grade": [None, grade, None]}), tmp_path / "hostile.parquet")
+    found = middle(Source(str(tmp_path / "hostile.parquet")))
+    assert isinstance(found, Rejection)
+    assert "it must be a whole number" in found.reason
 
 
 JSON_ROW = '{"query_id": "q", "doc_id": "d", "query": "query", "document": "document", "x": %s}'

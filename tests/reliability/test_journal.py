@@ -1,6 +1,7 @@
 import errno
 import logging
 import os
+import zlib
 from contextlib import closing
 from pathlib import Path
 
@@ -81,6 +82,18 @@ def test_a_damaged_first_line_costs_no_record(tmp_path: Path, caplog: pytest.Log
         with closing(Journal(path, "same")):
             assert path.read_bytes() == whole
         assert "the records are kept" in caplog.text
+
+
+@pytest.mark.parametrize("payload", [b"", b"[]", b"{}", b"7", b"[1, 2, 3]", b'["x", 1]', b"[" * 5000, b"\xff"])
+def test_what_has_a_sound_checksum_and_is_no_record_is_not_used(
+    tmp_path: Path, payload: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "journal"
+    end = write(path, range(3))[-1]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:end] + b"%08x %b\n" % (zlib.crc32(payload), payload) + whole[end:])
+    assert [entry.row for _, entry in read_entries(path)] == [0, 1, 2]
+    assert f"byte {end}" in caplog.text
 
 
 def test_another_runs_journal_is_refused(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import random
@@ -32,6 +31,7 @@ from pairgrade import (
     StorageError,
     run,
 )
+from pairgrade.calibration import Calibration, Cuts
 from pairgrade.fake import FakeBackend
 from pairgrade.job import LabelJob
 from pairgrade.judgments import read_judgments
@@ -49,9 +49,17 @@ PAIRS = random.Random(4).sample(make_pairs(9, 8), 72)
 class Fakes:
     """Opens annotators on the fake and keeps count of what they were asked."""
 
-    def __init__(self, fail_at: int | None = None, rubric: Rubric = TREC, **options: object) -> None:
+    def __init__(
+        self,
+        fail_at: int | None = None,
+        rubric: Rubric = TREC,
+        calibration: Calibration | None = None,
+        told: dict[str, str] | None = None,
+        **options: object,
+    ) -> None:
         self.backends: list[FakeBackend] = []
         self._fail_at, self._rubric, self._options = fail_at, rubric, options
+        self._calibration, self._told = calibration, told or {}  # told: what the identity says beside the truth
 
     def __call__(self) -> Annotator:
         backend = FakeBackend(**self._options)  # type: ignore[arg-type]
@@ -66,7 +74,10 @@ class Fakes:
 
             backend.score = score  # type: ignore[method-assign]
         self.backends.append(backend)
-        return Annotator(backend, self._rubric, OPTIONS)
+        annotator = Annotator(backend, self._rubric, replace(OPTIONS, calibration=self._calibration))
+        identity = annotator.identity() | self._told
+        annotator.identity = lambda: identity  # type: ignore[method-assign]
+        return annotator
 
     @property
     def scored(self) -> int:
@@ -134,6 +145,10 @@ def _changed_input(job: LabelJob) -> LabelJob:
     return job
 
 
+def _other_version(job: LabelJob) -> LabelJob:
+    return job  # the test names another version
+
+
 LETTERS = tuple(replace(g, label="abcd"[g.grade]) for g in TREC.grades)
 CHANGES: dict[str, tuple[Callable[[LabelJob], LabelJob], Callable[[], Annotator]]] = {
     "input": (_changed_input, Fakes()),
@@ -141,12 +156,25 @@ CHANGES: dict[str, tuple[Callable[[LabelJob], LabelJob], Callable[[], Annotator]
     "rubric": (lambda job: job, Fakes(rubric=replace(TREC, cue="Grade: "))),
     "label_tokens": (lambda job: job, Fakes(rubric=replace(TREC, grades=LETTERS))),
     "backend.context": (lambda job: job, Fakes(context=900)),
+    "calibration": (lambda job: job, Fakes(calibration=Calibration(TREC.values, Cuts((0.5, 1.5, 2.5))))),
+    # what a merged adapter, another quantization or library changes, each in the identity of a real backend
+    **{
+        name: (lambda job: job, Fakes(told={name: "other"}))
+        for name in (
+            "model_sha256", "prompt_version", "too_long", "backend.kind", "backend.quant", "backend.kv_unified",
+            "backend.flash_attention", "backend.sequences", "backend.micro_batch", "backend.features",
+            "backend.llama_cpp_python", "backend.onnxruntime", "backend.product", "backend.provider",
+        )
+    },
+    **{name: (_other_version, Fakes()) for name in ("pairgrade", "numpy")},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("field", CHANGES)
 @pytest.mark.parametrize("finished", [True, False])
-def test_a_changed_job_is_refused_and_the_field_named(job: LabelJob, field: str, finished: bool) -> None:
+def test_a_changed_job_is_refused_and_the_field_named(
+    job: LabelJob, field: str, finished: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if finished:
         label(job, Fakes())
     else:
@@ -154,6 +182,10 @@ def test_a_changed_job_is_refused_and_the_field_named(job: LabelJob, field: str,
             label(job, Fakes(fail_at=3))
     kept = {p: p.read_bytes() for p in job.out.parent.rglob("*") if p.is_file() and p.name in ("journal", job.out.name)}
     change, fakes = CHANGES[field]
+    if change is _other_version:
+        real = run.package_version
+        other = lambda name="pairgrade": "0.0.1" if name == field else real(name)  # noqa: E731
+        monkeypatch.setattr(run, "package_version", other)
     with pytest.raises(ResumeError, match=rf"{field} \(was .*--overwrite"):
         label(change(job), fakes)
     assert kept
@@ -312,29 +344,6 @@ def test_a_second_run_on_the_same_output_is_locked_out(job: LabelJob) -> None:
     leave.set()
     first.join()
     assert len(list(read_judgments(job.out))) == 72
-
-
-@pytest.mark.parametrize("nth", range(1, 13))
-def test_a_full_disk_at_any_write_ends_cleanly_and_resumes(
-    job: LabelJob, monkeypatch: pytest.MonkeyPatch, nth: int
-) -> None:
-    reference = replace(job, out=job.out.with_name("reference.jsonl"))
-    label(reference, Fakes())
-    real, count = os.write, [0]
-
-    def failing(file: int, data: bytes) -> int:
-        count[0] += 1
-        if count[0] >= nth:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return real(file, data)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "write", failing)
-        with pytest.raises(StorageError, match="No space left"):
-            label(job, Fakes())
-    assert not job.out.exists()
-    label(job, Fakes())
-    assert job.out.read_bytes() == reference.out.read_bytes()
 
 
 @pytest.mark.parametrize("point", ["write_outputs", "file_sha256", "write_qrels", "remove_stale_writers"])

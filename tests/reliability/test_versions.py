@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from helpers import make_pairs, write_jsonl
-from pairgrade import Annotator, ModelError, advisories, backends
+from pairgrade import Annotator, ModelError, advisories, backends, diagnosis
 from pairgrade.cli import cli
+from pairgrade.errors import PairgradeError
 
 
 @pytest.fixture
@@ -36,3 +38,37 @@ def test_the_command_ends_with_the_advisory_and_leaves_nothing(tmp_path: Path) -
     assert isinstance(done.exception, ModelError)
     assert "CVE-2024-34359" in str(done.exception)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.gguf", "pairs.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("library", "version", "advisory"),
+    [("torch", "2.5.1", "CVE-2025-32434"), ("torch", "2.9.0", "CVE-2026-24747"), ("transformers", "5.2.0", "CVE-2026")],
+)
+def test_no_folder_is_loaded_in_torch_by_a_bad_version(
+    library: str, version: str, advisory: str, tiny_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pairgrade.export.causal_model import load_causal
+
+    monkeypatch.setattr(advisories, "package_version", lambda name: version if name == library else "none")
+    with pytest.raises(ModelError, match=rf"{library} {version} .*{advisory}"):
+        load_causal(tiny_folder("llama"))
+
+
+def test_an_old_onnxruntime_runs_nothing(
+    tiny_onnx_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    folder = tiny_onnx_folder("fp32")
+    monkeypatch.setattr(onnxruntime, "__version__", "1.18.0")
+    with pytest.raises(PairgradeError, match=r"onnxruntime 1\.18\.0|1\.31"):
+        Annotator.open(folder)
+
+
+@pytest.mark.parametrize("library", ["torch", "onnx", "onnxruntime", "transformers", "llama-cpp-python"])
+def test_the_doctor_looks_at_each_of_them(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(diagnosis, "package_version", lambda name: asked.append(name) or "none")
+    monkeypatch.setattr(diagnosis.diagnose, "__defaults__", ((),))
+    CliRunner().invoke(cli, ["doctor", "--json"])
+    assert library in asked

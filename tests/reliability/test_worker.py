@@ -141,9 +141,33 @@ def test_deaths_without_end_are_given_up(deadly: WorkerBackend, monkeypatch: pyt
         deadly.score(START, [ids("die:SIGSEGV a"), ids("die:SIGSEGV b")], LABELS)
 
 
-def test_a_killer_in_the_largest_batch_is_found_before_that() -> None:
-    """Halving 2,048 suffixes takes 2 tries, 10 halvings and 3 tries more."""
-    assert worker.BATCH_TRIES + 10 + worker.PAIR_TRIES < worker.MOST_DEATHS
+def test_a_deadly_query_in_the_largest_batch_is_found_before_that() -> None:
+    """Halving 2,048 suffixes takes 2 tries and 10 halvings; then 3 tries each of 3 suffixes and a halving between."""
+    assert worker.BATCH_TRIES + 10 + worker.QUERY_PAIRS * worker.PAIR_TRIES + 1 < worker.MOST_DEATHS
+
+
+@pytest.mark.parametrize("batch", [1, 5, 12])
+def test_a_query_that_kills_on_each_document_is_given_up_and_the_next_is_scored(
+    deadly: WorkerBackend, batch: int
+) -> None:
+    suffixes = [ids(f"{i} die:SIGKILL") for i in range(12)]
+    reasons: list[str] = []
+    for first in range(0, 12, batch):
+        scores = deadly.score(START, suffixes[first : first + batch], LABELS)
+        reasons += [reason for _, reason in sorted(scores.failed.items())]
+    assert reasons[:3] == ["the model process died on this pair (SIGKILL, 3 tries)"] * 3
+    assert set(reasons[3:]) == {"not tried: the model process died on 3 other pairs of this query, one after the other"}
+    assert len(reasons) == 12
+    other = [START[0], ids("another query")]
+    assert same(deadly.score(other, [ids("a")], LABELS), FakeBackend().score(other, [ids("a")], LABELS))
+    assert same(deadly.score(START, [ids("a")], LABELS), FakeBackend().score(START, [ids("a")], LABELS))
+
+
+def test_a_query_with_an_answer_between_is_not_given_up(deadly: WorkerBackend) -> None:
+    texts = ["die:SIGSEGV 1", "die:SIGSEGV 2", "sound", "die:SIGSEGV 3", "die:SIGSEGV 4", "sound too"]
+    scores = deadly.score(START, [ids(text) for text in texts], LABELS)
+    assert sorted(scores.failed) == [0, 1, 3, 4]
+    assert all("died on this pair" in reason for reason in scores.failed.values())
 
 
 def test_a_death_while_loading_names_the_signal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,18 @@ def test_pairs_that_kill_are_reported_and_all_others_labelled(tmp_path: Path) ->
     ]
 
 
+def test_a_query_that_kills_on_all_its_documents_costs_that_query_only(tmp_path: Path) -> None:
+    deadly = range(10, 20)  # the second query's
+    write(tmp_path, dict.fromkeys(deadly, "SIGABRT"))
+    done = label(tmp_path, "out.jsonl", "-m", "fake:", env={DEATHS: "1"})
+    assert done.returncode == 3, done.stderr
+    errors = [json.loads(line) for line in (tmp_path / "out.jsonl.errors.jsonl").read_text().splitlines()]
+    assert [e["line"] - 1 for e in errors] == list(deadly)
+    assert sum("died on this pair" in e["reason"] for e in errors) == 3
+    assert sum("not tried: the model process died on 3 other pairs" in e["reason"] for e in errors) == 7
+    assert [j.query_id for j in read_judgments(tmp_path / "out.jsonl")] == ["q0"] * 10 + ["q2"] * 10 + ["q3"] * 10
+
+
 def test_without_a_worker_such_a_pair_ends_the_run(tmp_path: Path) -> None:
     write(tmp_path, KILLERS)
     done = label(tmp_path, "out.jsonl", "-m", "fake:", "--in-process", env={DEATHS: "1"})

@@ -1,0 +1,212 @@
+"""Nothing that comes with a model, adapter, checkpoint or cache is ever run: no pickle, no module, no archive."""
+
+from __future__ import annotations
+
+import ast
+import json
+import pickle
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from helpers import make_pairs, write_jsonl
+from pairgrade import Annotator, ModelError, ResumeError, Rubric
+from pairgrade.errors import PairgradeError
+from pairgrade.file_hashes import file_sha256, remembered_sha256
+from pairgrade.folder_check import check_folder
+from pairgrade.readers import Source
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("peft")
+
+from safetensors.torch import save_file  # noqa: E402
+
+from pairgrade.export.gguf_export import GgufOptions, export_gguf  # noqa: E402
+from pairgrade.export.measure import Task  # noqa: E402
+from pairgrade.export.onnx_export import export_onnx  # noqa: E402
+from pairgrade.export.onnx_folder import OnnxSettings  # noqa: E402
+from pairgrade.export.quantize import quants  # noqa: E402
+from pairgrade.export.torch_backend import TorchBackend  # noqa: E402
+from pairgrade.export.verify import verify  # noqa: E402
+from pairgrade.train.checkpoint import Checkpoints  # noqa: E402
+from pairgrade.train.merge import merge  # noqa: E402
+from pairgrade.train.options import TrainOptions  # noqa: E402
+from pairgrade.train.run import TrainJob, train  # noqa: E402
+
+TREC = Rubric.load("trec")
+TASK = Task(make_pairs(1, 2), TREC)
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("engine", "export", "train", "cli", "bench")
+
+
+class Canary:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str, str]]:
+        return open, (str(self.path), "w")
+
+
+def _train(folder: Path, scratch: Path) -> None:
+    source = Source(str(write_jsonl(scratch / "graded.jsonl", make_pairs(4, 4))))
+    options = TrainOptions(train_pairs=8, validation_pairs=4, epochs=1, batch=8, threads=1)
+    train(TrainJob(source, str(folder), scratch / "adapter", TREC), options)
+
+
+def _merge(folder: Path, scratch: Path) -> None:
+    """Merge an adapter, sound as far as this goes, into the folder."""
+    from pairgrade.train.base_model import folder_digest
+
+    adapter = scratch / "sound-adapter"
+    adapter.mkdir()
+    identity = {"base": folder_digest(folder)}
+    (adapter / "manifest.json").write_text(
+        json.dumps({"kind": "adapter", "base": str(folder), "identity": identity, "rubric": "trec"})
+    )
+    save_file({"a": torch.zeros(2)}, adapter / "adapter_model.safetensors")
+    merge(adapter, scratch / "merged", make_pairs(1, 1), TREC, base=folder)
+
+
+def _merge_it(folder: Path, scratch: Path) -> None:
+    """Merge the folder, an adapter."""
+    (folder / "manifest.json").write_text(
+        json.dumps({"kind": "adapter", "base": str(folder), "identity": {}, "rubric": "trec"})
+    )
+    merge(folder, scratch / "merged", make_pairs(1, 1), TREC)
+
+
+EVERY_WAY: dict[str, Callable[[Path, Path], object]] = {
+    "label": lambda folder, scratch: Annotator.open(folder),
+    "label in torch": lambda folder, scratch: TorchBackend(folder),
+    "train": _train,
+    "merge into it": _merge,
+    "merge it": _merge_it,
+    "convert": lambda folder, scratch: export_gguf(folder, scratch / "gguf", GgufOptions(quants("f16"), TASK)),
+    "export": lambda folder, scratch: export_onnx(folder, scratch / "onnx", OnnxSettings("fp32")),
+    "verify": lambda folder, scratch: verify(folder, folder, TASK),
+}
+
+
+@pytest.mark.parametrize("way", EVERY_WAY)
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "adapter_model.bin", "model.pt", "state.pkl"])
+def test_a_pickle_is_never_read(way: str, name: str, tmp_path: Path, tiny_folder: Callable[[str], Path]) -> None:
+    folder, canary = tmp_path / "model", tmp_path / "canary"
+    shutil.copytree(tiny_folder("llama"), folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    (folder / name).write_bytes(pickle.dumps(Canary(canary)))
+    with pytest.raises(ModelError, match=r"is a pickle|is a folder|safetensors"):
+        EVERY_WAY[way](folder, tmp_path)
+    with pytest.raises(ModelError, match="is a pickle"):
+        check_folder(folder)
+    assert not canary.exists()
+    pickle.loads((folder / name).read_bytes()).close()
+    assert canary.exists()  # it would have
+
+
+@pytest.mark.parametrize("way", [way for way in EVERY_WAY if way != "label"])
+@pytest.mark.parametrize("config", ["config.json", "tokenizer_config.json"])
+def test_code_of_a_model_is_never_run(
+    way: str, config: str, tmp_path: Path, tiny_folder: Callable[[str], Path]
+) -> None:
+    folder, canary = tmp_path / "model", tmp_path / "canary"
+    shutil.copytree(tiny_folder("llama"), folder)
+    for name in ("modeling_canary", "tokenization_canary", "configuration_canary"):
+        (folder / f"{name}.py").write_text(f"open({str(canary)!r}, 'w')\n")
+    table = json.loads((folder / config).read_text())
+    table["auto_map"] = {
+        "AutoModelForCausalLM": "modeling_canary.Model",
+        "AutoConfig": "configuration_canary.Config",
+        "AutoTokenizer": ["tokenization_canary.Tokenizer", None],
+    }
+    (folder / config).write_text(json.dumps(table))
+    with pytest.raises(ModelError, match="never does; if the model is of a known family, remove its auto_map"):
+        EVERY_WAY[way](folder, tmp_path)
+    assert not canary.exists()
+    assert not [name for name in sys.modules if "canary" in name]
+
+
+def test_a_pickled_checkpoint_or_optimizer_is_refused(tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    for name in ("step-1.pt", "step-1.safetensors", "optimizer.bin"):
+        (tmp_path / name).write_bytes(pickle.dumps(Canary(canary)))
+        state = {"step": 1, "losses": [], "evaluations": [], "best": None, "stopped_early": False, "tensors": name}
+        (tmp_path / "state.json").write_text(json.dumps(state))
+        with pytest.raises(ResumeError, match="cannot be read"):
+            Checkpoints(tmp_path).load(dict(model.named_parameters()), optimizer)
+    assert not canary.exists()
+
+
+def test_a_pickle_in_the_cache_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    canary, large = tmp_path / "canary", tmp_path / "large.bin"
+    large.write_bytes(bytes(2**20 + 1))
+    monkeypatch.setenv("PAIRGRADE_CACHE", str(tmp_path))
+    (tmp_path / "hashes.json").write_bytes(pickle.dumps(Canary(canary)))
+    assert remembered_sha256(large) == file_sha256(large)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("where", ["journal", "manifest.json", "heartbeat.json"])
+def test_a_pickle_in_a_runs_folder_is_not_opened(where: str, tmp_path: Path) -> None:
+    from helpers import run_command
+    from pairgrade.cli.label import command
+
+    canary, run = tmp_path / "canary", tmp_path / "out.jsonl.run"
+    run.mkdir()
+    (run / where).write_bytes(pickle.dumps(Canary(canary)))
+    pairs = write_jsonl(tmp_path / "pairs.jsonl", make_pairs(1, 2))
+    try:
+        run_command(command, pairs, "--model", "fake:", "--in-process", "--out", tmp_path / "out.jsonl", "--quiet")
+    except PairgradeError as error:
+        assert where == "manifest.json"
+        assert "is not a manifest of pairgrade" in str(error)  # noqa: PT017
+    assert not canary.exists()
+
+
+def _sources() -> list[Path]:
+    found = [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.py"))]
+    assert len(found) > 100
+    return found
+
+
+def test_no_module_reads_pickles() -> None:
+    banned = (
+        "import pickle",
+        "import dill",
+        "import joblib",
+        "import shelve",
+        "import marshal",
+        "import diskcache",
+        "LlamaDiskCache",
+        "torch.load(",
+        "allow_pickle=True",
+        "trust_remote_code=True",
+    )
+    for path in _sources():
+        source = path.read_text(encoding="utf-8")
+        assert not [word for word in banned if word in source], path
+
+
+def test_no_module_unpacks_an_archive() -> None:
+    """So that no member of one can leave the folder it is unpacked into; gzip, a stream without names, is read."""
+    modules, calls = {"tarfile", "zipfile", "py7zr", "rarfile"}, {"extractall", "unpack_archive", "extract_archive"}
+    for path in _sources():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                assert not {alias.name.split(".")[0] for alias in node.names} & modules, path
+            elif isinstance(node, ast.ImportFrom):
+                assert (node.module or "").split(".")[0] not in modules, path
+            elif isinstance(node, ast.Attribute):
+                assert node.attr not in calls, path
+
+
+def test_no_module_runs_text() -> None:
+    for path in _sources():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in {"eval", "exec"}, path
