@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from pairgrade.bench.report_tables import facts, tables
 from pairgrade.bench.results import BenchResult
+
+_FIGURE = re.compile(r"[-+]?[0-9]|-?$")
 
 
 def markdown(result: BenchResult, pictures: Sequence[tuple[str, str]] = ()) -> str:
@@ -24,6 +27,8 @@ def escaped(text: str) -> str:
 
 
 def table_lines(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a table whose first row is the header; the first column holds names."""
+    """Return the lines of a table whose first row is the header; columns of figures are aligned to the right."""
     lines = [f"| {' | '.join(map(escaped, row))} |" for row in rows]
-    return [lines[0], f"| --- |{' ---: |' * (len(rows[0]) - 1)}", *lines[1:]]
+    figures = [all(_FIGURE.match(cell) for cell in column[1:]) for column in zip(*rows, strict=True)]
+    ruler = ["---:" if is_figure and place else "---" for place, is_figure in enumerate(figures)]
+    return [lines[0], f"| {' | '.join(ruler)} |", *lines[1:]]

@@ -108,8 +108,10 @@ def _point(result: BenchResult, axes: Any, number: int, cell: CellResult, value:
 def _api_lines(result: BenchResult, axes: Any) -> None:
     """Draw what hosted models cost; how well they agree was not measured, so they are lines."""
     costs: dict[float, list[str]] = {}
-    for api in result.apis:
-        costs.setdefault(round(api.usd_per_million_pairs, 2), []).append(api.price.model)
+    for api in sorted(result.apis, key=lambda api: api.usd_per_million_pairs):
+        cost = api.usd_per_million_pairs
+        near = next((known for known in costs if cost < 1.05 * known), cost)  # names of one line, not over each other
+        costs.setdefault(near, []).append(api.price.model)
     for cost, models in costs.items():
         axes.axvline(cost, color=_ORANGE, linewidth=1, linestyle="--", zorder=0)
         axes.text(
