@@ -14,31 +14,28 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pairgrade import Annotator, LlamaOptions, Pair
+from pairgrade import Pair
 from pairgrade.agreement import AgreementOptions, agreement
 from pairgrade.atomic import write_text
+from pairgrade.bench.experiment_judgments import judge
 from pairgrade.bench.report_markdown import table_lines
+from pairgrade.bench.slice import write_slice
 from pairgrade.bm25 import Bm25
 from pairgrade.bootstrap import Floats
 from pairgrade.calibration_fit import fit_cuts
-from pairgrade.cli.progress import TerminalProgress
 from pairgrade.environment import environment
 from pairgrade.export.fidelity import fidelity
 from pairgrade.hardware import usable_cores
-from pairgrade.job import LabelJob
 from pairgrade.judgments import read_judgments
-from pairgrade.onnx_backend import OnnxOptions
 from pairgrade.readers import Source, read_pairs
 from pairgrade.rubric import Rubric
-from pairgrade.run import label
 
 _STATISTICS = ("accuracy", "quadratic_kappa", "tau_b", "auc")
 
@@ -84,12 +81,9 @@ def texts_of(collection: Path) -> tuple[Path, Path]:
     return collection / "queries.jsonl", collection / "docs.jsonl"
 
 
-def judged(model: str, rubric: Rubric, pairs: Path, out: Path, threads: int, context: int | None) -> Floats:
+def judged(model: str, rubric: Rubric, pairs: Path, out: Path, threads: int, context: int) -> Floats:
     """Label the pairs, or go on where that was stopped, and return their probabilities."""
-    llama, onnx = LlamaOptions(context=context, threads=threads), OnnxOptions(context=context, threads=threads)
-    opened: Callable[[], Annotator] = partial(Annotator.open, model, rubric, llama=llama, onnx=onnx)
-    with TerminalProgress() as progress:
-        label(LabelJob(Source(str(pairs)), out), opened, progress)
+    judge(model, rubric, pairs, out, threads, context)
     return np.array([judgment.probabilities for judgment in read_judgments(out)])
 
 
@@ -209,9 +203,7 @@ def main() -> None:
     files = {}
     for name, pairs in (("held", sides.held_out), ("test", sides.test)):
         files[name] = given.out / f"{name}.jsonl"
-        texts = ({"query_id": p.query_id, "doc_id": p.doc_id, "query": p.query, "document": p.document} |
-                 ({"title": p.title} if p.title else {}) for p in pairs)  # fmt: skip
-        write_text(files[name], "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in texts))
+        write_slice(files[name], pairs)
     grades = rubric.values
     scored = baselines(given.test, given.held_out, sides, given.encoder, grades) if given.encoder else {}
     for name, model in models.items():

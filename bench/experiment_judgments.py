@@ -51,13 +51,16 @@ def judge_steps(options: ExperimentOptions) -> list[Step]:
         for arm, model in options.annotators(way).items():
             for name in (way.train, way.test) if options.annotator_as_ranker else (way.train,):
                 out = layout.judgments(ANNOTATORS[arm], way, name)
+                rubric = Rubric.load(options.rubric)
                 settings = {
                     "model": _model_digest(model),
-                    "rubric": Rubric.load(options.rubric).digest,
+                    "rubric": rubric.digest,
                     "context": str(options.context),
                 }
                 pairs = layout.collection(name, "pairs.jsonl")
-                work = partial(_judge, options, model, pairs, out)
+                work = partial(
+                    judge, model, rubric, pairs, out, options.threads, options.context, overwrite=options.overwrite
+                )
                 steps.setdefault(out, Step(f"judgments {out.stem}", work, (pairs,), (out,), settings, costly=True))
     return list(steps.values())
 
@@ -69,14 +72,14 @@ def _model_digest(reference: str) -> str:
     return remembered_sha256(folder / MANIFEST if is_onnx_folder(folder) else resolve(reference))
 
 
-def _judge(options: ExperimentOptions, model: str, pairs: Path, out: Path) -> None:
-    opened: Callable[[], Annotator] = partial(
-        Annotator.open, model, options.rubric,
-        llama=LlamaOptions(context=options.context, threads=options.threads),
-        onnx=OnnxOptions(context=options.context, threads=options.threads),
-    )  # fmt: skip
+def judge(
+    model: str, rubric: Rubric, pairs: Path, out: Path, threads: int | None, context: int, *, overwrite: bool = False
+) -> None:
+    """Label pairs with progress on the terminal, or go on where that was stopped."""
+    llama, onnx = LlamaOptions(context=context, threads=threads), OnnxOptions(context=context, threads=threads)
+    opened: Callable[[], Annotator] = partial(Annotator.open, model, rubric, llama=llama, onnx=onnx)
     with TerminalProgress() as progress:
-        label(LabelJob(Source(str(pairs)), out, overwrite=options.overwrite), opened, progress)
+        label(LabelJob(Source(str(pairs)), out, overwrite=overwrite), opened, progress)
 
 
 def relabel_steps(options: ExperimentOptions) -> list[Step]:

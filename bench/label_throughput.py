@@ -117,8 +117,8 @@ class Bench:
             return (annotator.counters.seconds - before) / (time.perf_counter() - start)
 
     def _ids(self, pair: Pair) -> list[int]:
-        prompt = self._builder.build(pair)
-        return [token for part in (*prompt.prefix, prompt.suffix) for token in part.tolist()]
+        ids: list[int] = self._builder.build(pair).ids.tolist()
+        return ids
 
 
 def measure(setting: Setting) -> dict[str, Any]:

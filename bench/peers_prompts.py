@@ -30,8 +30,7 @@ class Prompts:
     def ids(self, pairs: Sequence[Pair]) -> Iterator[list[int]]:
         """Yield the ids of each pair's prompt."""
         for pair in pairs:
-            prompt = self._builder.build(pair)
-            yield [token for part in (*prompt.prefix, prompt.suffix) for token in part.tolist()]
+            yield self._builder.build(pair).ids.tolist()
 
     def text(self, tokens: Sequence[int]) -> str:
         """Return the text of an answer."""

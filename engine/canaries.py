@@ -34,11 +34,12 @@ class CanaryReport:
 
 def read_canaries(path: Path) -> list[Pair]:
     """Read the canary pairs; InputError where a row is no usable pair, or there is no row."""
-    rows = list(read_pairs(Source(str(path))))
-    for row in rows:
+    pairs = []
+    for row in read_pairs(Source(str(path))):
         if not isinstance(row, Pair):
             raise InputError(f"{path}, line {row.line}: {row.reason}; every canary must be a usable pair")
-    return [row for row in rows if isinstance(row, Pair)]
+        pairs.append(row)
+    return pairs
 
 
 class Canaries:

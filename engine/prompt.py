@@ -38,6 +38,11 @@ class Prompt:
         """Tokens of the whole prompt."""
         return sum(len(s) for s in self.prefix) + len(self.suffix)
 
+    @property
+    def ids(self) -> Ids:
+        """The whole prompt in one array."""
+        return np.concatenate((*self.prefix, self.suffix))
+
 
 class PromptBuilder:
     """Builds the prompts of one rubric for one tokenizer; ``limit`` is the longest prompt in tokens."""

@@ -37,7 +37,7 @@ def check_rubric(rubric: Rubric, model: str | Path, chat: str = "auto", show_pro
             "labels_that_join_the_cue": unnatural,  # in running text the tokenizer would write these otherwise
         }
         if show_prompt:
-            ids = [token for part in (*prompt.prefix, prompt.suffix) for token in part.tolist()]
+            ids = prompt.ids.tolist()
             found["prompt"] = [tokenizer.piece(token) for token in ids]
         return found
     finally:

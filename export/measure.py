@@ -87,4 +87,4 @@ def texts_for(tokenizer: Tokenizer, count: int) -> list[str]:
 
 
 def _digest(prompt: Prompt) -> str:
-    return hashlib.sha256(np.concatenate((*prompt.prefix, prompt.suffix)).tobytes()).hexdigest()
+    return hashlib.sha256(prompt.ids.tobytes()).hexdigest()
