@@ -111,7 +111,7 @@ def draw(found: Sequence[Found], places: Sequence[float], expected: Sequence[flo
     axes.set_yscale("log")
     plain_logarithms(axes.xaxis)
     plain_logarithms(axes.yaxis)
-    axes.set_xticks(places, [f"{place:,.4g}" for place in places])
+    axes.set_xticks(places, [f"{place:,.0f}" for place in places])
     axes.set_ylim(min(rate.low for rate in rates) / 1.6, max(rate.high for rate in rates) * 1.6)
     axes.grid(color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
