@@ -88,6 +88,7 @@ class Matrix:
     models: tuple[str, ...]
     data: Data
     engines: tuple[str, ...] = ("pairgrade",)
+    peer_models: tuple[str, ...] = ()  # those of the models that the other engines run; none: all
     threads: tuple[int, ...] = ()  # none: the physical cores that this process may use
     batch_tokens: tuple[int, ...] = (2048,)
     rubrics: tuple[str, ...] = ("trec",)
@@ -104,6 +105,11 @@ class Matrix:
         for engine in self.engines:
             if engine not in ENGINES:
                 raise InputError(f"no engine '{engine}'; there are {', '.join(ENGINES)}")
+        for model in self.peer_models:
+            if model not in self.models:
+                raise InputError(
+                    f"peer_models names '{model}'; only the models can stand there: {', '.join(self.models)}"
+                )
         if self.usd_per_hour is not None and self.usd_per_hour <= 0:
             raise InputError(f"usd_per_hour is {self.usd_per_hour}; it must be above 0")
         if self.machine and self.usd_per_hour:
@@ -115,7 +121,8 @@ class Matrix:
         """Return every combination once; a peer has no batch budget and runs with the first."""
         threads = self.threads or (usable_cores(),)
         found = product(map(located, self.models), self.engines, self.rubrics, threads, self.batch_tokens)
-        first = self.batch_tokens[0]
+        first, of_peers = self.batch_tokens[0], set(map(located, self.peer_models or self.models))
+        found = ((m, e, r, t, b) for m, e, r, t, b in found if e == "pairgrade" or m in of_peers)
         return tuple(dict.fromkeys(Cell(m, e, r, t, b if e == "pairgrade" else first) for m, e, r, t, b in found))
 
     def reference_cell(self) -> Cell | None:

@@ -43,6 +43,7 @@ class _MatrixFile(_Strict):
     models: list[str]
     data: _Data
     engines: list[str] | None = None
+    peer_models: list[str] | None = None
     threads: list[int] | None = None
     batch_tokens: list[int] | None = None
     rubrics: list[str] | None = None
@@ -80,10 +81,10 @@ def parse_matrix(table: dict[str, Any], source: str, folder: Path) -> Matrix:
     for role in ("pairs", "queries", "docs"):
         if role in data:
             data[role] = _placed(data[role], folder)
-    for name in ("models", "engines", "threads", "batch_tokens", "rubrics"):
+    for name in ("models", "engines", "peer_models", "threads", "batch_tokens", "rubrics"):
         if name in plain:
             plain[name] = tuple(plain[name])
-    for name in ("models", "rubrics"):
+    for name in ("models", "peer_models", "rubrics"):
         if name in plain:
             plain[name] = tuple(_placed(reference, folder) for reference in plain[name])
     if "reference" in plain:

@@ -45,6 +45,14 @@ def test_a_file_becomes_cells_with_paths_of_its_own_folder(tmp_path: Path) -> No
     assert names(cells)[0] == "a / pairgrade / 1 thread / batch 512"
 
 
+def test_peers_run_the_models_that_are_meant_for_them(tmp_path: Path) -> None:
+    (tmp_path / "matrix.toml").write_text(TEXT.replace("threads", 'peer_models = ["a.gguf"]\nthreads', 1))
+    (tmp_path / "a.gguf").touch()
+    cells = load_matrix(tmp_path / "matrix.toml").cells()
+    assert {cell.model for cell in cells if cell.engine == "transformers"} == {str(tmp_path / "a.gguf")}
+    assert {cell.model for cell in cells if cell.engine == "pairgrade"} == {str(tmp_path / "a.gguf"), "fake:"}
+
+
 def test_the_reference_is_measured_once(tmp_path: Path) -> None:
     data = Data("pairs.jsonl")
     assert Matrix(("fake:", "fake:0"), data, threads=(2, 1), reference="fake:0").reference_cell() == Cell(
@@ -57,6 +65,7 @@ def test_the_reference_is_measured_once(tmp_path: Path) -> None:
     ("change", "told"),
     [
         ('engines = ["mlx"]', "no engine 'mlx'"),
+        ('peer_models = ["b.gguf"]', "peer_models names 'b.gguf'"),
         ("thread = [1]", "unknown key 'thread'"),
         ("threads = [0]", "at least 1"),
         ("context = 1.5", "context"),
