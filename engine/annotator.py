@@ -81,6 +81,7 @@ class Annotator:
     ) -> Annotator:
         """Load a GGUF model by path, ``pkg:PACKAGE`` or ``hf:org/repo/file.gguf@revision``, or an exported ONNX folder.
 
+        Of a folder that holds several of them, the one that is fastest on this machine is taken.
         ``isolate``: in a worker process, so that a pair on which the model's library dies becomes an ``Unfit``.
         ModelError where it cannot be loaded; RubricError where the rubric's label words do not fit it.
         """

@@ -14,8 +14,9 @@ from pairgrade.file_hashes import MANIFEST
 from pairgrade.folder_tokenizer import FolderTokenizer
 from pairgrade.llama import LlamaBackend, LlamaOptions
 from pairgrade.llama_model import LlamaModel
+from pairgrade.model_choice import choose_model, this_machine
 from pairgrade.models import resolve
-from pairgrade.onnx_backend import OnnxBackend, OnnxOptions
+from pairgrade.onnx_backend import PROVIDERS, OnnxBackend, OnnxOptions
 from pairgrade.onnx_manifest import is_onnx_folder
 from pairgrade.tokenizer import Tokenizer
 from pairgrade.worker import WorkerBackend
@@ -30,9 +31,11 @@ def open_backend(
 ) -> tuple[Backend, Path | None]:
     """Load a model; return its backend and its file, which is None for the fake that needs none.
 
+    Of a folder that holds several models, the one that ``choose_model`` takes on this machine.
     ``isolate``: in a worker process, whose death is survived; the scores are the same.
     """
-    text = str(reference)
+    cuda = onnx is not None and onnx.provider == PROVIDERS["cuda"]
+    text = choose_model(str(reference), machine=this_machine(cuda)).model
     if text.startswith("fake:"):
         if isolate:
             return WorkerBackend(text, lambda: _tokenizer(text), llama), None
@@ -46,7 +49,7 @@ def open_backend(
             return WorkerBackend(text, lambda: _tokenizer(text), onnx=options), file
         return OnnxBackend(Path(text), options), file
     refuse_known_bad("llama-cpp-python")
-    path = resolve(reference)
+    path = resolve(text)
     if isolate:
         return WorkerBackend(str(path), lambda: _tokenizer(str(path)), llama), path
     return LlamaBackend(path, llama), path

@@ -13,7 +13,7 @@ pytest.importorskip("onnx")
 
 from helpers import make_pairs, run_command, write_jsonl
 from onnx_helpers import export
-from pairgrade import ModelError, ResumeError
+from pairgrade import Annotator, ModelError, ResumeError
 from pairgrade.cli.label import command
 from pairgrade.export.gguf_writer import write_gguf
 from pairgrade.export.quantize import QUANTS, quantize
@@ -99,6 +99,13 @@ def test_a_backend_refuses_what_the_other_runs(folder: Path, tmp_path: Path) -> 
         choose_model(str(tmp_path))
     with pytest.raises(ModelError, match="'cuda': one of auto, llama, onnx"):
         choose_model(str(folder), "cuda")
+
+
+def test_whatever_opens_a_model_takes_a_folder_of_several(folder: Path) -> None:
+    chosen, pairs = choose_model(str(folder)).model, make_pairs(1, 3)
+    with Annotator.open(folder) as of_folder, Annotator.open(chosen) as named:
+        assert of_folder.identity() == named.identity()
+        assert list(of_folder.label(pairs)) == list(named.label(pairs))
 
 
 def test_label_says_which_model_it_took(folder: Path, tmp_path: Path) -> None:
