@@ -122,8 +122,8 @@ class Matrix:
         threads = self.threads or (usable_cores(),)
         found = product(map(located, self.models), self.engines, self.rubrics, threads, self.batch_tokens)
         first, of_peers = self.batch_tokens[0], set(map(located, self.peer_models or self.models))
-        found = ((m, e, r, t, b) for m, e, r, t, b in found if e == "pairgrade" or m in of_peers)
-        return tuple(dict.fromkeys(Cell(m, e, r, t, b if e == "pairgrade" else first) for m, e, r, t, b in found))
+        kept = ((m, e, r, t, b) for m, e, r, t, b in found if e == "pairgrade" or m in of_peers)
+        return tuple(dict.fromkeys(Cell(m, e, r, t, b if e == "pairgrade" else first) for m, e, r, t, b in kept))
 
     def reference_cell(self) -> Cell | None:
         """Return the cell whose judgments fidelity is against: the first of the reference model, or one added."""

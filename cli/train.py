@@ -62,6 +62,12 @@ def _flag(name: str, text: str) -> Callable[[Any], Any]:
 @_setting("--weight-decay", _LORA, "AdamW's weight decay.", float)
 @_setting("--rank", _LORA, "Rank of the LoRA matrices.")
 @_setting("--alpha", _LORA, "LoRA's alpha; the scale is alpha / rank.")
+@_setting(
+    "--layers",
+    _LORA,
+    "Adapt only the last N layers: what those below compute is computed once a pair and kept "
+    "(4 GiB at most), and a step costs less the fewer they are; 0 is all.",
+)
 @_setting("--dropout", _LORA, "LoRA's dropout.", float)
 @_setting("--evaluate-every", _LORA, "Steps between looks at the validation pairs; 0 is twice an epoch.")
 @_setting("--patience", _LORA, "Looks without a better one before it stops; 0 is never.")

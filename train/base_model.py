@@ -62,10 +62,16 @@ def load_model(folder: Path, options: TrainOptions) -> Any:
 
 
 def add_lora(model: Any, options: TrainOptions) -> Any:
-    """Put LoRA matrices beside all linear layers but the head (https://arxiv.org/abs/2106.09685), seeded."""
+    """Put LoRA matrices beside all linear layers but the head (https://arxiv.org/abs/2106.09685), seeded.
+
+    InputError where ``options.layers`` are more than the model has.
+    """
     import torch
     from peft import LoraConfig, get_peft_model
 
+    deep = model.config.num_hidden_layers
+    if options.layers > deep:
+        raise InputError(f"{options.layers} layers are to be adapted; the model has {deep}")
     torch.manual_seed(options.seed)
     if options.gradient_checkpointing:
         model.gradient_checkpointing_enable()
@@ -74,11 +80,23 @@ def add_lora(model: Any, options: TrainOptions) -> Any:
         r=options.rank,
         lora_alpha=options.alpha,
         lora_dropout=options.dropout,
-        target_modules="all-linear",
+        **_placed(model, options.layers),
         task_type="CAUSAL_LM",
     )
     with quiet_transformers():
         return get_peft_model(model, config)
+
+
+def _placed(model: Any, layers: int) -> dict[str, Any]:
+    """Return where peft puts the matrices: everywhere but at the head, or in the last so many layers."""
+    import torch
+
+    if not layers:
+        return {"target_modules": "all-linear"}
+    blocks = model.get_decoder().layers
+    last = blocks[-1].named_modules()
+    names = {name.rpartition(".")[2] for name, module in last if isinstance(module, torch.nn.Linear)}
+    return {"target_modules": sorted(names), "layers_to_transform": list(range(len(blocks) - layers, len(blocks)))}
 
 
 def _libraries() -> tuple[Any, Any]:

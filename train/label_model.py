@@ -8,17 +8,22 @@ through the instruction once. The gradient is that of whole prompts, at about ha
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
 from pairgrade.tokenizer import Ids
+from pairgrade.train.trunk import Trunk, filled_cache, padded
 
 
 class LabelModel:
-    """Wraps a (peft) model; ``labels`` are the label tokens, ascending by grade."""
+    """Wraps a (peft) model; ``labels`` are the label tokens, ascending by grade.
 
-    def __init__(self, model: Any, labels: Ids) -> None:
+    ``trained_layers``: how many of the last layers are trained, where the others are not; 0 for all.
+    """
+
+    def __init__(self, model: Any, labels: Ids, trained_layers: int = 0) -> None:
         import torch
 
         self.model = model
@@ -26,6 +31,8 @@ class LabelModel:
         self._decoder = base.get_decoder()
         self._head = base.get_output_embeddings()
         self._cap = getattr(base.config, "final_logit_softcapping", None)
+        depth = base.config.num_hidden_layers - trained_layers if trained_layers else 0
+        self._trunk = Trunk(self._decoder, depth) if depth else None
         self._labels = torch.as_tensor(labels.astype(np.int64), device=self.device)
 
     @property
@@ -35,48 +42,44 @@ class LabelModel:
 
     def prefix(self, ids: Ids) -> SharedPrefix:
         """Compute the keys and values of what every prompt begins with."""
-        import torch
-        from transformers import DynamicCache
-
-        cache = DynamicCache()
-        self._decoder(input_ids=torch.as_tensor(ids[None].astype(np.int64), device=self.device), past_key_values=cache)
-        return SharedPrefix([(layer.keys, layer.values) for layer in cache.layers])
+        cache = filled_cache([], 1)
+        self._run([ids], cache, None)
+        return SharedPrefix(ids, [(layer.keys, layer.values) for layer in cache.layers])
 
     def logits(self, prompts: Sequence[Ids], prefix: SharedPrefix | None = None) -> Any:
         """Return the label logits, shape (n, k), at the last token of each prompt, or of what follows the prefix."""
         import torch
 
-        longest = max(map(len, prompts))
-        ids = np.zeros((len(prompts), longest), np.int64)  # padded at the end: what is there no real token can see
-        for row, prompt in enumerate(prompts):
-            ids[row, : len(prompt)] = prompt
         cache = prefix.cache(len(prompts)) if prefix else None
-        output = self._decoder(
-            input_ids=torch.as_tensor(ids, device=self.device), past_key_values=cache, use_cache=cache is not None
-        )
+        output = self._run(prompts, cache, prefix.ids if prefix else None)
         last = torch.as_tensor([len(prompt) - 1 for prompt in prompts], device=self.device)
         hidden = output.last_hidden_state[torch.arange(len(prompts), device=self.device), last]
         rows = self._head.weight[self._labels]
         logits = torch.nn.functional.linear(hidden, rows.to(hidden.dtype)).float()
         return torch.tanh(logits / self._cap) * self._cap if self._cap else logits
 
+    def _run(self, prompts: Sequence[Ids], cache: Any, prefix: Ids | None) -> Any:
+        ids = padded(prompts, self.device)
+        below = self._trunk.skipped(self._trunk.states(prompts, prefix)) if self._trunk else nullcontext()
+        with below:
+            return self._decoder(input_ids=ids, past_key_values=cache, use_cache=cache is not None)
+
 
 class SharedPrefix:
     """Keys and values that many prompts attend to, and the gradient that they gather."""
 
-    def __init__(self, layers: list[tuple[Any, Any]]) -> None:
-        self._made = [tensor for layer in layers for tensor in layer]
+    def __init__(self, ids: Ids, layers: Sequence[tuple[Any, Any]]) -> None:
+        """Take what a cache holds of each layer; layers that were skipped hold None."""
+        import torch
+
+        self.ids = ids
+        nothing = torch.zeros(1, 1, len(ids), 1)  # has the length, by which positions are counted
+        self._made = [nothing if tensor is None else tensor for layer in layers for tensor in layer]
         self._leaves = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in self._made]
 
     def cache(self, batch: int) -> Any:
         """Return a fresh cache that holds the prefix for each of ``batch`` prompts."""
-        from transformers import DynamicCache
-
-        cache = DynamicCache()
-        for layer in range(len(self._leaves) // 2):
-            keys, values = self._leaves[2 * layer : 2 * layer + 2]
-            cache.update(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), layer)
-        return cache
+        return filled_cache(list(zip(self._leaves[::2], self._leaves[1::2], strict=True)), batch)
 
     def backward(self) -> None:
         """Send the gathered gradients back through the computation of the prefix, once."""

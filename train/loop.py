@@ -45,12 +45,23 @@ def fit(
     return _Fit(model, data, options, checkpoints, progress).run(stop)
 
 
-def batch_at(step: int, pairs: int, options: TrainOptions) -> list[int]:
-    """Return the places of the pairs of one step; a function of the seed and the step alone."""
-    each = math.ceil(pairs / options.batch)
+def batch_at(step: int, grades: Sequence[int], options: TrainOptions) -> list[int]:
+    """Return the places of the pairs of one step, given every pair's grade; a function of the seed and the step alone.
+
+    An epoch is cut so that each batch holds the grades in about the proportion of the whole. A
+    step has one label token a pair: were batches drawn at random, most of its gradient would be about which grade
+    they happen to have too many of.
+    """
+    each = math.ceil(len(grades) / options.batch)
     epoch, index = divmod(step, each)
-    order = list(range(pairs))
-    random.Random(options.seed * 1_000_003 + epoch).shuffle(order)
+    dice = random.Random(options.seed * 1_000_003 + epoch)
+    spread: list[tuple[float, int]] = []
+    for grade in sorted(set(grades)):
+        places = [place for place, own in enumerate(grades) if own == grade]
+        dice.shuffle(places)
+        start = dice.random()
+        spread += [((rank + start) / len(places), place) for rank, place in enumerate(places)]
+    order = [place for _, place in sorted(spread)]
     return order[index * options.batch : (index + 1) * options.batch]
 
 
@@ -106,7 +117,7 @@ class _Fit(Fitting):
         self._model, self._data, self._options = model, data, options
 
     def _batch_loss(self, step: int) -> float:
-        places = batch_at(step, len(self._data.train), self._options)
+        places = batch_at(step, [example.grade for example in self._data.train], self._options)
         return gradients(self._model, [self._data.train[place] for place in places], self._options)
 
     def _look(self, step: int) -> Evaluation:

@@ -23,6 +23,7 @@ class TrainOptions:
     weight_decay: float = 0.0
     rank: int = 16  # of the LoRA matrices
     alpha: int = 32  # LoRA's scale is alpha / rank
+    layers: int = 0  # only the last so many are adapted, what those below compute is computed once; 0: all
     dropout: float = 0.0
     ordinal_weight: float = 0.0  # times the squared earth mover's distance, added to the cross-entropy
     soft_weight: float = 1.0  # share of the soft targets in a pair's target where it has both
@@ -42,7 +43,7 @@ class TrainOptions:
         for name in at_least_1:
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("train_pairs", "evaluate_every", "patience", "ordinal_weight", "weight_decay"):
+        for name in ("train_pairs", "evaluate_every", "layers", "patience", "ordinal_weight", "weight_decay"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} is {getattr(self, name)}; it must not be negative")
         if not 0 < self.epochs <= 1000:
@@ -52,6 +53,8 @@ class TrainOptions:
         for name in ("warmup", "dropout", "soft_weight"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
+        if self.layers and self.gradient_checkpointing:
+            raise InputError("of layers that are not adapted no activations are kept: leave gradient checkpointing out")
         if self.context < 64:
             raise InputError(f"the context is {self.context} tokens; it must be at least 64")
         if self.select_by not in SELECT_BY:

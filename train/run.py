@@ -104,7 +104,7 @@ def _train(job: TrainJob, options: TrainOptions, folder: Path, progress: TrainPr
         grades=job.rubric.values,
     )
     model = add_lora(load_model(base, options), options)
-    label_model = LabelModel(model, builder.label_ids)
+    label_model = LabelModel(model, builder.label_ids, options.layers)
     checkpoints = Checkpoints(folder)
     progress.phase("training")
     state = fit(label_model, data, options, checkpoints, stop, progress)
