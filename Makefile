@@ -20,7 +20,7 @@ test: install
 
 reliability: install
 	$(PIP) '.[all]'
-	$(VENV)/bin/python -m pytest -q -m reliability
+	$(VENV)/bin/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile -m reliability
 
 experiment:
 	@test -n "$(EXPERIMENT_DATA)" -a -n "$(ZERO_SHOT)" -a -n "$(TUNED)" || \

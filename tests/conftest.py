@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,15 @@ import tiny_models
 from pairgrade import LlamaOptions, ModelError
 from pairgrade.llama import LlamaBackend
 from pairgrade.models import resolve
+
+
+def pytest_configure() -> None:
+    """Give each of several test processes its own cores: two models on the same ones wait for each other."""
+    number, count = os.environ.get("PYTEST_XDIST_WORKER", ""), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if number and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        own = cores[int(number.removeprefix("gw")) :: count]
+        os.sched_setaffinity(0, own or cores)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,7 +5,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from pairgrade import advisories, diagnosis
+from pairgrade import diagnosis
 from pairgrade.cli import cli
 from pairgrade.diagnosis import Feature
 
@@ -36,13 +36,3 @@ def test_doctor_for_people_and_machines() -> None:
     assert found["advisories"] == []
     assert found["ceilings"] == {}
     assert found["onnx_product"] in ("u8s8", "u8u8", "none")
-
-
-@pytest.mark.reliability
-def test_a_known_bad_version_is_named_and_fails_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnosis, "package_version", lambda name: "0.2.60" if "llama" in name else "none")
-    shown = CliRunner().invoke(cli, ["doctor"])
-    assert shown.exit_code == 1
-    assert "UNSAFE: llama-cpp-python" in shown.output
-    assert "CVE-2024-34359" in shown.output
-    assert advisories.known_bad("llama-cpp-python", "0.2.60")

@@ -46,17 +46,6 @@ def test_json_is_one_object_with_the_figures(pairs: Path, tmp_path: Path) -> Non
     assert summary["effort"]["pairs_per_second"] > 0
 
 
-@pytest.mark.reliability
-def test_rows_without_judgment_make_the_exit_code_three(pairs: Path, tmp_path: Path) -> None:
-    with pairs.open("a") as file:
-        file.write("{nonsense\n")
-    done = pairgrade("label", pairs, "-m", "fake:", "-o", tmp_path / "o.jsonl")
-    assert done.returncode == 3
-    assert "1 rows rejected" in done.stdout
-    (error,) = (tmp_path / "o.jsonl.errors.jsonl").read_text().splitlines()
-    assert json.loads(error)["line"] == 21
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

@@ -9,18 +9,14 @@ from typing import Any
 
 import pytest
 
-import tiny_models
+from helpers import assert_equal_ids
 from pairgrade import ModelError
-from pairgrade.export.hostile_strings import hostile_strings
-from pairgrade.folder_tokenizer import FolderTokenizer
-from pairgrade.llama_model import LlamaModel
 
 pytest.importorskip("torch")
 pytest.importorskip("gguf")
 tokenizers = pytest.importorskip("tokenizers")
 
 from pairgrade.export.gguf_tokenizer import TokenType, read_vocabulary  # noqa: E402
-from pairgrade.export.gguf_writer import write_gguf  # noqa: E402
 
 WORDS = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 STEPS = {
@@ -39,25 +35,6 @@ def edit(folder: Path, copy: Path, change: Callable[[dict[str, Any]], None]) -> 
     change(table)
     (copy / "tokenizer.json").write_text(json.dumps(table))
     return copy
-
-
-def assert_equal_ids(folder: Path, path: Path, count: int = 1000) -> None:
-    write_gguf(folder, path)
-    model = LlamaModel(path)
-    try:
-        ours, theirs = FolderTokenizer(folder), model.tokenizer
-        assert ours.bos == theirs.bos
-        for text in hostile_strings(count, list(ours.special_texts.values())):
-            assert ours.plain(text).tolist() == theirs.plain(text).tolist(), repr(text)
-            assert ours.scaffold(text).tolist() == theirs.scaffold(text).tolist(), repr(text)
-    finally:
-        model.close()
-
-
-@pytest.mark.reliability
-@pytest.mark.parametrize("family", tiny_models.FAMILIES)
-def test_ids_are_those_of_the_folder(family: str, tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
-    assert_equal_ids(tiny_folder(family), tmp_path / "model.gguf")
 
 
 @pytest.mark.parametrize("name", list(STEPS))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import errno
 import json
 import os
 import sys
@@ -19,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pairgrade import judgment_rows
-from pairgrade.errors import InputError, StorageError
+from pairgrade.errors import InputError
 from pairgrade.judgment_rows import FORMATS
 from pairgrade.judgments import JudgmentWriter, columns, open_writer, read_judgments, suffix_format
 from pairgrade.records import Judgment
@@ -134,44 +133,6 @@ def test_parquet_comes_in_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyP
     metadata = parquet.read_metadata(tmp_path / "out.parquet")
     assert [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)] == [10, 10, 10, 5]
     assert list(read_judgments(tmp_path / "out.parquet")) == many
-
-
-@pytest.mark.reliability
-@pytest.mark.parametrize("suffix", FORMATS)
-def test_nothing_appears_before_the_end_or_after_an_error(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"out.{suffix}"
-
-    def fail() -> None:
-        with open_writer(path, GRADES) as writer:
-            writer.write(FIRST)
-            assert not path.exists()
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail()
-    assert os.listdir(tmp_path) == []
-    with open_writer(path, GRADES) as writer:
-        writer.write(FIRST)
-        writer.commit()
-        assert list(read_judgments(path)) == [FIRST]
-    assert os.listdir(tmp_path) == [path.name]
-
-
-@pytest.mark.reliability
-@pytest.mark.parametrize("suffix", FORMATS)
-def test_a_full_disk_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
-    path = tmp_path / f"out.{suffix}"
-    write(path, [FIRST])
-
-    def full(descriptor: int, data: bytes) -> int:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "write", full)
-    with pytest.raises(StorageError, match="No space left"):
-        write(path, [SECOND])
-    monkeypatch.undo()
-    assert list(read_judgments(path)) == [FIRST]
-    assert os.listdir(tmp_path) == [path.name]
 
 
 def test_memory_stays_flat(tmp_path: Path) -> None:

@@ -62,33 +62,6 @@ def test_a_package_that_is_not_there_says_how_to_get_it(name: str) -> None:
         resolve(f"pkg:{name}")
 
 
-@pytest.mark.reliability
-@pytest.mark.parametrize(
-    "text",
-    ["org/file.gguf", "org/repo/file.bin", "org/repo/x.gguf@", "", "org/repo/../../x.gguf", "org/../x.gguf",
-     "org/repo//etc/x.gguf", "org/repo/x.gguf@../../refs", "org/repo/x.gguf@/etc", "org/repo/a\\..\\x.gguf"],
-)  # fmt: skip
-def test_a_hub_reference_that_does_not_parse(text: str) -> None:
-    with pytest.raises(ModelError, match=r"is not hf:org/repo/file\.gguf@revision"):
-        resolve(f"hf:{text}")
-
-
-@pytest.mark.reliability
-@pytest.mark.parametrize("text", ["org/..", "../repo", "org/repo@../../refs", "org/repo@/etc"])
-def test_a_hub_folder_that_leaves_the_cache_is_refused(text: str, tmp_path: Path) -> None:
-    from pairgrade.train.base_model import resolve_folder
-
-    with pytest.raises(ModelError, match=r"is not hf:org/repo/file\.gguf@revision"):
-        resolve_folder(f"hf:{text}", tmp_path / "base")
-
-
-@pytest.mark.reliability
-@pytest.mark.filterwarnings("ignore")
-def test_the_hub_offline_is_an_error_of_ours() -> None:
-    with pytest.raises(ModelError, match=r"hf:org/repo/f\.gguf@main cannot be had"):
-        resolve("hf:org/repo/f.gguf@main")
-
-
 def test_sha256_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
     assert file_sha256(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

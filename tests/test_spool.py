@@ -44,32 +44,6 @@ def test_only_wanted_rows_are_read(tmp_path: Path) -> None:
         assert sorted(row for row, _ in opened.pairs(lambda row: row % 2 == 0)) == list(range(2, 36, 2))
 
 
-@pytest.mark.reliability
-def test_duplicates_are_named_with_their_lines(tmp_path: Path) -> None:
-    rows = numbered([*PAIRS, PAIRS[3], PAIRS[3], PAIRS[9]])
-    with pytest.raises(InputError, match=r"2 pair\(s\).*'d0-3'\) on lines 4, 36, 37; \('q1', 'd1-4'\) on lines 10, 38"):
-        build(tmp_path / "spool.sqlite", rows, Selection(), "pairs.jsonl")
-    assert not (tmp_path / "spool.sqlite").exists()
-
-
-@pytest.mark.reliability
-def test_at_most_five_duplicates_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError) as caught:
-        build(tmp_path / "s.sqlite", numbered([*PAIRS, *PAIRS]), Selection(), "x")
-    assert str(caught.value).count("on lines") == 5
-    assert "35 pair(s)" in str(caught.value)
-
-
-@pytest.mark.reliability
-def test_the_first_of_duplicates_can_be_taken(tmp_path: Path) -> None:
-    rows = numbered([*PAIRS, PAIRS[3]])
-    with closing(spool(tmp_path, rows, Selection(duplicates="first"))) as opened:
-        assert len(opened) == 35
-        (rejection,) = opened.rejections()
-        assert (rejection.line, rejection.doc_id) == (36, "d0-3")
-        assert opened.rejected() == 1
-
-
 def test_rejections_keep_their_place_and_do_not_count_as_pairs(tmp_path: Path) -> None:
     bad = Rejection("pairs.jsonl", 2, "why", "q", None)
     with closing(spool(tmp_path, [(1, PAIRS[0]), (2, bad), (3, PAIRS[1])])) as opened:

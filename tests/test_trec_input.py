@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from pairgrade.errors import InputError, MissingExtraError, StorageError
+from pairgrade.errors import InputError, MissingExtraError
 from pairgrade.readers import Source, digest, numbered_pairs, read_pairs
 from pairgrade.records import Pair, Rejection
 
@@ -205,24 +204,6 @@ def test_scratch_is_empty_after_the_end_an_error_and_a_close(tmp_path: Path) -> 
     with pytest.raises(InputError, match="UTF-16"):
         list(read_pairs(source, scratch))
     assert not list(scratch.iterdir())
-
-
-@pytest.mark.reliability
-def test_a_disk_that_refuses_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = trec(tmp_path)
-    with pytest.raises(StorageError, match=r"nowhere: cannot hold the input's texts: .*No such file"):
-        list(read_pairs(source, tmp_path / "nowhere"))
-    connect = sqlite3.connect
-
-    def small(*args: Any, **options: Any) -> sqlite3.Connection:
-        database: sqlite3.Connection = connect(*args, **options)
-        database.execute("PRAGMA max_page_count=8")
-        return database
-
-    monkeypatch.setattr(sqlite3, "connect", small)
-    (tmp_path / "docs.jsonl").write_text(json.dumps({"doc_id": "a", "text": "x" * 10**5}))
-    with pytest.raises(StorageError, match="disk is full"):
-        list(read_pairs(source, tmp_path))
 
 
 GROWTH = """

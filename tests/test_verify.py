@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import tiny_models
 from helpers import make_pairs, write_jsonl
 from pairgrade import InputError, ModelError, NonFiniteError, Pair, Rubric
 from pairgrade.export.fidelity import fidelity
 from pairgrade.export.measure import Task, measure
 from pairgrade.export.pairs import chosen_pairs
-from pairgrade.export.verify import Floor, compare, floor_of, model_bits, verify
+from pairgrade.export.verify import Floor, compare, floor_of, model_bits
 from pairgrade.fake import FakeBackend
 from pairgrade.prompt import PromptBuilder
 from pairgrade.readers import Source
@@ -58,32 +56,6 @@ def test_pairs_that_neither_ran_are_left_out() -> None:
         fidelity(a, np.ones((2, 4)), RUBRIC.values, PAIRS[:2])
     with pytest.raises(InputError, match="none of the pairs fits"):
         fidelity(a[1:], a[1:], RUBRIC.values, PAIRS[:1])
-
-
-@pytest.mark.reliability
-@pytest.mark.parametrize("family", tiny_models.FAMILIES)
-def test_a_folder_and_its_file_agree(family: str, tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
-    write_gguf(tiny_folder(family), tmp_path / "model.gguf")
-    found = verify(tiny_folder(family), tmp_path / "model.gguf", TASK, threads=1)
-    assert found.problems == []
-    assert (found.strings, found.fidelity.pairs, found.unfit) == (1000, len(PAIRS), 0)
-    assert found.fidelity.relative_logit_distance < 1e-2  # keys and values in half precision
-
-
-@pytest.mark.reliability
-def test_other_weights_and_other_ids_are_told(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
-    other = tiny_models.make_folder("qwen2", tmp_path / "other", seed=9)
-    found = verify(tiny_folder("qwen2"), other, TASK, threads=1)
-    assert not found.different_strings
-    assert [problem.split()[0] for problem in found.problems] == ["grade", "mean"]
-    table = json.loads((other / "tokenizer.json").read_text())
-    table["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\s+|\S+"
-    (other / "tokenizer.json").write_text(json.dumps(table))
-    found = verify(other, tiny_folder("qwen2"), TASK, Floor(0, 100), threads=1)
-    assert len(found.problems) == 2
-    assert "strings have other ids, such as" in found.problems[0]
-    assert found.different_prompts > 0
-    assert found.to_dict()["passed"] is False
 
 
 def test_the_prefix_that_is_kept_changes_nothing(tiny_folder: Callable[[str], Path]) -> None:

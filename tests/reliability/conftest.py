@@ -1,11 +1,19 @@
-"""A tiny model of each engine, made once: whole runs of it take a second."""
+"""A tiny model of each engine, made once: whole runs of it take a second. SIGINT as in a terminal."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interruptible() -> None:
+    """Let SIGINT be heard in a job in the background, too: it ignores the signal, and so does what it starts."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

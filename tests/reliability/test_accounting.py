@@ -216,3 +216,15 @@ def test_a_run_killed_at_a_named_point_resumes_clean(tmp_path: Path, point: str,
     assert out.read_bytes() == calm.read_bytes()
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"pairs.jsonl", *(f"{n}.jsonl{end}" for n in ("calm", "out") for end in ("", ".manifest.json"))}
+
+
+def test_rows_without_judgment_make_the_exit_code_three(tmp_path: Path) -> None:
+    pairs = write_jsonl(tmp_path / "pairs.jsonl", make_pairs(4, 5))
+    with pairs.open("a") as file:
+        file.write("{nonsense\n")
+    run = [*CLI, "label", str(pairs), "-m", "fake:", "-o", str(tmp_path / "o.jsonl")]
+    done = subprocess.run(run, capture_output=True, text=True)
+    assert done.returncode == 3
+    assert "1 rows rejected" in done.stdout
+    (error,) = (tmp_path / "o.jsonl.errors.jsonl").read_text().splitlines()
+    assert json.loads(error)["line"] == 21

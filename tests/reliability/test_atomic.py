@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,12 @@ import pytest
 from pairgrade import atomic
 from pairgrade.atomic import AtomicFile, write_bytes, write_text
 from pairgrade.errors import InputError, StorageError
+from pairgrade.judgment_rows import FORMATS
+from pairgrade.judgments import open_writer, read_judgments
+from pairgrade.records import Judgment
+
+GRADES = (0, 1, 2)
+FIRST = Judgment("q1", "d1", 1, (0.1, 0.7, 0.2), 1.1, 0.98, False, 120, 80, 0)
 
 
 def names(folder: Path) -> list[str]:
@@ -212,3 +219,45 @@ def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
 def test_text_is_written_as_utf8_with_its_line_ends(tmp_path: Path) -> None:
     write_text(tmp_path / "out.txt", "é\r\n\n")
     assert (tmp_path / "out.txt").read_bytes() == b"\xc3\xa9\r\n\n"
+
+
+def judged(path: Path, judgment: Judgment) -> Path:
+    with open_writer(path, GRADES) as writer:
+        writer.write(judgment)
+    return path
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_nothing_appears_before_the_end_or_after_an_error(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"out.{suffix}"
+
+    def fail() -> None:
+        with open_writer(path, GRADES) as writer:
+            writer.write(FIRST)
+            assert not path.exists()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert os.listdir(tmp_path) == []
+    with open_writer(path, GRADES) as writer:
+        writer.write(FIRST)
+        writer.commit()
+        assert list(read_judgments(path)) == [FIRST]
+    assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_full_disk_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    path = tmp_path / f"out.{suffix}"
+    judged(path, FIRST)
+
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(StorageError, match="No space left"):
+        judged(path, replace(FIRST, doc_id="d2"))
+    monkeypatch.undo()
+    assert list(read_judgments(path)) == [FIRST]
+    assert os.listdir(tmp_path) == [path.name]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from helpers import make_pairs, run_command, write_jsonl
-from pairgrade import Annotator, ModelError, NonFiniteError
+from pairgrade import Annotator, ModelError, NonFiniteError, Rubric
 from pairgrade.cli.label import command
 from pairgrade.file_hashes import file_sha256
 
@@ -60,3 +60,21 @@ def _is_refused(model: Path, folder: Path) -> None:
     assert "no grade is made of such" in str(caught.value)
     assert not out.exists()
     assert b'"q0"' not in (folder / "out.jsonl.run" / "journal").read_bytes()
+
+
+def test_weights_that_are_not_finite_are_refused(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    from safetensors.numpy import load_file, save_file
+
+    from pairgrade.export.gguf_export import GgufOptions, export_gguf
+    from pairgrade.export.measure import Task
+    from pairgrade.export.quantize import QUANTS
+
+    folder = shutil.copytree(tiny_folder("llama"), tmp_path / "folder")
+    task = Task(make_pairs(3, 4), Rubric.load("trec"))
+    stored = load_file(folder / "model.safetensors")
+    stored["model.norm.weight"][3] = math.nan
+    save_file(stored, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"model\.norm\.weight holds values that are not finite"):
+        export_gguf(folder, tmp_path / "out", GgufOptions((QUANTS["q8_0"],), task))
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]

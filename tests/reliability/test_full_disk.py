@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -18,7 +20,7 @@ from helpers import make_pairs, write_jsonl
 from pairgrade import Annotator, AnnotatorOptions, InputError, PlanOptions, Rubric, StorageError
 from pairgrade.fake import FakeBackend
 from pairgrade.job import LabelJob
-from pairgrade.readers import Source
+from pairgrade.readers import Source, read_pairs
 from pairgrade.run import label
 from pairgrade.spool import Selection
 
@@ -158,3 +160,23 @@ def test_a_summary_that_cannot_be_printed_is_an_error_after_the_work(tmp_path: P
     job = LabelJob(Source(str(pairs)), tmp_path / "p.jsonl", qrels=Path("/dev/full"), overwrite=True)
     with pytest.raises(InputError, match="no regular file"):
         label(job, annotator)
+
+
+def test_a_disk_that_refuses_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {"queries.jsonl": '{"query_id": "1", "text": "a query"}', "docs.jsonl": '{"doc_id": "a", "text": "a text"}'}
+    for name, content in {**texts, "qrels.txt": "1 0 a 1\n"}.items():
+        (tmp_path / name).write_text(content)
+    source = Source(*(str(tmp_path / name) for name in ("qrels.txt", "queries.jsonl", "docs.jsonl")))
+    with pytest.raises(StorageError, match=r"nowhere: cannot hold the input's texts: .*No such file"):
+        list(read_pairs(source, tmp_path / "nowhere"))
+    connect = sqlite3.connect
+
+    def small(*args: Any, **options: Any) -> sqlite3.Connection:
+        database: sqlite3.Connection = connect(*args, **options)
+        database.execute("PRAGMA max_page_count=8")
+        return database
+
+    monkeypatch.setattr(sqlite3, "connect", small)
+    (tmp_path / "docs.jsonl").write_text(json.dumps({"doc_id": "a", "text": "x" * 10**5}))
+    with pytest.raises(StorageError, match="disk is full"):
+        list(read_pairs(source, tmp_path))

@@ -132,13 +132,15 @@ def test_a_large_file_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert remembered_sha256(path) == "computed again"
 
 
-def test_a_file_that_has_just_changed_is_hashed_each_time(tmp_path: Path) -> None:
+def test_a_file_that_has_just_changed_is_hashed_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PAIRGRADE_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "large.bin"
     just_now = time.time_ns() + 60 * 10**9  # the clock of a file system may be ahead
     for _ in range(2):
         path.write_bytes(os.urandom(2**20 + 1))
         os.utime(path, ns=(just_now, just_now))
         assert remembered_sha256(path) == file_sha256(path)
+        assert not (tmp_path / "cache").exists()
 
 
 def test_a_damaged_memory_is_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,10 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from helpers import json_of
 from pairgrade.errors import InputError
 from pairgrade.judgments import read_judgments
+from pairgrade.lines import numbered_lines
 from pairgrade.ranking_set import read_groups
 from pairgrade.readers import Source, digest, numbered_pairs, read_pairs
 from pairgrade.records import Pair, Rejection
@@ -321,6 +323,17 @@ def test_the_limit_is_the_source_s(tmp_path: Path, form: str) -> None:
     assert found.reason.endswith("longer than 250 bytes")
 
 
+def test_a_csv_record_of_many_lines_keeps_to_the_limit(tmp_path: Path) -> None:
+    lines = b"\n".join([b"x" * 100] * 5)
+    source = between(tmp_path, "csv", b'q,d,query,"' + lines + b'",title')
+    assert middle(source) == Pair("q", "d", "query", lines.decode(), "title")
+    before, opened, *others, after = read_pairs(Source(source.pairs, max_row_bytes=250))
+    assert (before, after) == (BEFORE, AFTER)
+    assert isinstance(opened, Rejection)
+    assert opened.reason == "the quote that opens field 4 is not closed within 250 bytes"
+    assert [item.line for item in others if isinstance(item, Rejection)] == [4, 5, 6, 7]
+
+
 @pytest.mark.parametrize("content", [b"", b"\0" * 5000, b"\x89PNG\r\n" + bytes(range(256)) * 20, b"%PDF-1.7\n", b"{"])
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.tsv", "a.parquet", "a.csv.gz"])
 def test_files_of_another_kind_never_crash(tmp_path: Path, name: str, content: bytes) -> None:
@@ -436,3 +449,43 @@ def test_nothing_is_lost_in_parquet_and_trec_files(tmp_path: Path) -> None:
         assert {item.line - 1 for item in found if isinstance(item, Rejection)} == damaged
         labelled = [(item.query_id, item.doc_id, item.document) for item in found if isinstance(item, Pair)]
         assert labelled == [(p.query_id, p.doc_id, p.document) for k, p in enumerate(pairs) if k not in damaged]
+
+
+def test_a_line_of_100_megabytes_is_never_held(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with path.open("wb") as stream:
+        stream.write(b"first\n")
+        for _ in range(100):
+            stream.write(b"x" * 10**6)
+        stream.write(b"\nlast\n")
+    tracemalloc.start()
+    try:
+        assert list(numbered_lines(str(path), 2**20)) == [(1, b"first"), (2, None), (3, b"last")]
+        assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("[1]", "expected a JSON object, got an array"),
+        ('"a"', "expected a JSON object, got a string"),
+        ("null", "expected a JSON object, got null"),
+        ("1.5", "expected a JSON object, got a number"),
+        ("true", "expected a JSON object, got true or false"),
+        ('{"id": "1"', "not valid JSON at column 11: Expecting ',' delimiter"),
+        ('{"id": "1"} {}', "not valid JSON at column 13: Extra data"),
+        ("{'id': 1}", "not valid JSON at column 2: Expecting property name enclosed in double quotes"),
+        ('{"id": NaN}', "NaN is not JSON"),
+        ('{"a": [-Infinity]}', "-Infinity is not JSON"),
+        ('{"id": 1, "b": {"x": 1, "x": 2}}', "the key 'x' appears twice in one JSON object"),
+        ('{"id": ' + "9" * 5000 + "}", "an integer of 5,000 digits; at most 1,000 are read"),
+        ('{"id": ' + "[" * 10**5 + "]" * 10**5 + "}", "JSON nested too deeply"),
+        ('{"a":' * 10**5 + "1" + "}" * 10**5, "JSON nested too deeply"),
+        ('{"id": "a\x00b"}', "not valid JSON at column 10: Invalid control character"),
+    ],
+)
+def test_what_is_no_json_object_is_rejected_by_reason(tmp_path: Path, line: str, reason: str) -> None:
+    good = '{"id": "1", "text": "a"}'
+    assert json_of(tmp_path, good, line, good) == [(1, ["1", "a", None]), reason, (3, ["1", "a", None])]

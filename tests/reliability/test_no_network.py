@@ -34,7 +34,8 @@ def events(folder: Path, *arguments: object) -> list[str]:
     (folder / "sitecustomize.py").write_text(WATCH)
     log = folder / "events"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}  # the hub is not told to be offline
-    environment |= {"NETWORK_LOG": str(log), "PYTHONPATH": str(folder)}
+    path = filter(None, [str(folder), os.environ.get("PYTHONPATH")])
+    environment |= {"NETWORK_LOG": str(log), "PYTHONPATH": os.pathsep.join(path)}
     done = subprocess.run([sys.executable, *map(str, arguments)], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return log.read_text().splitlines()

@@ -36,8 +36,15 @@ def test_a_write_is_finished_first() -> None:
 
 
 def test_handlers_are_put_back() -> None:
-    before = signal.getsignal(signal.SIGTERM)
+    def own(*_: object) -> None:
+        """Be another handler than the system's, which a signal leaves behind in any case."""
+
+    before, interrupt = signal.signal(signal.SIGTERM, own), signal.getsignal(signal.SIGINT)
     stop = PoliteStop()
-    with pytest.raises(StopRequested):
-        _listen(stop, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    assert signal.getsignal(signal.SIGTERM) is before
+    try:
+        with pytest.raises(StopRequested):
+            _listen(stop, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert signal.getsignal(signal.SIGTERM) is own
+        assert signal.getsignal(signal.SIGINT) is interrupt
+    finally:
+        signal.signal(signal.SIGTERM, before)

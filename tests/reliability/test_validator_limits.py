@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pairgrade import ModelError
+from pairgrade.export.weights import Weights
 from pairgrade.file_hashes import file_sha256, remembered_sha256, verify_files
 from pairgrade.folder_check import check_folder
 from pairgrade.gguf_check import check_gguf
@@ -191,3 +192,10 @@ def test_a_file_whose_time_was_set_back_is_hashed_again(tmp_path: Path, monkeypa
         os.utime(path, (1, 1))  # long ago; what has just changed is not remembered
         assert remembered_sha256(path) == file_sha256(path)
     assert (tmp_path / "cache" / "hashes.json").exists()
+
+
+def test_the_index_cannot_name_files_elsewhere(tmp_path: Path) -> None:
+    parts = {"weight_map": {"a": "../other.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(parts))
+    with pytest.raises(ModelError, match="not a plain name"):
+        Weights(tmp_path)

@@ -72,3 +72,13 @@ def test_the_doctor_looks_at_each_of_them(library: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(diagnosis.diagnose, "__defaults__", ((),))
     CliRunner().invoke(cli, ["doctor", "--json"])
     assert library in asked
+
+
+def test_a_known_bad_version_is_named_and_fails_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis, "package_version", lambda name: "0.2.60" if "llama" in name else "none")
+    monkeypatch.setattr(diagnosis.diagnose, "__defaults__", ((),))
+    shown = CliRunner().invoke(cli, ["doctor"])
+    assert shown.exit_code == 1
+    assert "UNSAFE: llama-cpp-python" in shown.output
+    assert "CVE-2024-34359" in shown.output
+    assert advisories.known_bad("llama-cpp-python", "0.2.60")

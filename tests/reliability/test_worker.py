@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -262,6 +264,7 @@ def test_the_worker_outlives_the_thread_that_opened_it() -> None:
     thread = threading.Thread(target=lambda: made.append(opened()))
     thread.start()
     thread.join()
+    time.sleep(0.5)  # Python's thread is over before the system's
     (backend,) = made
     pid = backend.pid
     backend.score(START, [ids("a")], LABELS)
@@ -339,3 +342,11 @@ def test_what_is_no_frame_is_an_error_and_no_crash(noise: bytes, cut: int) -> No
     for data in (noise, sent[:cut], sent[:14] + noise):
         with pytest.raises(frames.BrokenFrameError):
             _read_all(_piped(lambda end, data=data: end.sendall(data)))  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("arrays", [[["<i4", 5]], [["<i4", -3]], [["<i4", 4], ["<i4", -1]], [["<f8", 3]], []])
+def test_a_header_that_lies_about_its_arrays_is_an_error(arrays: list[list[object]]) -> None:
+    header = json.dumps({"arrays": arrays}).encode()
+    frame = struct.pack("<IQ", len(header), 12) + header + bytes(12)
+    with pytest.raises(frames.BrokenFrameError):
+        _read_all(_piped(lambda end: end.sendall(frame)))

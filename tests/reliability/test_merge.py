@@ -34,7 +34,6 @@ def adapter_of(base: Path, folder: Path) -> Path:
     return train(TrainJob(source, str(base), folder / "adapter", RUBRIC), OPTIONS).adapter
 
 
-@pytest.mark.reliability
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
 def test_the_merged_model_is_the_adapter_beside_its_base(
     family: str, tmp_path: Path, tiny_folder: Callable[[str], Path]
@@ -55,7 +54,6 @@ def test_the_merged_model_is_the_adapter_beside_its_base(
     assert {path.name for path in (tmp_path / "merged").iterdir()} == {*manifest["files"], "manifest.json"}
 
 
-@pytest.mark.reliability
 def test_a_merge_that_changes_the_model_writes_nothing(
     tmp_path: Path, tiny_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,7 +64,6 @@ def test_a_merge_that_changes_the_model_writes_nothing(
     assert not (tmp_path / "merged").exists()
 
 
-@pytest.mark.reliability
 def test_a_changed_adapter_and_another_base_are_refused(tmp_path: Path, tiny_folder: Callable[[str], Path]) -> None:
     adapter = adapter_of(tiny_folder("llama"), tmp_path)
     with pytest.raises(ModelError, match="is not the base"):

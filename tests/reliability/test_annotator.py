@@ -43,14 +43,12 @@ def _check_closed(documents: list[str]) -> None:
         assert list(read_judgments(path)) == judgments
 
 
-@pytest.mark.reliability
 @settings(max_examples=100, deadline=None)
 @given(st.lists(_TEXTS, min_size=1, max_size=8))
 def test_the_output_is_closed_whatever_the_text(documents: list[str]) -> None:
     _check_closed(documents)
 
 
-@pytest.mark.reliability
 @pytest.mark.slow
 @settings(max_examples=1250, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(_TEXTS, min_size=8, max_size=8))
@@ -58,7 +56,6 @@ def test_the_output_is_closed_for_10000_documents(documents: list[str]) -> None:
     _check_closed(documents)
 
 
-@pytest.mark.reliability
 def test_a_cut_is_marked_and_counted() -> None:
     (judgment,) = Annotator(FakeBackend(900), TREC).label([Pair("q", "d", "query", "x" * 5000)])
     assert judgment.truncated
@@ -66,14 +63,12 @@ def test_a_cut_is_marked_and_counted() -> None:
     assert judgment.document_tokens + judgment.cut_tokens == 5001  # and the space before the text
 
 
-@pytest.mark.reliability
 def test_a_document_that_must_not_be_cut_is_refused() -> None:
     annotator = Annotator(FakeBackend(900), TREC, AnnotatorOptions(too_long="reject"))
     with pytest.raises(InputError, match=r"pair \(q, d\): the document is \d+ tokens too long"):
         list(annotator.label([Pair("q", "d", "query", "x" * 5000)]))
 
 
-@pytest.mark.reliability
 def test_identity_names_what_decides_a_judgment() -> None:
     base = Annotator(FakeBackend(), TREC).identity()
     changed = {
@@ -106,7 +101,6 @@ def test_options_are_checked(wrong: dict) -> None:  # type: ignore[type-arg]
         AnnotatorOptions(**wrong)
 
 
-@pytest.mark.reliability
 @pytest.mark.model
 def test_judgments_of_the_real_model_do_not_depend_on_what_runs_beside(smollm2_path: Path) -> None:
     pairs = make_pairs(2, 4)
@@ -122,7 +116,6 @@ def test_judgments_of_the_real_model_do_not_depend_on_what_runs_beside(smollm2_p
     assert all(0.2 < j.label_mass <= 1 for j in judged[0] if j.label_mass is not None)
 
 
-@pytest.mark.reliability
 @pytest.mark.model
 def test_hostile_text_is_labelled_and_moves_no_neighbour(smollm2_path: Path) -> None:
     calm = make_pairs(1, 3)

@@ -1,23 +1,26 @@
-"""Foreign text never becomes a control token: check 2 of the reliability list, on real and made-up vocabularies."""
+"""Foreign text never becomes a control token, on real and made-up vocabularies."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tiny_models
+from helpers import folder_tokenizer
 from pairgrade import Grade, Pair, Rubric
 from pairgrade.fake import FakeTokenizer
+from pairgrade.folder_tokenizer import FolderTokenizer, has_chat_template
 from pairgrade.llama import LlamaBackend
 from pairgrade.llama_model import LlamaTokenizer, library
-from pairgrade.prompt import PromptBuilder, label_ids
+from pairgrade.prompt import PromptBuilder, detect_chat_format, label_ids
 from pairgrade.tokenizer import encode_apart
 
 _pieces = st.sampled_from(["<|tool|>", "<|begin|>", "<|end|>", "<|", "|>", "tool", "a", " ", "é", "<"])
 
 
-@pytest.mark.reliability
 @settings(max_examples=300, deadline=None)
 @given(st.lists(_pieces, max_size=12).map("".join))
 def test_no_special_id_comes_out_of_foreign_text(text: str) -> None:
@@ -26,13 +29,11 @@ def test_no_special_id_comes_out_of_foreign_text(text: str) -> None:
     assert bytes(ids.tolist()).decode() == text  # and nothing of the text is lost
 
 
-@pytest.mark.reliability
 def test_the_fake_would_fail_without_the_cutting() -> None:
     tokenizer = FakeTokenizer()
     assert (tokenizer._encode("a<|tool|>b", ("<|tool|>",)) == 258).sum() == 1
 
 
-@pytest.mark.reliability
 def test_overlapping_user_defined_tokens_are_all_broken_up() -> None:
     texts = {1: "aba", 2: "abab", 3: "bb"}
 
@@ -51,7 +52,6 @@ def test_overlapping_user_defined_tokens_are_all_broken_up() -> None:
         assert "".join(chr(i - 100) for i in out) == text
 
 
-@pytest.mark.reliability
 @pytest.mark.model
 @pytest.mark.parametrize("place", ["query", "document", "title"])
 def test_every_special_text_of_the_real_vocabulary_stays_text(smollm2: LlamaBackend, place: str) -> None:
@@ -72,7 +72,6 @@ def _parts(builder: PromptBuilder, pair: Pair) -> list[list[int]]:
     return [part.tolist() for part in (*prompt.prefix, prompt.suffix)]
 
 
-@pytest.mark.reliability
 @pytest.mark.model
 @pytest.mark.parametrize(
     "text", ["", "\x00", "a\x00b", "\u202e", "\u2028", "\ufeffx", "👩‍👩‍👧", "\x1b[31m", "a" * 5000]
@@ -130,3 +129,27 @@ def test_no_space_is_added_in_the_middle_of_a_prompt(space_first: LlamaTokenizer
 def test_label_words_of_such_a_vocabulary_are_one_token(space_first: LlamaTokenizer) -> None:
     rubric = Rubric("r", "a", (Grade(0, "0", "a"), Grade(1, "1", "b")), cue="R: ")
     assert [space_first.piece(i) for i in label_ids(rubric, space_first).tolist()] == ["0", "1"]
+
+
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_every_special_text_stays_text_in_query_and_document(family: str, tiny_folder: Callable[[str], Path]) -> None:
+    folder = tiny_folder(family)
+    tokenizer = FolderTokenizer(folder)
+    chat = detect_chat_format(tokenizer, has_chat_template(folder))
+    builder = PromptBuilder(Rubric.load("trec"), tokenizer, 1024, chat)
+    controls = np.array(sorted(tokenizer.special_texts))
+    calm = builder.build(Pair("q", "d", "what is it", "a thing"))
+    expected = [ids[np.isin(ids, controls)].tolist() for ids in (*calm.prefix, calm.suffix)]
+    assert len(tokenizer.special_texts) >= 4
+    for text in tokenizer.special_texts.values():
+        hostile = builder.build(Pair("q", "d", f"what {text}is it", f"a {text}{text} thing{text}"))
+        found = [ids[np.isin(ids, controls)].tolist() for ids in (*hostile.prefix, hostile.suffix)]
+        assert found == expected, text
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(text=st.text(max_size=60))
+def test_no_text_gives_a_special_id_or_more_than_its_own(text: str) -> None:
+    tokenizer = folder_tokenizer("qwen3")
+    ids = tokenizer.plain(text + "<|im_end|>" + text)
+    assert not set(ids.tolist()) & set(tokenizer.special_texts)

@@ -35,7 +35,6 @@ def folders(tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPat
     return folder
 
 
-@pytest.mark.reliability
 @pytest.mark.parametrize("quant", _QUANTS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_neighbours_and_threads_move_nothing(family: str, quant: str, folders: Callable[..., Path]) -> None:
@@ -58,7 +57,6 @@ def test_neighbours_and_threads_move_nothing(family: str, quant: str, folders: C
         np.testing.assert_allclose(other.logits, reference.logits, rtol=0, atol=bound)
 
 
-@pytest.mark.reliability
 def test_judgments_equal_those_of_transformers(
     folders: Callable[..., Path], tiny_folder: Callable[[str], Path]
 ) -> None:
@@ -87,7 +85,6 @@ def test_the_prefix_is_computed_once(folders: Callable[..., Path]) -> None:
     assert backend.counters.computed == len(first) + 2 * len(second) + 2 * tokens
 
 
-@pytest.mark.reliability
 @pytest.mark.parametrize("name", ["weights.bin", "documents.onnx", "embedding.npy", "tokenizer.json"])
 def test_an_altered_file_is_refused(name: str, folders: Callable[..., Path], tmp_path: Path) -> None:
     copy = _copy(folders("llama"), tmp_path / "copy")
@@ -101,7 +98,6 @@ def test_an_altered_file_is_refused(name: str, folders: Callable[..., Path], tmp
         OnnxBackend(copy)
 
 
-@pytest.mark.reliability
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
@@ -121,7 +117,6 @@ def test_a_manifest_that_is_not_ours_is_refused(
         OnnxBackend(copy)
 
 
-@pytest.mark.reliability
 def test_data_outside_the_folder_is_refused(folders: Callable[..., Path], tmp_path: Path) -> None:
     import onnx
 
@@ -144,7 +139,6 @@ def test_data_outside_the_folder_is_refused(folders: Callable[..., Path], tmp_pa
         OnnxBackend(copy)
 
 
-@pytest.mark.reliability
 def test_prompts_that_cannot_run_are_refused(folders: Callable[..., Path]) -> None:
     backend = opened(folders("llama"), context=64)
     prefix, documents = prompts()

@@ -42,14 +42,12 @@ def calm(smollm2_path: Path) -> np.ndarray:
     return out
 
 
-@pytest.mark.reliability
 def test_a_kept_prefix_changes_no_bit(smollm2: LlamaBackend, calm: np.ndarray) -> None:
     reused = smollm2.counters.reused
     assert (scores(smollm2) == calm).all()
     assert smollm2.counters.reused > reused
 
 
-@pytest.mark.reliability
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_no_order_changes_a_bit(smollm2: LlamaBackend, calm: np.ndarray, seed: int) -> None:
     order = list(range(len(calm)))
@@ -57,7 +55,6 @@ def test_no_order_changes_a_bit(smollm2: LlamaBackend, calm: np.ndarray, seed: i
     assert (scores(smollm2, order) == calm).all()
 
 
-@pytest.mark.reliability
 def test_a_batch_is_its_members(smollm2: LlamaBackend, calm: np.ndarray) -> None:
     items, labels = prompts(smollm2)
     for first in range(0, len(items), 5):
@@ -65,7 +62,6 @@ def test_a_batch_is_its_members(smollm2: LlamaBackend, calm: np.ndarray) -> None
         assert (result.logits == calm[first : first + 5, :4]).all()
 
 
-@pytest.mark.reliability
 def test_threads_change_no_bit(smollm2_path: Path, calm: np.ndarray) -> None:
     for threads in (1, 3):
         backend = LlamaBackend(smollm2_path, LlamaOptions(context=CONTEXT, threads=threads))
@@ -73,7 +69,6 @@ def test_threads_change_no_bit(smollm2_path: Path, calm: np.ndarray) -> None:
         backend.close()
 
 
-@pytest.mark.reliability
 @pytest.mark.parametrize("unified", [False, True])
 def test_several_documents_in_one_decode_are_close_but_not_equal(
     smollm2_path: Path, calm: np.ndarray, unified: bool
@@ -92,7 +87,6 @@ def test_several_documents_in_one_decode_are_close_but_not_equal(
         assert worst > 0.0
 
 
-@pytest.mark.reliability
 def test_a_prefix_cut_anywhere_gives_the_same_judgment(smollm2: LlamaBackend) -> None:
     """Segments are decodes of their own: where they are cut may move a logit by rounding only."""
     items, labels = prompts(smollm2)
@@ -103,7 +97,6 @@ def test_a_prefix_cut_anywhere_gives_the_same_judgment(smollm2: LlamaBackend) ->
         assert np.abs(result - expected).max() < 0.05
 
 
-@pytest.mark.reliability
 def test_a_failed_decode_leaves_no_trace(
     smollm2: LlamaBackend, calm: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,7 +108,6 @@ def test_a_failed_decode_leaves_no_trace(
     assert (scores(smollm2) == calm).all()
 
 
-@pytest.mark.reliability
 def test_a_prompt_beyond_the_context_is_refused(smollm2: LlamaBackend) -> None:
     items, labels = prompts(smollm2)
     with pytest.raises(ModelError, match="does not fit the context of 512"):
@@ -133,6 +125,8 @@ def test_the_log_total_is_that_of_the_whole_vocabulary(smollm2: LlamaBackend) ->
     assert result.log_totals[0] == pytest.approx(logits.max() + np.log(np.exp(logits - logits.max()).sum()), abs=1e-5)
     some = smollm2.score(items[0].prefix, [items[0].suffix], labels)
     assert (some.logits[0] == result.logits[0][labels]).all()
+    assert some.log_totals is not None
+    assert some.log_totals[0] == result.log_totals[0]
 
 
 @pytest.mark.parametrize("wrong", [{"context": 8}, {"threads": 0}, {"sequences": 0}, {"sequences": 64}])
