@@ -100,7 +100,7 @@ def _steps(given: argparse.Namespace) -> dict[str, Callable[[], None]]:
 def _plain_loss(model: Any, batch: list[Example], labels: Any) -> Any:
     import torch
 
-    rows = [np.concatenate([*example.prompt.prefix, example.prompt.suffix]) for example in batch]
+    rows = [example.prompt.ids for example in batch]
     longest = max(map(len, rows))
     ids = torch.zeros((len(rows), longest), dtype=torch.long)
     mask = torch.zeros_like(ids)

@@ -12,7 +12,7 @@ from pairgrade.annotator import Annotator, AnnotatorOptions
 from pairgrade.calibration import Calibration
 from pairgrade.chat import FORMAT_NAMES
 from pairgrade.llama import LlamaOptions
-from pairgrade.model_choice import BACKENDS, choose_model, this_machine
+from pairgrade.model_choice import BACKENDS, choose_model
 from pairgrade.onnx_backend import PROVIDERS, OnnxOptions
 from pairgrade.plan import PlanOptions
 from pairgrade.readers import Columns, Source
@@ -168,7 +168,7 @@ def annotator_opener(
 ) -> Callable[[], AbstractContextManager[Annotator]]:
     """Return what opens the annotator that the options describe, in a worker process unless --in-process is given."""
     settings, isolate = annotator_options(values, rubric), not values["in_process"]
-    choice = choose_model(model, values["backend"], this_machine(values["provider"] == "cuda"))
+    choice = choose_model(model, values["backend"], cuda=values["provider"] == "cuda")
     if choice.why:
         click.echo(f"model: {choice.why}", err=True)
     llama, onnx = llama_options(values), onnx_options(values)

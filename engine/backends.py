@@ -14,7 +14,7 @@ from pairgrade.file_hashes import MANIFEST
 from pairgrade.folder_tokenizer import FolderTokenizer
 from pairgrade.llama import LlamaBackend, LlamaOptions
 from pairgrade.llama_model import LlamaModel
-from pairgrade.model_choice import choose_model, this_machine
+from pairgrade.model_choice import choose_model
 from pairgrade.models import resolve
 from pairgrade.onnx_backend import PROVIDERS, OnnxBackend, OnnxOptions
 from pairgrade.onnx_manifest import is_onnx_folder
@@ -35,7 +35,7 @@ def open_backend(
     ``isolate``: in a worker process, whose death is survived; the scores are the same.
     """
     cuda = onnx is not None and onnx.provider == PROVIDERS["cuda"]
-    text = choose_model(str(reference), machine=this_machine(cuda)).model
+    text = choose_model(str(reference), cuda=cuda).model
     if text.startswith("fake:"):
         if isolate:
             return WorkerBackend(text, lambda: _tokenizer(text), llama), None

@@ -57,8 +57,13 @@ def this_machine(cuda: bool = False) -> Machine:
     return Machine(cpu_features(), memory[1] if memory else None, cuda)
 
 
-def choose_model(reference: str, backend: str = "auto", machine: Machine | None = None) -> Choice:
-    """Return the model to run; ModelError where the folder has none for that backend or memory has room for none."""
+def choose_model(
+    reference: str, backend: str = "auto", machine: Machine | None = None, *, cuda: bool = False
+) -> Choice:
+    """Return the model to run; ModelError where the folder has none for that backend or memory has room for none.
+
+    The machine is this one if none is given, and looked at only where there is a choice; ``cuda`` as in ``Machine``.
+    """
     if backend not in BACKENDS:
         raise ModelError(f"backend '{backend}': one of {', '.join(BACKENDS)}")
     folder = Path(reference)
@@ -79,7 +84,7 @@ def choose_model(reference: str, backend: str = "auto", machine: Machine | None 
             f"{reference} has no model{wanted}: it holds {listed}. A model is a .gguf file or a folder of "
             "`pairgrade export --to onnx`, or a folder with several of them"
         )
-    return _choose(reference, fit, machine or this_machine())
+    return _choose(reference, fit, machine or this_machine(cuda))
 
 
 def exports(folder: Path) -> list[Export]:

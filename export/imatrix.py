@@ -26,7 +26,7 @@ def importance_matrix(
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Run the whole prompt of each pair and return the mean squares by the tensor's name in a GGUF file."""
     progress = progress or Progress()
-    prompts = [np.concatenate((*p.prefix, p.suffix)) for p in prompts_of(backend, task)[1].values()]
+    prompts = [p.ids for p in prompts_of(backend, task)[1].values()]
     if not prompts:
         raise InputError("none of the pairs to calibrate on fits the context of the model")
     progress.start(len(prompts), 0)

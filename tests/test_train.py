@@ -117,7 +117,7 @@ def test_only_the_layers_asked_for_are_adapted(tiny_folder: Callable[[str], Path
 
 def test_states_beyond_the_limit_are_computed_again(tiny_folder: Callable[[str], Path]) -> None:
     fit, data = fitted(tiny_folder("llama"), TrainOptions(layers=1))
-    rows = [np.concatenate([*example.prompt.prefix, example.prompt.suffix]) for example in data[:5]]
+    rows = [example.prompt.ids for example in data[:5]]
     trunk = Trunk(fit._model._decoder, 1, limit=len(rows[0]) * 64 * 4)
     first, again = trunk.states(rows, None), trunk.states(rows, None)
     assert len(trunk._kept) == 1

@@ -83,6 +83,5 @@ def micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
 
 def suffix_of(example: Example, shared: bool) -> npt.NDArray[np.int32]:
     """Return the ids that a step runs for one example: what follows the instruction, or the whole prompt."""
-    instruction, *rest = example.prompt.prefix
-    parts = [*rest, example.prompt.suffix] if shared else [instruction, *rest, example.prompt.suffix]
-    return np.concatenate(parts)
+    prompt = example.prompt
+    return np.concatenate((*prompt.prefix[1:], prompt.suffix)) if shared else prompt.ids

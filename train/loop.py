@@ -48,9 +48,9 @@ def fit(
 def batch_at(step: int, grades: Sequence[int], options: TrainOptions) -> list[int]:
     """Return the places of the pairs of one step, given every pair's grade; a function of the seed and the step alone.
 
-    An epoch is cut so that each batch holds the grades in about the proportion of the whole. A
-    step has one label token a pair: were batches drawn at random, most of its gradient would be about which grade
-    they happen to have too many of.
+    An epoch is cut so that each batch holds the grades in about the proportion of the whole. A step has one label
+    token a pair: were batches drawn at random, most of its gradient would be about which grade they happen to have
+    too many of.
     """
     each = math.ceil(len(grades) / options.batch)
     epoch, index = divmod(step, each)

@@ -68,7 +68,7 @@ def merge(
     _check_base(adapter, manifest, folder)
     options = TrainOptions(threads=threads)
     builder = builder_of(folder, rubric, options)
-    prompts = [np.concatenate([*p.prefix, p.suffix]) for p in map(builder.build, pairs)]
+    prompts = [builder.build(pair).ids for pair in pairs]
     model = load_model(folder, options)
     plain = _logits(model, prompts)
     with quiet_transformers():
