@@ -24,8 +24,8 @@ def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
     work = out.with_name(f".{out.name}.{os.getpid()}.part")
     _remove_stale_parts(out)
     shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
     try:
+        work.mkdir(parents=True)
         yield work
         if replace and out.is_dir():
             shutil.rmtree(out)

@@ -63,6 +63,19 @@ def test_a_polite_signal_leaves_nothing(tmp_path: Path, number: signal.Signals) 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_signal_as_soon_as_the_folder_is_made_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mkdir = Path.mkdir
+
+    def interrupted(folder: Path, *arguments: bool, **named: bool) -> None:
+        mkdir(folder, *arguments, **named)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "mkdir", interrupted)
+    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "out"):
+        pytest.fail("went on")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_export_that_is_stopped_leaves_nothing(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
