@@ -8,7 +8,6 @@ from pathlib import Path
 
 import rich_click as click
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from pairgrade.agreement import AgreementOptions, agreement
@@ -127,7 +126,7 @@ def _notes(report: Report) -> list[str]:
 
 
 def _print(out: Path, human: Path, matched: Matched, report: Report, notes: Iterable[str], per_query: bool) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     lines = [
         f"{out} against {human}",
         f"{report.pairs:,} pairs of {report.queries:,} queries; relevant from grade {report.threshold} on",
@@ -136,12 +135,12 @@ def _print(out: Path, human: Path, matched: Matched, report: Report, notes: Iter
         lines.append(f"predictions without a human grade, left out: {matched.unjudged:,}")
     if matched.unpredicted:
         lines.append(f"human grades without a prediction, left out: {matched.unpredicted:,}")
-    console.print("\n".join(lines) + "\n", markup=False)
+    console.print("\n".join(lines) + "\n")
     console.print(_summary(report))
     if report.resampled:
         drawn = f"{report.resamples:,} bootstrap resamples of {report.resampled}, seed {report.seed}"
         notes = [f"Intervals: {drawn}.", *notes]
-    console.print("\n".join(notes) + "\n", markup=False)
+    console.print("\n".join(notes) + "\n")
     console.print(_confusion(report), "", _distribution(report), sep="\n")
     if per_query:
         console.print("", _queries(report), sep="\n")
@@ -183,7 +182,7 @@ def _queries(report: Report) -> Table:
     table = figures_table("agreement on each query", "query", "pairs", "accuracy", "quadratic kappa", "tau-b", "AUC")
     for query in report.per_query:
         values = (query.accuracy, query.quadratic_kappa, query.tau_b, query.auc)
-        table.add_row(escape(query.query_id), f"{query.pairs:,}", *map(_number, values))
+        table.add_row(query.query_id, f"{query.pairs:,}", *map(_number, values))
     return table
 
 

@@ -102,4 +102,4 @@ def _print(report: AttackReport, model: str) -> None:
         what = ATTACKS[result.name][0] if result.name in ATTACKS else "as it is"
         interval = f"{result.interval[0]:.1%} to {result.interval[1]:.1%}"
         table.add_row(what, f"{result.rate:.1%}", interval, f"{result.expected_grade:.3f}", f"{result.rise:+.3f}")
-    Console().print(table)
+    Console(markup=False).print(table)

@@ -199,10 +199,9 @@ def _give(result: BenchResult, out: Path | None, as_json: bool) -> None:
 def _print(result: BenchResult) -> None:
     from pairgrade.bench.report_tables import tables
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(
         f"{result.data['pairs']:,} pairs of {result.data['queries']:,} queries; {result.environment['cpu']}\n",
-        markup=False,
     )
     dominated = {cell.name for cell in result.cells if cell.dominated}
     fitting = max(2, (console.width - _NAME_WIDTH) // _CELL_WIDTH)
@@ -210,37 +209,37 @@ def _print(result: BenchResult) -> None:
         if table.header[0] != "cell":
             shown = figures_table(table.title, table.header[0], *table.header[1:])
             for row in table.rows:
-                shown.add_row(*map(escape, row))
+                shown.add_row(*row)
             console.print(shown)
             continue
         for start in range(0, len(table.rows), fitting):
             console.print(_across(table, table.rows[start : start + fitting], dominated))
-    console.print("\n".join(result.notes), markup=False)
+    console.print("\n".join(result.notes))
     if dominated:
-        console.print(f"Dimmed: by {result.measure} another cell is as good and as cheap.", markup=False)
+        console.print(f"Dimmed: by {result.measure} another cell is as good and as cheap.")
 
 
 def _across(table: Table, cells: Sequence[tuple[str, ...]], dominated: set[str]) -> RichTable:
     """Lay out some cells beside each other, a row for each figure, which stays narrow."""
-    shown = figures_table(table.title, "", *(escape(name) for name, *_ in cells))
+    shown = figures_table(table.title, "", *(name for name, *_ in cells))
     for column, (name, *_) in zip(shown.columns[1:], cells, strict=True):
         column.overflow = "fold"
         column.style = "dim" if name in dominated else ""
     for place, name in enumerate(table.header[1:], start=1):
-        shown.add_row(name, *(escape(cell[place].replace(" (", "\n(")) for cell in cells))
+        shown.add_row(name, *(cell[place].replace(" (", "\n(") for cell in cells))
     return shown
 
 
 def _print_comparison(found: Comparison) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     table = figures_table("pairs a second", "cell", "before", "after", "ratio", "interval", "memory", "verdict")
     for c in found.changes:
         between = "-" if c.low is None or c.high is None else f"{c.low:.3f} to {c.high:.3f}"
-        table.add_row(escape(c.name), f"{c.before:,.2f}", f"{c.after:,.2f}", f"{c.ratio:.3f}", between,
+        table.add_row(c.name, f"{c.before:,.2f}", f"{c.after:,.2f}", f"{c.ratio:.3f}", between,
                       f"{c.memory_ratio:.2f}", c.verdict)  # fmt: skip
     console.print(table)
     for title, names in (("Only in A", found.only_before), ("Only in B", found.only_after)):
         if names:
-            console.print(f"{title}: {', '.join(names)}", markup=False)
+            console.print(f"{title}: {', '.join(names)}")
     for warning in found.warnings:
-        console.print(f"Beware: {warning}.", markup=False)
+        console.print(f"Beware: {warning}.")

@@ -152,7 +152,7 @@ def _print(
     found: CrossFit,
     notes: list[str],
 ) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     lines = [
         f"{judgments} against {qrels}",
         f"{found.pairs:,} pairs of {found.queries:,} queries; relevant from grade {found.threshold} on",
@@ -161,17 +161,17 @@ def _print(
         lines.append(f"judgments without a human grade, left out: {matched.unjudged:,}")
     if matched.unpredicted:
         lines.append(f"human grades without a judgment, left out: {matched.unpredicted:,}")
-    console.print("\n".join(lines) + "\n", markup=False)
+    console.print("\n".join(lines) + "\n")
     table = _table("agreement with people", "", "before", "after")
     for name, title in _NAMES.items():
         table.add_row(title, _number(found.before[name]), _number(found.after[name]))
     console.print(table)
-    console.print("\n".join(notes) + "\n", markup=False)
+    console.print("\n".join(notes) + "\n")
     table = _table("distribution of the grades", "grade", "human", "before", "after")
     for share in _shares(calibration, matched, found):
         table.add_row(str(share["grade"]), *(f"{share[name]:.1%}" for name in ("human", "before", "after")))
     console.print(table)
-    console.print(f"{out}, fitted on all {found.pairs:,} pairs: {_parameters(calibration)}", markup=False)
+    console.print(f"{out}, fitted on all {found.pairs:,} pairs: {_parameters(calibration)}")
 
 
 def _parameters(calibration: Calibration) -> str:

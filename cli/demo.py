@@ -67,4 +67,4 @@ def command(model: str, out: Path, limit: int | None, overwrite: bool, as_json: 
     for name, title in names.items():
         value = report.statistics[name].value
         table.add_row(title, "undefined" if value is None else f"{value:.3f}")
-    Console().print(table)
+    Console(markup=False).print(table)

@@ -35,7 +35,7 @@ def command(measure: bool, as_json: bool) -> None:
         click.echo(json.dumps(diagnosis.to_dict() | {"ceilings": ceilings}, ensure_ascii=False))
     else:
         for table in (_machine(diagnosis, ceilings), _features(diagnosis), _libraries(diagnosis)):
-            Console().print(table)
+            Console(markup=False).print(table)
     if diagnosis.advisories:
         sys.exit(1)
 

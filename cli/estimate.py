@@ -65,7 +65,7 @@ def command(
     if as_json:
         click.echo(json.dumps(found.to_dict(), allow_nan=False))
     else:
-        Console(highlight=False).print(_table(pairs, model, found))
+        Console(highlight=False, markup=False).print(_table(pairs, model, found))
 
 
 def _table(pairs: str, model: str, e: Estimate) -> Table:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import rich_click as click
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from pairgrade.atomic import write_text
@@ -90,25 +89,25 @@ def command(
 
 
 def _print(qrels: Path, evaluation: Evaluation, per_query: bool) -> None:
-    console = Console(highlight=False)
-    console.print(f"{qrels}: {evaluation.queries:,} queries, {evaluation.judged:,} grades\n", markup=False)
+    console = Console(highlight=False, markup=False)
+    console.print(f"{qrels}: {evaluation.queries:,} queries, {evaluation.judged:,} grades\n")
     console.print(_means(evaluation))
     for measure in evaluation.measures if evaluation.comparisons else ():
         console.print(_comparisons(evaluation, measure))
-    console.print("\n".join(notes(evaluation)), markup=False)
+    console.print("\n".join(notes(evaluation)))
     if per_query:
         for run in evaluation.runs:
             for start in range(0, len(evaluation.measures), _WIDE):
                 measures = evaluation.measures[start : start + _WIDE]
-                table = figures_table(f"each query of {escape(run.name)}", "query", *measures)
+                table = figures_table(f"each query of {run.name}", "query", *measures)
                 for query in run.per_query[measures[0]]:
-                    table.add_row(escape(query), *(f"{run.per_query[measure][query]:.4f}" for measure in measures))
+                    table.add_row(query, *(f"{run.per_query[measure][query]:.4f}" for measure in measures))
                 console.print(table)
 
 
 def _means(evaluation: Evaluation) -> Table:
     """Lay out the means with a row for each measure, which stays narrow, or for each run where there are many."""
-    table = figures_table("means", "measure", *(escape(run.name) for run in evaluation.runs))
+    table = figures_table("means", "measure", *(run.name for run in evaluation.runs))
     for measure in evaluation.measures:
         table.add_row(measure, *(shown_mean(run.means[measure]).replace(" (", "\n(") for run in evaluation.runs))
     return table
@@ -121,7 +120,7 @@ def _comparisons(evaluation: Evaluation, measure: str) -> Table:
         if c.measure == measure:
             difference, low_high, better, t_test, t_holm, randomization, randomization_holm = comparison_cells(c)
             table.add_row(
-                f"{escape(c.run)}\n- {escape(c.baseline)}",
+                f"{c.run}\n- {c.baseline}",
                 f"{difference}\n({low_high})" if low_high != "-" else difference,
                 better,
                 f"{t_test}\n{t_holm}",

@@ -112,6 +112,6 @@ def _print(report: ExportReport) -> None:
         state = "; ".join([state, *file.verification.problems])
         row = (f"{file.size / 1e6:,.1f}", f"{found.agreement:.4f}", f"{found.mean_kl:.2e}", f"{found.p99_kl:.2e}")
         table.add_row(file.file + (" (importance matrix)" if file.importance else ""), *row, state)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(table)
-    console.print(f"written: {report.out}", soft_wrap=True, markup=False)
+    console.print(f"written: {report.out}", soft_wrap=True)

@@ -56,7 +56,7 @@ def command(
     if as_json:
         click.echo(json.dumps({k: str(v) if isinstance(v, Path) else v for k, v in asdict(merged).items()}))
         return
-    console = Console()
+    console = Console(markup=False)
     console.print(
         f"{merged.prompts} prompts: the adapter moves logits by up to {merged.moved:.3g}; merged and adapter-on logits "
         f"differ by at most {merged.difference:.1e} of the largest",

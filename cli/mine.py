@@ -135,7 +135,7 @@ def _print(out: Path, form: str, report: MineReport) -> None:
         if count:
             table.add_row(name, f"{count:,}")
     table.add_row("set" if form == "set" else f"rows as {form}", f"{out} ({report.written:,} rows)")
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(table)
     for reason in report.reasons:
-        console.print(reason, markup=False)
+        console.print(reason)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import rich_click as click
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from pairgrade.cli.report import figures_table
@@ -95,7 +94,7 @@ def command(
 
 
 def _print(ranking_set: Path, judgments: Path, out: Path, changes: LabelChanges, per_query: bool) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     total = changes.total
     lines = [
         f"{ranking_set} by {judgments}, policy {changes.policy}",
@@ -106,7 +105,7 @@ def _print(ranking_set: Path, judgments: Path, out: Path, changes: LabelChanges,
         lines.append(f"judgments for pairs that the set lacks: {changes.unused_judgments:,}")
     if changes.other_columns:
         lines.append(f"columns of the set that are not carried on: {', '.join(changes.other_columns)}")
-    console.print("\n".join(lines) + "\n", markup=False)
+    console.print("\n".join(lines) + "\n")
     console.print(_summary(changes))
     console.print(_matrix(changes))
     console.print(_counts("by source", "source", changes.sources, _MOST_ROWS))
@@ -117,10 +116,10 @@ def _print(ranking_set: Path, judgments: Path, out: Path, changes: LabelChanges,
         for cell in changes.cells:
             for example in cell.examples:
                 where = f"label {cell.label}, grade {cell.grade} ({example.certainty:.2f})"
-                console.print(f"{where}: {example.query_id} {example.doc_id}, {example.outcome}", markup=False)
+                console.print(f"{where}: {example.query_id} {example.doc_id}, {example.outcome}")
                 if example.query is not None:
-                    console.print(f"  {example.query}\n  {example.document}", markup=False, style="dim")
-    console.print(f"{out}: {total.rows - total.dropped:,} rows", markup=False)
+                    console.print(f"  {example.query}\n  {example.document}", style="dim")
+    console.print(f"{out}: {total.rows - total.dropped:,} rows")
 
 
 def _summary(changes: LabelChanges) -> Table:
@@ -148,7 +147,7 @@ def _counts(title: str, first: str, items: dict[str, Counts], most: int) -> Tabl
     table = figures_table(title, first, "rows", "false\npositives", "false\nnegatives", *shown)
     for name, counts in sorted(items.items(), key=lambda item: -item[1].rows)[:most]:
         table.add_row(
-            escape(name) or "-",
+            name or "-",
             f"{counts.rows:,}",
             f"{counts.false_positives:,}\nof {counts.positives:,}",
             f"{counts.false_negatives:,}\nof {counts.negatives:,}",

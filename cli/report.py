@@ -55,4 +55,4 @@ def figures_table(title: str, first: str, *columns: str) -> Table:
 
 def print_summary(summary: Summary) -> None:
     """Print a run's figures to stdout."""
-    Console().print(summary_table(summary))
+    Console(markup=False).print(summary_table(summary))

@@ -84,7 +84,7 @@ class _TerminalProgress(RerankProgress):
 
 
 def _print(result: Reranked, out: Path, precision: str) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     speed = f", {result.scored / result.seconds:,.1f} documents/s" if result.seconds else ""
     console.print(f"{result.scored:,} documents of {result.queries:,} queries ranked again in {precision}{speed}")
     if result.followed:
@@ -92,5 +92,5 @@ def _print(result: Reranked, out: Path, precision: str) -> None:
     if result.without_text:
         console.print(f"{result.without_text:,} documents had no text and were left out, such as:")
         for row in result.examples:
-            console.print(f"  {row.source}, line {row.line}: {row.reason}", markup=False)
+            console.print(f"  {row.source}, line {row.line}: {row.reason}")
     console.print(f"run: {out}")

@@ -50,4 +50,4 @@ def check(rubric: str, model: str | None, chat: str, show_prompt: bool, as_json:
     for name, value in findings.items():
         text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
         table.add_row(name.replace("_", " "), text)
-    Console().print(table)
+    Console(markup=False).print(table)

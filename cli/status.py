@@ -34,7 +34,7 @@ def command(out: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(status.to_dict(), ensure_ascii=False))
     else:
-        Console().print(_table(status))
+        Console(markup=False).print(_table(status))
 
 
 def _table(status: RunStatus) -> Table:

@@ -148,7 +148,7 @@ def _print(trained: Trained) -> None:
         ("accuracy", "accuracy"),
     ):
         table.add_row(name, *(_figure(found, field) for found in (before, best)))
-    console = Console()
+    console = Console(markup=False)
     console.print(table)
     early = ", stopped early" if trained.stopped_early else ""
     rejected = f"; {trained.rejected} rows had no pair with a grade" if trained.rejected else ""

@@ -99,7 +99,7 @@ def _print(trained: TrainedReranker) -> None:
     table.add_row(f"step {trained.best.step}", f"{trained.best.ndcg:.4f}")
     table.add_row("ONNX fp32", f"{fp32['ndcg']:.4f}")
     table.add_row("ONNX int8" if int8["kept"] else "ONNX int8, not kept", f"{int8['ndcg']:.4f}")
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(table)
     early = ", stopped early" if trained.stopped_early else ""
     console.print(

@@ -45,7 +45,7 @@ def command(a: str, b: str, pairs: str | None, as_json: bool, quiet: bool, **val
 
 
 def _print(found: Verification) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     table = Table(title=f"B against A on {found.fidelity.pairs:,} pairs", title_justify="left", show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -60,7 +60,7 @@ def _print(found: Verification) -> None:
         table.add_row(name, value)
     table.add_row("floor", f"agreement {found.floor.agreement}, mean KL {found.floor.mean_kl}")
     console.print(table)
-    console.print("\n".join(found.problems) or "B keeps the floor.", markup=False)
+    console.print("\n".join(found.problems) or "B keeps the floor.")
 
 
 def _figures(f: Fidelity) -> Iterator[tuple[str, str]]:

@@ -29,6 +29,7 @@ def test_doctor_for_people_and_machines() -> None:
         "works",
         "no_such_wing",
         "llama-cpp",
+        "[onnx]",  # no markup
     ):
         assert expected in text
     found = json.loads(CliRunner().invoke(cli, ["doctor", "--json"]).output)
