@@ -1,6 +1,7 @@
 # make demo   sets everything up and labels the shipped sample
 # make test   sets everything up, lints, checks types and runs the tests against the installed wheel
 # make reliability   runs the tests behind docs/reliability.md, the slow ones too
+# make audit  asks a service on the network for advisories of every pinned library
 # make experiment   runs the experiment of docs/experiment.md; hours
 # make check  the same without installing anything but the package itself
 
@@ -9,7 +10,7 @@ VENV ?= .venv
 EXPERIMENT_OUT ?= experiment
 PIP = $(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test reliability experiment check install clean
+.PHONY: demo test reliability audit experiment check install clean
 
 demo: install
 	$(VENV)/bin/pairgrade demo
@@ -21,6 +22,10 @@ test: install
 reliability: install
 	$(PIP) '.[all]'
 	$(VENV)/bin/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile -m reliability
+
+audit: install
+	$(PIP) pip-audit
+	$(VENV)/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 experiment:
 	@test -n "$(EXPERIMENT_DATA)" -a -n "$(ZERO_SHOT)" -a -n "$(TUNED)" || \
