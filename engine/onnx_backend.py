@@ -38,10 +38,11 @@ class OnnxOptions:
 
     context: int | None = None  # longest prompt in tokens; None: 2,048 or what the model was trained with, if less
     threads: int | None = None  # None: the physical cores that this process may use
-    batch_tokens: int = 1024  # tokens computed at a time, padding of the attention included: bounds the memory
+    batch_tokens: int = 512  # tokens computed at a time, padding of the attention included: bounds the memory
     label_mass: bool = False  # compute the log of the whole vocabulary's sum, too
     reuse: bool = True  # keep the prefix's keys and values; off only to compare
     provider: str = PROVIDERS["cpu"]
+    profile: str | None = None  # a folder into which ONNX Runtime writes the time of each operator on close
 
     def __post_init__(self) -> None:
         if self.context is not None and self.context < 64:
@@ -72,7 +73,14 @@ class OnnxBackend:
         self._product = product_kind(folder / PROBE) if manifest.quant == "int8" else "float"
         products = self._product, self._product if manifest.recipe.get("prefix") == "same" else "float"
         self.threads = options.threads or usable_cores()
-        self._runner = OnnxRunner(folder, embedding, self.threads, options.provider, products)
+        self._runner = OnnxRunner(
+            folder,
+            embedding,
+            self.threads,
+            options.provider,
+            products,
+            Path(options.profile) if options.profile else None,
+        )
 
     @property
     def exact(self) -> bool:

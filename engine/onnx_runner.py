@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 
 from pairgrade.backend import Counters
+from pairgrade.denormals import flushed_denormals
 from pairgrade.onnx_layout import Layout, pack
-from pairgrade.onnx_manifest import DOCUMENTS, PREFIX
+from pairgrade.onnx_manifest import DOCUMENTS, PREFIX, WEIGHTS
 from pairgrade.onnx_session import open_session, runtime
 from pairgrade.onnx_table import Floats, TokenTable
 from pairgrade.tokenizer import Ids
+
+_PACKED = 3 << 28  # bytes of weights; up to it the prefix's are packed: as much memory, but none that can be given back
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +40,19 @@ class OnnxRunner:
         threads: int,
         provider: str,
         products: tuple[str, str] = ("float", "float"),  # of documents and of prefixes, see product_kind
+        profile: Path | None = None,  # the folder for a profile of each session
     ) -> None:
         self.counters = Counters()
         self._library = runtime()
         self._embedding = embedding
-        self._documents = open_session(folder / DOCUMENTS, threads, provider, product=products[0], fuses=False)
-        self._prefix = open_session(
-            folder / PREFIX, threads, provider, shares_weights=True, product=products[1], fuses=False
-        )
+        is_large = (folder / WEIGHTS).stat().st_size > _PACKED
+        self._documents, self._prefix = (
+            open_session(
+                folder / name, threads, provider, shares_weights=shares, product=product, fuses=False,
+                profile=profile / Path(name).stem if profile else None,
+            )
+            for name, shares, product in zip((DOCUMENTS, PREFIX), (False, is_large), products, strict=True)
+        )  # fmt: skip
         self._new = [o.name for o in self._prefix.get_outputs() if o.name.startswith("new_")]
         self._nothing = self._empty_state()
         self._states: list[State] = []
@@ -94,7 +102,8 @@ class OnnxRunner:
 
     def _timed(self, session: Any, outputs: list[str], layout: Layout, feeds: dict[str, Any]) -> list[Any]:
         start = time.perf_counter()
-        values: list[Any] = session.run_with_ort_values(outputs, feeds)
+        with flushed_denormals():
+            values: list[Any] = session.run_with_ort_values(outputs, feeds)
         seconds = time.perf_counter() - start
         self.counters.seconds += seconds
         self.counters.computed += len(layout.ids)

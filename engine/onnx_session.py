@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from pairgrade.denormals import can_flush, flushed_denormals
 from pairgrade.errors import MissingExtraError, ModelError
 from pairgrade.onnx_check import check_onnx
 from pairgrade.onnx_manifest import MIN_ONNXRUNTIME
 
 _INTERNAL = 3  # log level: errors only
+_MOVES_ROUNDING = "QDQPropagationTransformer"  # before a reshape, which then takes two roundings more
+_FUSES = "QDQSelectorActionTransformer"
 
 
 def runtime() -> Any:
@@ -35,12 +38,14 @@ def open_session(
     shares_weights: bool = False,
     product: str = "u8u8",
     fuses: bool = True,
+    profile: Path | None = None,
 ) -> Any:
     """Load a graph that reads no file outside its folder; ModelError where it cannot be.
 
     ``shares_weights``: compute from the mapped file, no packed copy of the weights is made. ``product``: how 8-bit
     products are done where the processor has no VNNI, see ``product_kind``. ``fuses``: whether ONNX Runtime may round
-    the activations of products whose weights alone are 8-bit.
+    the activations of products whose weights alone are 8-bit. ``profile``: how the file begins into which the session
+    writes what each operator took when it is closed.
     """
     library = runtime()
     check_onnx(path)
@@ -54,11 +59,17 @@ def open_session(
     options.enable_mem_pattern = False  # it would keep a plan for each of many shapes
     if product == "u8u8":
         options.add_session_config_entry("session.x64quantprecision", "1")
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
+    if can_flush():
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")  # in its own threads
     if shares_weights:
         options.add_session_config_entry("session.disable_prepacking", "1")
-    unwanted = [] if fuses else ["QDQSelectorActionTransformer"]
+    unwanted = [_MOVES_ROUNDING] if fuses else [_MOVES_ROUNDING, _FUSES]
     try:
-        return library.InferenceSession(str(path), options, providers=[provider], disabled_optimizers=unwanted)
+        with flushed_denormals():  # the library may set it for this thread, too
+            return library.InferenceSession(str(path), options, providers=[provider], disabled_optimizers=unwanted)
     except Exception as error:  # the library raises its own kinds, which have no common root but this
         raise ModelError(f"{path}: ONNX Runtime cannot load it ({error})") from None
 

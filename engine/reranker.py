@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pairgrade.denormals import flushed_denormals
 from pairgrade.errors import InputError, ModelError, NonFiniteError
 from pairgrade.hardware import usable_cores
 from pairgrade.pair_encoder import INPUTS, PairEncoder
@@ -81,7 +82,8 @@ class Reranker:
             rows = self._encoder.rows([(query, document) for query, document in pairs[start : start + _CHUNK]])
             for places in length_batches([len(ids) for ids, _ in rows], batch_size):
                 inputs = self._encoder.padded([rows[place] for place in places])
-                (found,) = self._session.run(None, {name: inputs[name] for name in self._inputs})
+                with flushed_denormals():
+                    (found,) = self._session.run(None, {name: inputs[name] for name in self._inputs})
                 scores[[start + place for place in places]] = found
         if not np.isfinite(scores).all():
             raise NonFiniteError(f"{int((~np.isfinite(scores)).sum())} of {len(scores)} scores are not finite numbers")

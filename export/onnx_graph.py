@@ -67,7 +67,7 @@ class DecoderGraph:
         added = self._product(index, "out", read, layer.out)
         self._add(f"layer.{index}.attention_post_norm", layer.attention_post_norm, added)
         normal = self._norm(f"layer.{index}.mlp_norm", layer.mlp_norm, self._value)
-        gate, up = graph.ops("Split", 2, self._product(index, "gate_up", normal, layer.gate_up), axis=1, num_outputs=2)
+        gate, up = self._product(index, "gate", normal, layer.gate), self._product(index, "up", normal, layer.up)
         gated = self._turn_blocks(graph.op("Mul", self._activation(gate), up))
         self._add(f"layer.{index}.mlp_post_norm", layer.mlp_post_norm, self._product(index, "down", gated, layer.down))
 

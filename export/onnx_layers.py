@@ -28,7 +28,8 @@ class Layer:
     out: Array  # (heads head_dim, hidden)
     attention_post_norm: Array | None  # Gemma: of what the attention gives, before it is added
     mlp_norm: Array
-    gate_up: Array  # (hidden, 2 intermediate)
+    gate: Array  # (hidden, intermediate)
+    up: Array
     down: Array  # (intermediate, hidden)
     mlp_post_norm: Array | None
 
@@ -63,7 +64,8 @@ def read_layer(weights: Weights, decoder: Decoder, index: int) -> Layer:
         out=_columns([weights.get(f"{at}self_attn.o_proj.weight")]),
         attention_post_norm=gain("post_attention_layernorm") if decoder.gemma else None,
         mlp_norm=gain(before_mlp),
-        gate_up=_columns([weights.get(f"{at}mlp.{part}_proj.weight") for part in ("gate", "up")]),
+        gate=_columns([weights.get(f"{at}mlp.gate_proj.weight")]),
+        up=_columns([weights.get(f"{at}mlp.up_proj.weight")]),
         down=_columns([weights.get(f"{at}mlp.down_proj.weight")]),
         mlp_post_norm=gain("post_feedforward_layernorm") if decoder.gemma else None,
     )

@@ -40,7 +40,8 @@ class Rotation:
             layer = replace(
                 layer,
                 qkv=turn.T @ layer.qkv,
-                gate_up=turn.T @ layer.gate_up,
+                gate=turn.T @ layer.gate,
+                up=turn.T @ layer.up,
                 out=layer.out @ turn,
                 down=layer.down @ turn,
             )
@@ -84,7 +85,8 @@ def _fold_norms(layer: Layer) -> Layer:
         attention_norm=np.ones_like(layer.attention_norm),
         qkv=layer.attention_norm[:, None] * layer.qkv,
         mlp_norm=np.ones_like(layer.mlp_norm),
-        gate_up=layer.mlp_norm[:, None] * layer.gate_up,
+        gate=layer.mlp_norm[:, None] * layer.gate,
+        up=layer.mlp_norm[:, None] * layer.up,
     )
 
 

@@ -32,7 +32,5 @@ def smoothing(channels: Channels, weight: Array, strength: float, *, powers: boo
 def smooth_down(layer: Layer, channels: Channels, strength: float, *, powers: bool = False) -> tuple[Layer, Channels]:
     """Return the layer with its down input smoothed, and the ranges that it then has."""
     scales = smoothing(channels, layer.down, strength, powers=powers)
-    gate_up = layer.gate_up.copy()
-    gate_up[:, len(scales) :] /= scales
-    layer = replace(layer, gate_up=gate_up, down=layer.down * scales[:, None])
+    layer = replace(layer, up=layer.up / scales, down=layer.down * scales[:, None])
     return layer, Channels(channels.low / scales, channels.high / scales)

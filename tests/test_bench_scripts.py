@@ -1,10 +1,12 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from onnx_helpers import export
 from pairgrade import InputError
 from pairgrade.bench.micro import compare
 
@@ -35,6 +37,18 @@ def test_growth_is_measured_and_drawn(tmp_path: Path) -> None:
     assert documents[0]["computed_tokens_per_pair"] > documents[1]["computed_tokens_per_pair"]  # a prefix each
     assert lengths[0]["document_tokens"] < lengths[1]["document_tokens"]
     assert {path.name for path in tmp_path.iterdir()} == {"growth.json", "growth-documents.png", "growth-length.png"}
+
+
+def test_an_onnx_profile_is_summed(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    folder = export(tiny_folder("llama"), tmp_path / "int8", "int8")
+    found = run("onnx_profile", folder, "--queries", 1, "--documents", 2, "--threads", 1)
+    graphs = found["graphs"]
+    assert isinstance(graphs, dict)
+    assert graphs["documents.onnx"]["MatMulIntegerToFloat"] > 0
+    assert "MatMulIntegerToFloat" not in graphs["prefix.onnx"]  # in full precision
+    assert "DequantizeLinear" not in graphs["documents.onnx"]  # nothing is rounded twice
 
 
 def test_micro_benchmarks_run_and_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

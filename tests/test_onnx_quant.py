@@ -173,5 +173,5 @@ def test_the_prefix_shares_the_rounded_weights(tiny_folder: Callable[[str], Path
             if i.name.endswith(".int8") and i.name.startswith("layer.0")
         }
     differing = {name for name, place in places["documents.onnx"].items() if places["prefix.onnx"][name] != place}
-    assert len(places["documents.onnx"]) == 4
+    assert len(places["documents.onnx"]) == 5
     assert differing == {"layer.0.down.int8"}

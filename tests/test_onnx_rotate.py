@@ -80,11 +80,9 @@ def test_smoothing_keeps_the_product(tiny_folder: Callable[[str], Path]) -> None
     random = np.random.default_rng(0)
     gate, up = random.standard_normal((2, 5, decoder.intermediate)).astype(np.float32)
     hidden = random.standard_normal((5, decoder.hidden)).astype(np.float32)
-    size = decoder.intermediate
 
     def down(each: object) -> np.ndarray:
-        product = hidden @ each.gate_up  # type: ignore[attr-defined]
-        return np.asarray((product[:, :size] * product[:, size:]) @ each.down)  # type: ignore[attr-defined]
+        return np.asarray(((hidden @ each.gate) * (hidden @ each.up)) @ each.down)  # type: ignore[attr-defined]
 
     peaks = np.abs(gate * up).max(0)
     peaks[3] = 1000

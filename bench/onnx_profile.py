@@ -1,0 +1,87 @@
+"""Where the time of an ONNX export goes: ``python -m pairgrade.bench.onnx_profile FOLDER``.
+
+Pairs are labelled with ONNX Runtime's profiler on, which costs a few percent, and the time of its operators is summed
+for the two graphs. Beside it the rate of the document pass, counted as the products of the weights only, against the
+rate of a large product. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from pairgrade.annotator import Annotator
+from pairgrade.bench.arithmetic import operations_per_token
+from pairgrade.bench.ceiling import measure_ceiling
+from pairgrade.bench.data import take_pairs
+from pairgrade.environment import environment
+from pairgrade.hardware import usable_cores
+from pairgrade.onnx_backend import OnnxBackend, OnnxOptions
+from pairgrade.onnx_manifest import DOCUMENTS, PREFIX
+from pairgrade.rubric import Rubric
+
+_LEAST = 0.005  # share of a graph's time; operators below it are one row
+
+
+def sum_operators(profile: Path) -> dict[str, float]:
+    """Return the seconds of each kind of operator in a file of ONNX Runtime's profiler, the greatest first."""
+    seconds: Counter[str] = Counter()
+    for event in json.loads(profile.read_text(encoding="utf-8")):
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            seconds[event["args"]["op_name"]] += event["dur"] / 1e6
+    return dict(seconds.most_common())
+
+
+def main() -> None:
+    """Parse the options, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="what `pairgrade export --to onnx` wrote")
+    parser.add_argument("--data", help="folder with qrels.txt, queries.jsonl, docs.jsonl (default: the shipped sample)")
+    parser.add_argument("--queries", type=int, default=4)
+    parser.add_argument("--documents", type=int, default=24, help="documents per query")
+    parser.add_argument("--threads", type=int, default=usable_cores())
+    options = parser.parse_args()
+    pairs, name = take_pairs(options.data, options.queries, options.documents)
+    ceiling = measure_ceiling(options.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        backend = OnnxBackend(options.folder, OnnxOptions(threads=options.threads, profile=folder))
+        with Annotator(backend, Rubric.load("trec")) as annotator:
+            list(annotator.label(pairs))
+            counters = backend.counters
+        graphs = {
+            graph: sum_operators(next(Path(folder).glob(f"{Path(graph).stem}_*.json"))) for graph in (DOCUMENTS, PREFIX)
+        }
+    for graph, seconds in graphs.items():
+        _print(graph, seconds)
+    tokens = counters.computed - counters.prefix_computed
+    per_second = tokens / (counters.seconds - counters.prefix_seconds)
+    operations = operations_per_token(str(options.folder))
+    rate = None if operations is None else per_second * operations / 1e9
+    print(
+        f"documents: {tokens:,} tokens, {per_second:,.0f} a second, {rate or 0:,.0f} GOP/s in products of the weights"
+    )
+    print(f"ceiling: fp32 {ceiling.fp32_gflops:,.0f} GFLOP/s, int8 {ceiling.int8_gops or 0:,.0f} GOP/s")
+    about: dict[str, Any] = {"bench": "onnx_profile", "data": name, "pairs": len(pairs), "threads": options.threads}
+    found = {"document_tokens_per_second": per_second, "document_gops": rate, "ceiling_fp32": ceiling.fp32_gflops,
+             "ceiling_int8": ceiling.int8_gops, "graphs": graphs, "environment": environment()}  # fmt: skip
+    print(json.dumps(about | found))
+
+
+def _print(graph: str, seconds: dict[str, float]) -> None:
+    total = sum(seconds.values())
+    print(f"{graph}: {total:.2f} s in operators")
+    rest = 0.0
+    for kind, spent in seconds.items():
+        if spent < _LEAST * total:
+            rest += spent
+        else:
+            print(f"  {spent:8.3f} s {spent / total:6.1%}  {kind}")
+    print(f"  {rest:8.3f} s {rest / total:6.1%}  others")
+
+
+if __name__ == "__main__":
+    main()
