@@ -41,11 +41,7 @@ TABLE: dict[str, tuple[str, Recipe]] = {
         Recipe(8, "static", smooth=0.75, smooth_powers=True, rotate=True),
     ),
     "rotated, static, smoothed 0.9": ("int8", Recipe(8, "static", smooth=0.9, rotate=True)),
-    "prefix with 8-bit weights": (
-        "int8",
-        Recipe(8, "static", "weights", down_block=512, rotate=True),
-    ),
-    "rotated, static, down turned by 512": ("int8", Recipe(8, "static", down_block=512, rotate=True)),
+    "int8, prefix in fp32": ("int8", Recipe(8, "static", down_block=512, rotate=True)),
     "int8": ("int8", RECIPES["int8"]),
     "int4": ("int4", RECIPES["int4"]),
 }

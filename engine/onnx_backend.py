@@ -1,4 +1,4 @@
-"""The ONNX Runtime backend: batches of documents behind a prefix that is kept in full precision.
+"""The ONNX Runtime backend: batches of documents behind a prefix that is kept, nearly exact.
 
 Keys and values of the prefix's segments are computed once, by a graph of their own, for as long as they do not
 change. Documents are packed without padding; see ``pairgrade.onnx_layout``. In fp32 and int8 neither what runs beside
@@ -71,7 +71,7 @@ class OnnxBackend:
         if not manifest.tied:
             self._head = TokenTable(folder / HEAD, manifest.vocabulary, manifest.hidden)
         self._product = product_kind(folder / PROBE) if manifest.quant == "int8" else "float"
-        products = self._product, self._product if manifest.recipe.get("prefix") == "same" else "float"
+        products = self._product, "float" if manifest.recipe.get("prefix") == "float" else self._product
         self.threads = options.threads or usable_cores()
         self._runner = OnnxRunner(
             folder,

@@ -14,6 +14,7 @@ from pairgrade.export.onnx_writer import MICROSOFT, Graph
 
 _BLOCK = 32  # weights that share a scale, in 4 bits
 _FLOAT, _UINT8 = 1, 2  # ONNX's numbers of types
+_WIDEST = 127 * 257  # the greatest number whose halves fit into 8 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +52,29 @@ class ObservedLinear:
 
 
 class Weight8Linear:
-    """8-bit weights with a scale for each column, exact activations: for prefixes, which run once."""
+    """8-bit weights, activations of 16 bits with a scale for each token: for prefixes, which are to be nearly exact.
+
+    A whole number of 16 bits is 256 times one of 8 and another one of 8: one 8-bit product with twice the rows, whose
+    sums are exact, so that no full-precision weights are made or read.
+    """
 
     def add(self, graph: Graph, name: str, value: str, weight: Array, bias: Array | None = None) -> str:
-        """Add a DequantizeLinear and a MatMul."""
-        whole, scales = _add_weight8(graph, name, weight)
-        # written out, for ONNX Runtime puts a scalar there where it makes u8 of s8
-        zeros = graph.tensor(f"{name}.zeros", np.zeros(weight.shape[1], np.int8))
-        exact = graph.op("DequantizeLinear", whole, scales, zeros, axis=1)
-        return _with_bias(graph, name, graph.op("MatMul", value, exact), bias)
+        """Add the rounding, the product of both halves, and their sum."""
+
+        def constant(number: float) -> str:
+            return graph.constant(number, np.float32)
+
+        peak = graph.op("ReduceMax", graph.op("Abs", value), graph.constant([-1]))
+        step = graph.op("Mul", graph.op("Max", peak, constant(1e-9)), constant(1 / _WIDEST))
+        whole = graph.op("Round", graph.op("Div", value, step))
+        high = graph.op("Floor", graph.op("Mul", graph.op("Add", whole, constant(128)), constant(1 / 256)))
+        low = graph.op("Sub", whole, graph.op("Mul", high, constant(256)))
+        halves = graph.op("Add", graph.op("Concat", high, low, axis=0), constant(128))
+        one, zero = constant(1), graph.constant(128, np.uint8)
+        product = _add_product8(graph, name, (graph.op("Cast", halves, to=_UINT8), one, zero), weight, None)
+        of_high, of_low = graph.ops("Split", 2, product, axis=0, num_outputs=2)
+        both = graph.op("Add", graph.op("Mul", of_high, constant(256)), of_low)
+        return _with_bias(graph, name, graph.op("Mul", both, step), bias)
 
 
 class Static8Linear:

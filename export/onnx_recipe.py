@@ -16,7 +16,7 @@ class Recipe:
 
     weights: int = 0  # bits; 0 leaves them as float32
     activations: str = "float"  # 8-bit: one calibrated scale a product, or scales taken from each token or batch
-    prefix: str = "float"  # of the prefix graph: "same", only its weights rounded, or full precision
+    prefix: str = "float"  # of the prefix graph: "same", its weights in 8 bits and activations in 16, or full precision
     rotate: bool = False  # norm gains folded; residual stream and value heads turned by random orthogonal matrices
     down_block: int = 0  # the largest block of the Hadamard rotation at run time before the down product; 0: none
     smooth: float = 0.0  # part of the down inputs' outliers that goes into its weights: 0 none, 1 all
@@ -47,6 +47,6 @@ class Recipe:
 
 RECIPES = {
     "fp32": Recipe(),
-    "int8": Recipe(weights=8, activations="static", rotate=True, down_block=512),
+    "int8": Recipe(weights=8, activations="static", prefix="weights", rotate=True, down_block=512),
     "int4": Recipe(weights=4, prefix="same"),
 }

@@ -114,7 +114,7 @@ def test_a_product_is_that_of_the_rounded_numbers(kind: str, has_bias: bool, tmp
     product = linears[kind].add(graph, "w", graph.input("x", np.float32, ["n", 96]), weight, bias)
     graph.output(product, "y", np.float32, ["n", 40])
     graph.write(tmp_path / "graph.onnx")
-    is_byte = kind in ("static8", "tensor8", "token8")
+    is_byte = kind in ("weight8", "static8", "tensor8", "token8")
     kind_here = "u8u8" if is_byte else "float"
     session = open_session(tmp_path / "graph.onnx", 1, "CPUExecutionProvider", product=kind_here, fuses=False)
     if kind == "weight4":
@@ -131,8 +131,8 @@ def test_a_product_is_that_of_the_rounded_numbers(kind: str, has_bias: bool, tmp
         step = (high - low) / np.float32(255)
         zero = np.rint(-low / step)
         value = (np.clip(np.rint(value / step) + zero, 0, 255) - zero) * step
-    elif kind == "token8":
-        step = np.abs(value).max(1, keepdims=True) / np.float32(127)
+    elif kind in ("token8", "weight8"):
+        step = np.abs(value).max(1, keepdims=True) / np.float32(127 if kind == "token8" else 127 * 257)
         value = np.rint(value / step) * step
     wanted = value @ rounded + (0 if bias is None else bias)
     np.testing.assert_allclose(session.run(None, {"x": original})[0], wanted, atol=1e-3)
