@@ -88,13 +88,17 @@ def test_several_documents_in_one_decode_are_close_but_not_equal(
 
 
 def test_a_prefix_cut_anywhere_gives_the_same_judgment(smollm2: LlamaBackend) -> None:
-    """Segments are decodes of their own: where they are cut may move a logit by rounding only."""
+    """Segments are decodes of their own: where they are cut may move a logit by rounding only.
+
+    By more where a segment is one token: llama.cpp then multiplies by another kernel, which moved 4-bit logits by 0.2
+    on a processor with VNNI. A token less would move them by 0.8.
+    """
     items, labels = prompts(smollm2)
     whole = np.concatenate(items[0].prefix)
     expected = smollm2.score(items[0].prefix, [items[0].suffix], labels).logits[0]
     for cut in [*range(16, len(whole), 48), len(whole) - 1]:
         result = smollm2.score([whole[:cut], whole[cut:]], [items[0].suffix], labels).logits[0]
-        assert np.abs(result - expected).max() < 0.05
+        assert np.abs(result - expected).max() < (0.05 if cut < len(whole) - 1 else 0.4)
 
 
 def test_a_failed_decode_leaves_no_trace(
