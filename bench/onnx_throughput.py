@@ -14,7 +14,7 @@ from typing import Any
 
 from pairgrade import Annotator, LlamaOptions
 from pairgrade.bench.ceiling import fp32_gflops
-from pairgrade.bench.data import take_pairs
+from pairgrade.bench.data import add_data_options, take_pairs
 from pairgrade.environment import environment
 from pairgrade.hardware import usable_cores
 
@@ -23,9 +23,7 @@ def main() -> None:
     """Parse the options, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", help="ONNX folders and GGUF files; ratios are to the first")
-    parser.add_argument("--data", help="folder with qrels.txt, queries.jsonl, docs.jsonl (default: the shipped sample)")
-    parser.add_argument("--queries", type=int, default=12)
-    parser.add_argument("--documents", type=int, default=24, help="documents per query")
+    add_data_options(parser, 12, 24)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=usable_cores())
     options = parser.parse_args()

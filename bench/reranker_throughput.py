@@ -20,7 +20,7 @@ import numpy as np
 
 from pairgrade import Reranker
 from pairgrade.bench.ceiling import fp32_gflops
-from pairgrade.bench.data import take_pairs
+from pairgrade.bench.data import add_data_options, take_pairs
 from pairgrade.environment import environment
 from pairgrade.reranker_manifest import MODELS, read_reranker_manifest
 from pairgrade.train.ranking_metrics import rank_correlations
@@ -79,9 +79,7 @@ def main() -> None:
     """Parse the options, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("reranker", type=Path, help="a folder that `pairgrade train-reranker` wrote")
-    parser.add_argument("--data", help="folder with qrels.txt, queries.jsonl, docs.jsonl (default: the shipped sample)")
-    parser.add_argument("--queries", type=int, default=4)
-    parser.add_argument("--documents", type=int, default=100, help="documents per query")
+    add_data_options(parser, 4, 100)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--threads", type=int, help="default: the physical cores this process may use")

@@ -64,8 +64,7 @@ class Weight8Linear:
         def constant(number: float) -> str:
             return graph.constant(number, np.float32)
 
-        peak = graph.op("ReduceMax", graph.op("Abs", value), graph.constant([-1]))
-        step = graph.op("Mul", graph.op("Max", peak, constant(1e-9)), constant(1 / _WIDEST))
+        step = _token_steps(graph, value, _WIDEST)
         whole = graph.op("Round", graph.op("Div", value, step))
         high = graph.op("Floor", graph.op("Mul", graph.op("Add", whole, constant(128)), constant(1 / 256)))
         low = graph.op("Sub", whole, graph.op("Mul", high, constant(256)))
@@ -108,10 +107,7 @@ class Token8Linear:
 
     def add(self, graph: Graph, name: str, value: str, weight: Array, bias: Array | None = None) -> str:
         """Add the rounding and a MatMulInteger."""
-        peak = graph.op("ReduceMax", graph.op("Abs", value), graph.constant([-1]))
-        step = graph.op(
-            "Mul", graph.op("Max", peak, graph.constant(1e-9, np.float32)), graph.constant(1 / 127, np.float32)
-        )
+        step = _token_steps(graph, value, 127)
         shifted = graph.op("Add", graph.op("Round", graph.op("Div", value, step)), graph.constant(128, np.float32))
         whole, scales = _add_weight8(graph, name, weight)
         zero = graph.constant(128, np.uint8)
@@ -162,6 +158,14 @@ def round4(weight: Array) -> tuple[npt.NDArray[np.uint8], Array]:
     inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
     whole = np.clip(np.rint(parts * inverse) + 8, 0, 15).astype(np.uint8)
     return whole[..., 0::2] | whole[..., 1::2] << 4, scales.reshape(-1)
+
+
+def _token_steps(graph: Graph, value: str, widest: int) -> str:
+    """Return the size of a whole number for each token (n, 1), with which its largest value is ``widest``."""
+    peak = graph.op("ReduceMax", graph.op("Abs", value), graph.constant([-1]))
+    return graph.op(
+        "Mul", graph.op("Max", peak, graph.constant(1e-9, np.float32)), graph.constant(1 / widest, np.float32)
+    )
 
 
 def _add_product8(graph: Graph, name: str, value: tuple[str, str, str], weight: Array, bias: Array | None) -> str:
