@@ -8,6 +8,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 EXPERIMENT_OUT ?= experiment
+# llama.cpp without its image models, a quarter of the compilation: give CMAKE_ARGS for another build, such as for a GPU
+export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
 PIP = $(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test reliability audit experiment check install clean

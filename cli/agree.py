@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import rich_click as click
-from rich.console import Console
 from rich.table import Table
 
 from pairgrade.agreement import AgreementOptions, agreement
 from pairgrade.agreement_report import Report, Statistic
+from pairgrade.cli.consoles import result_console
 from pairgrade.cli.report import figures_table
 from pairgrade.judgments import read_judgments, suffix_format
 from pairgrade.matching import Matched, match
@@ -126,7 +126,7 @@ def _notes(report: Report) -> list[str]:
 
 
 def _print(out: Path, human: Path, matched: Matched, report: Report, notes: Iterable[str], per_query: bool) -> None:
-    console = Console(highlight=False, markup=False)
+    console = result_console()
     lines = [
         f"{out} against {human}",
         f"{report.pairs:,} pairs of {report.queries:,} queries; relevant from grade {report.threshold} on",

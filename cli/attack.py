@@ -8,12 +8,12 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
-from rich.console import Console
 from rich.progress import Progress as Bar
 from rich.table import Table
 
 from pairgrade.attacks import ATTACKS, attack
 from pairgrade.cli import options
+from pairgrade.cli.consoles import progress_console, result_console
 
 if TYPE_CHECKING:
     from pairgrade.attacks import AttackReport
@@ -65,7 +65,7 @@ def command(
     limit = task.values[len(task.values) // 2] if threshold is None else threshold
     names = [name.strip() for name in attacks.split(",") if name.strip()]
     open_annotator = options.annotator_opener(model, task, values)
-    console = Console(stderr=True)
+    console = progress_console()
     with (
         Bar(console=console, transient=True, disable=quiet or not console.is_terminal) as bar,
         open_annotator() as annotator,
@@ -102,4 +102,4 @@ def _print(report: AttackReport, model: str) -> None:
         what = ATTACKS[result.name][0] if result.name in ATTACKS else "as it is"
         interval = f"{result.interval[0]:.1%} to {result.interval[1]:.1%}"
         table.add_row(what, f"{result.rate:.1%}", interval, f"{result.expected_grade:.3f}", f"{result.rise:+.3f}")
-    Console(markup=False).print(table)
+    result_console().print(table)

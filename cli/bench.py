@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
 from pairgrade.bench.matrix import ENGINES
+from pairgrade.cli.consoles import progress_console, result_console
 from pairgrade.cli.report import figures_table
 from pairgrade.errors import InputError
 
@@ -93,7 +93,7 @@ def command(
         return
     from pairgrade.bench.benchmark import BenchOptions, bench
 
-    console = Console(stderr=True)
+    console = progress_console()
     with console.status("reading") as status:
 
         def tell(text: str) -> None:
@@ -199,7 +199,7 @@ def _give(result: BenchResult, out: Path | None, as_json: bool) -> None:
 def _print(result: BenchResult) -> None:
     from pairgrade.bench.report_tables import tables
 
-    console = Console(highlight=False, markup=False)
+    console = result_console()
     console.print(
         f"{result.data['pairs']:,} pairs of {result.data['queries']:,} queries; {result.environment['cpu']}\n",
     )
@@ -231,7 +231,7 @@ def _across(table: Table, cells: Sequence[tuple[str, ...]], dominated: set[str])
 
 
 def _print_comparison(found: Comparison) -> None:
-    console = Console(highlight=False, markup=False)
+    console = result_console()
     table = figures_table("pairs a second", "cell", "before", "after", "ratio", "interval", "memory", "verdict")
     for c in found.changes:
         between = "-" if c.low is None or c.high is None else f"{c.low:.3f} to {c.high:.3f}"

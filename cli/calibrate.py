@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import rich_click as click
-from rich.console import Console
 from rich.table import Table
 
 from pairgrade.calibration import METHODS, Calibration, Cuts, Fitted
 from pairgrade.calibration_fit import FIGURES, CrossFit, cross_fitted, fit
+from pairgrade.cli.consoles import result_console
 from pairgrade.errors import InputError
 from pairgrade.file_hashes import file_sha256
 from pairgrade.judgments import read_judgments
@@ -152,7 +152,7 @@ def _print(
     found: CrossFit,
     notes: list[str],
 ) -> None:
-    console = Console(highlight=False, markup=False)
+    console = result_console()
     lines = [
         f"{judgments} against {qrels}",
         f"{found.pairs:,} pairs of {found.queries:,} queries; relevant from grade {found.threshold} on",

@@ -7,8 +7,8 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 import rich_click as click
-from rich.console import Console
 
+from pairgrade.cli.consoles import result_console
 from pairgrade.cli.report import summary_table
 
 
@@ -67,4 +67,4 @@ def command(model: str, out: Path, limit: int | None, overwrite: bool, as_json: 
     for name, title in names.items():
         value = report.statistics[name].value
         table.add_row(title, "undefined" if value is None else f"{value:.3f}")
-    Console(markup=False).print(table)
+    result_console().print(table)

@@ -6,9 +6,9 @@ import json
 import sys
 
 import rich_click as click
-from rich.console import Console
 from rich.table import Table
 
+from pairgrade.cli.consoles import result_console
 from pairgrade.diagnosis import Diagnosis
 
 _PRODUCTS = {
@@ -35,7 +35,7 @@ def command(measure: bool, as_json: bool) -> None:
         click.echo(json.dumps(diagnosis.to_dict() | {"ceilings": ceilings}, ensure_ascii=False))
     else:
         for table in (_machine(diagnosis, ceilings), _features(diagnosis), _libraries(diagnosis)):
-            Console(markup=False).print(table)
+            result_console().print(table)
     if diagnosis.advisories:
         sys.exit(1)
 

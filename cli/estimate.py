@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
-from rich.console import Console
 from rich.table import Table
 
 from pairgrade.cli import options
+from pairgrade.cli.consoles import result_console
 from pairgrade.errors import InputError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def command(
     if as_json:
         click.echo(json.dumps(found.to_dict(), allow_nan=False))
     else:
-        Console(highlight=False, markup=False).print(_table(pairs, model, found))
+        result_console().print(_table(pairs, model, found))
 
 
 def _table(pairs: str, model: str, e: Estimate) -> Table:

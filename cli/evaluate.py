@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import rich_click as click
-from rich.console import Console
 from rich.table import Table
 
 from pairgrade.atomic import write_text
+from pairgrade.cli.consoles import result_console
 from pairgrade.cli.report import figures_table
 from pairgrade.evaluation import EvaluationOptions, evaluate_files
 from pairgrade.evaluation_report import (
@@ -89,7 +89,7 @@ def command(
 
 
 def _print(qrels: Path, evaluation: Evaluation, per_query: bool) -> None:
-    console = Console(highlight=False, markup=False)
+    console = result_console()
     console.print(f"{qrels}: {evaluation.queries:,} queries, {evaluation.judged:,} grades\n")
     console.print(_means(evaluation))
     for measure in evaluation.measures if evaluation.comparisons else ():

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
-from rich.console import Console
 from rich.table import Table
 
 from pairgrade.cli import PARTIAL
 from pairgrade.cli.check_options import check_options, floor, task
+from pairgrade.cli.consoles import result_console
 from pairgrade.cli.unfinished import whole_or_nothing
 from pairgrade.export.quantize import QUANTS, quants
 
@@ -104,14 +104,16 @@ def command(folder: Path, target: str, quant: str | None, out: Path, **values: A
 def _print(report: ExportReport) -> None:
     checked = report.files[0].verification.fidelity.pairs
     table = Table(title=f"compared with the original on {checked:,} pairs", title_justify="left")
-    for name in ("file", "MB", "agreement", "mean KL", "99% KL", ""):
-        table.add_column(name, justify="left" if name in ("file", "") else "right", overflow="fold")
+    table.add_column("file", no_wrap=True)
+    for name in ("MB", "agreement", "mean KL", "99% KL"):
+        table.add_column(name, justify="right")
+    table.add_column("", overflow="fold")
     for file in report.files:
         found = file.verification.fidelity
         state = "kept" if not file.verification.problems else "below its floor" if file.kept else "refused"
         state = "; ".join([state, *file.verification.problems])
         row = (f"{file.size / 1e6:,.1f}", f"{found.agreement:.4f}", f"{found.mean_kl:.2e}", f"{found.p99_kl:.2e}")
-        table.add_row(file.file + (" (importance matrix)" if file.importance else ""), *row, state)
-    console = Console(highlight=False, markup=False)
+        table.add_row(file.file + ("\n  importance matrix" if file.importance else ""), *row, state)
+    console = result_console()
     console.print(table)
     console.print(f"written: {report.out}", soft_wrap=True)

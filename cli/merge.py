@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import rich_click as click
-from rich.console import Console
 
 from pairgrade.cli import options
+from pairgrade.cli.consoles import result_console
 from pairgrade.cli.unfinished import whole_or_nothing
 
 
@@ -56,7 +56,7 @@ def command(
     if as_json:
         click.echo(json.dumps({k: str(v) if isinstance(v, Path) else v for k, v in asdict(merged).items()}))
         return
-    console = Console(markup=False)
+    console = result_console()
     console.print(
         f"{merged.prompts} prompts: the adapter moves logits by up to {merged.moved:.3g}; merged and adapter-on logits "
         f"differ by at most {merged.difference:.1e} of the largest",

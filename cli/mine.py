@@ -9,11 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import rich_click as click
-from rich.console import Console
 from rich.table import Table
 
 from pairgrade.bm25 import STOPWORDS, Bm25Options
 from pairgrade.cli import PARTIAL
+from pairgrade.cli.consoles import result_console
 from pairgrade.errors import InputError
 from pairgrade.mine_job import MineJob, MineReport, mine
 from pairgrade.mining import MiningOptions
@@ -135,7 +135,7 @@ def _print(out: Path, form: str, report: MineReport) -> None:
         if count:
             table.add_row(name, f"{count:,}")
     table.add_row("set" if form == "set" else f"rows as {form}", f"{out} ({report.written:,} rows)")
-    console = Console(highlight=False, markup=False)
+    console = result_console()
     console.print(table)
     for reason in report.reasons:
         console.print(reason)

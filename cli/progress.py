@@ -5,11 +5,11 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TypeVar
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from pairgrade.backend import Counters
+from pairgrade.cli.consoles import progress_console
 from pairgrade.run import Progress
 
 B = TypeVar("B", bound="WorkBar")
@@ -19,7 +19,7 @@ class WorkBar:
     """A bar with the phase's name, steps done of all, what the last step told, and the time left."""
 
     def __init__(self, quiet: bool = False) -> None:
-        console = Console(stderr=True)
+        console = progress_console()
         self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import rich_click as click
-from rich.console import Console
 from rich.table import Table
 
+from pairgrade.cli.consoles import result_console
 from pairgrade.cli.report import figures_table
 from pairgrade.errors import InputError
 from pairgrade.label_changes import OUTCOMES, Counts, LabelChanges
@@ -94,7 +94,7 @@ def command(
 
 
 def _print(ranking_set: Path, judgments: Path, out: Path, changes: LabelChanges, per_query: bool) -> None:
-    console = Console(highlight=False, markup=False)
+    console = result_console()
     total = changes.total
     lines = [
         f"{ranking_set} by {judgments}, policy {changes.policy}",

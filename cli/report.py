@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 
+from pairgrade.cli.consoles import result_console
 from pairgrade.summary import Summary
 
 
@@ -55,4 +55,4 @@ def figures_table(title: str, first: str, *columns: str) -> Table:
 
 def print_summary(summary: Summary) -> None:
     """Print a run's figures to stdout."""
-    Console(markup=False).print(summary_table(summary))
+    result_console().print(summary_table(summary))

@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import rich_click as click
-from rich.console import Console
 from rich.progress import Progress as Bar
 
 from pairgrade.cli import PARTIAL
+from pairgrade.cli.consoles import progress_console, result_console
 from pairgrade.rerank_job import Reranked, RerankJob, RerankProgress, rerank
 from pairgrade.reranker import QUANTS, Reranker
 
@@ -65,7 +65,7 @@ class _TerminalProgress(RerankProgress):
     """A bar on stderr; nothing where stderr is not a terminal."""
 
     def __init__(self, quiet: bool) -> None:
-        console = Console(stderr=True)
+        console = progress_console()
         self._bar = Bar(console=console, transient=True, disable=quiet or not console.is_terminal)
         self._task = self._bar.add_task("reading", total=None)
 
@@ -84,7 +84,7 @@ class _TerminalProgress(RerankProgress):
 
 
 def _print(result: Reranked, out: Path, precision: str) -> None:
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = result_console(soft_wrap=True)
     speed = f", {result.scored / result.seconds:,.1f} documents/s" if result.seconds else ""
     console.print(f"{result.scored:,} documents of {result.queries:,} queries ranked again in {precision}{speed}")
     if result.followed:

@@ -7,10 +7,10 @@ from importlib.resources import files
 from typing import Any
 
 import rich_click as click
-from rich.console import Console
 from rich.table import Table
 
 from pairgrade.chat import FORMAT_NAMES
+from pairgrade.cli.consoles import result_console
 from pairgrade.rubric import BUILT_IN, Rubric
 
 
@@ -50,4 +50,4 @@ def check(rubric: str, model: str | None, chat: str, show_prompt: bool, as_json:
     for name, value in findings.items():
         text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
         table.add_row(name.replace("_", " "), text)
-    Console(markup=False).print(table)
+    result_console().print(table)

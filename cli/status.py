@@ -7,9 +7,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import rich_click as click
-from rich.console import Console
 from rich.table import Table
 
+from pairgrade.cli.consoles import result_console
 from pairgrade.run_status import RunStatus
 
 _MEANINGS = {
@@ -34,7 +34,7 @@ def command(out: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(status.to_dict(), ensure_ascii=False))
     else:
-        Console(markup=False).print(_table(status))
+        result_console().print(_table(status))
 
 
 def _table(status: RunStatus) -> Table:

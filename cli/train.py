@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
-from rich.console import Console
 from rich.table import Table
 
 from pairgrade.chat import FORMAT_NAMES
 from pairgrade.cli import options
+from pairgrade.cli.consoles import result_console
 from pairgrade.rubric import Rubric
 from pairgrade.train.options import SELECT_BY, TrainOptions
 
@@ -148,7 +148,7 @@ def _print(trained: Trained) -> None:
         ("accuracy", "accuracy"),
     ):
         table.add_row(name, *(_figure(found, field) for found in (before, best)))
-    console = Console(markup=False)
+    console = result_console()
     console.print(table)
     early = ", stopped early" if trained.stopped_early else ""
     rejected = f"; {trained.rejected} rows had no pair with a grade" if trained.rejected else ""

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
-from rich.console import Console
 from rich.table import Table
 
+from pairgrade.cli.consoles import result_console
 from pairgrade.train.encoder import DEFAULT_ENCODER
 from pairgrade.train.reranker_options import LOSSES, TARGETS, RerankerOptions
 
@@ -99,7 +99,7 @@ def _print(trained: TrainedReranker) -> None:
     table.add_row(f"step {trained.best.step}", f"{trained.best.ndcg:.4f}")
     table.add_row("ONNX fp32", f"{fp32['ndcg']:.4f}")
     table.add_row("ONNX int8" if int8["kept"] else "ONNX int8, not kept", f"{int8['ndcg']:.4f}")
-    console = Console(highlight=False, markup=False)
+    console = result_console()
     console.print(table)
     early = ", stopped early" if trained.stopped_early else ""
     console.print(

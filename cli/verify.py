@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
-from rich.console import Console
 from rich.table import Table
 
 from pairgrade.cli.check_options import check_options, floor, task
+from pairgrade.cli.consoles import result_console
 
 if TYPE_CHECKING:
     from pairgrade.export.fidelity import Fidelity
@@ -45,7 +45,7 @@ def command(a: str, b: str, pairs: str | None, as_json: bool, quiet: bool, **val
 
 
 def _print(found: Verification) -> None:
-    console = Console(highlight=False, markup=False)
+    console = result_console()
     table = Table(title=f"B against A on {found.fidelity.pairs:,} pairs", title_justify="left", show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
