@@ -11,7 +11,7 @@ import rich_click as click
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from pairgrade.attacks import ATTACKS, attack
+from pairgrade.attacks import ATTACKS, attack, attacks_named
 from pairgrade.cli import options
 from pairgrade.cli.consoles import progress_console, result_console
 
@@ -61,9 +61,9 @@ def command(
 
     task = Rubric.load(rubric)
     highest = task.values[0] if irrelevant is None else irrelevant
+    names = attacks_named(attacks.split(","))
     chosen = _irrelevant(options.source(pairs, values), highest, sample, seed)
     limit = task.values[len(task.values) // 2] if threshold is None else threshold
-    names = [name.strip() for name in attacks.split(",") if name.strip()]
     open_annotator = options.annotator_opener(model, task, values)
     console = progress_console()
     with (
@@ -84,7 +84,10 @@ def _irrelevant(source: Source, highest: int, sample: int, seed: int) -> list[Pa
     from pairgrade.records import Pair
 
     with closing(read_pairs(source)) as rows:
-        found = [row for row in rows if isinstance(row, Pair) and row.grade is not None and row.grade <= highest]
+        graded = [row for row in rows if isinstance(row, Pair) and row.grade is not None]
+    if not graded:
+        raise InputError(f"{source.pairs}: no pair has a human grade; name its column with --grade-column")
+    found = [row for row in graded if row.grade is not None and row.grade <= highest]
     if not found:
         raise InputError(f"{source.pairs}: no pair has a human grade of {highest} or below; see --irrelevant")
     return sorted(random.Random(seed).sample(found, min(sample, len(found))), key=lambda pair: pair.query_id)

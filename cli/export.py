@@ -95,7 +95,7 @@ def command(folder: Path, target: str, quant: str | None, out: Path, **values: A
 
     FOLDER is what `pairgrade merge` or transformers' save_pretrained wrote: Llama, Qwen 2 and 3, Gemma 2 and 3.
     A quantization whose labels are too far from the original's is not kept, and the exit code is then 3; where none
-    is kept, OUT is not made.
+    is kept, OUT is not made, and it is 1.
     """
     with whole_or_nothing():
         _TARGETS[target](folder, out, quant, values)

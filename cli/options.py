@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import rich_click as click
@@ -11,9 +12,11 @@ import rich_click as click
 from pairgrade.annotator import Annotator, AnnotatorOptions
 from pairgrade.calibration import Calibration
 from pairgrade.chat import FORMAT_NAMES
+from pairgrade.errors import InputError
 from pairgrade.llama import LlamaOptions
 from pairgrade.model_choice import BACKENDS, choose_model
 from pairgrade.onnx_backend import PROVIDERS, OnnxOptions
+from pairgrade.onnx_manifest import is_onnx_folder
 from pairgrade.plan import PlanOptions
 from pairgrade.readers import Columns, Source
 from pairgrade.rubric import Rubric
@@ -169,6 +172,8 @@ def annotator_opener(
     """Return what opens the annotator that the options describe, in a worker process unless --in-process is given."""
     settings, isolate = annotator_options(values, rubric), not values["in_process"]
     choice = choose_model(model, values["backend"], cuda=values["provider"] == "cuda")
+    if values["provider"] == "cuda" and not is_onnx_folder(Path(choice.model)):
+        raise InputError(f"--provider cuda runs ONNX models, and {choice.model} is none; for a GGUF give --gpu-layers")
     if choice.why:
         click.echo(f"model: {choice.why}", err=True)
     llama, onnx = llama_options(values), onnx_options(values)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from rich.table import Table
 
 from pairgrade.cli.consoles import result_console
@@ -41,7 +43,15 @@ def summary_table(summary: Summary) -> Table:
         table.add_row("qrels", summary.qrels)
     if summary.errors:
         table.add_row("errors", summary.errors)
+        table.add_row("  the first", first_error(summary.errors))
     return table
+
+
+def first_error(path: str) -> str:
+    """Return place and reason of the first row of an errors file."""
+    with open(path, encoding="utf-8") as stream:
+        first = json.loads(stream.readline())
+    return f"line {first['line']} of {first['source']}: {first['reason']}"
 
 
 def figures_table(title: str, first: str, *columns: str) -> Table:

@@ -79,6 +79,15 @@ class AttackReport:
         return {"threshold": self.threshold, "results": [asdict(result) for result in self.results]}
 
 
+def attacks_named(names: Iterable[str]) -> list[str]:
+    """Return the names without spaces around them and empty ones; InputError for an unknown manipulation."""
+    chosen = [name.strip() for name in names if name.strip()]
+    unknown = [name for name in chosen if name not in ATTACKS]
+    if unknown:
+        raise InputError(f"no manipulation '{unknown[0]}'; there are: {', '.join(ATTACKS)}")
+    return chosen
+
+
 def attack(
     annotator: Annotator,
     pairs: Sequence[Pair],
@@ -91,10 +100,7 @@ def attack(
     InputError for an unknown manipulation, no pairs, or a threshold that is no grade but the lowest of the rubric.
     """
     rubric = annotator.rubric
-    chosen = list(names)
-    unknown = [name for name in chosen if name not in ATTACKS]
-    if unknown:
-        raise InputError(f"no manipulation '{unknown[0]}'; there are: {', '.join(ATTACKS)}")
+    chosen = attacks_named(names)
     if threshold not in rubric.values[1:]:
         raise InputError(f"the threshold is {threshold}; it can be {', '.join(map(str, rubric.values[1:]))}")
     if not pairs:

@@ -78,7 +78,7 @@ def parse_calibration(text: str, source: str) -> Calibration:
     except ValidationError as error:
         raise InputError(f"{source}: not a calibration: " + "; ".join(problems(error))) from None
     except json.JSONDecodeError as error:
-        raise InputError(f"{source}: not valid JSON: {error}") from None
+        raise InputError(f"{source}: not a calibration of pairgrade calibrate: not valid JSON: {error}") from None
     except RecursionError:
         raise InputError(f"{source}: JSON nested too deeply") from None
     except ValueError as error:

@@ -145,7 +145,10 @@ def _difference(names: Sequence[str], types: Mapping[str, type]) -> str:
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         return f"the column {shown(repeated[0])} is there twice"
     if unknown := [name for name in names if name not in types]:
-        return f"unknown column {', '.join(map(shown, unknown[:5]))}; allowed are {', '.join(expected)}"
+        return (
+            f"unknown column {', '.join(map(shown, unknown[:5]))}; a judgments file, as pairgrade label writes it, has "
+            f"{', '.join(expected)}"
+        )
     if missing := [name for name in expected if name not in names]:
         return f"no column {', '.join(map(shown, missing[:5]))}; a judgments file has {', '.join(expected)}"
     return ""

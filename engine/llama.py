@@ -50,6 +50,8 @@ class LlamaOptions:
             )
         if self.threads is not None and self.threads < 1:
             raise InputError(f"{self.threads} threads; at least 1 is needed")
+        if self.gpu_layers < -1:
+            raise InputError(f"{self.gpu_layers} layers on the GPU; from 0 on, or -1 for all")
         if self.micro_batch < 1:
             raise InputError(f"a micro-batch of {self.micro_batch} tokens; at least 1 is needed")
         if not 1 <= self.sequences <= 63:

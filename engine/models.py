@@ -19,7 +19,8 @@ _HF = re.compile(  # no .. and no absolute path: such a name would leave the cac
 )
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FORMS = (
-    "a path to a .gguf file, pkg:PACKAGE (a GGUF inside an installed Python package) or hf:org/repo/file.gguf@revision"
+    "a path to a .gguf file, pkg:PACKAGE (a GGUF inside an installed Python package), hf:org/repo/file.gguf@revision "
+    "or a folder: of an ONNX export to label with, of transformers to train or export"
 )
 
 
@@ -33,7 +34,11 @@ def resolve(reference: str | Path) -> Path:
     path = Path(text)
     if path.is_dir():
         inside = sorted(p.name for p in path.glob("*.gguf"))
-        raise ModelError(f"{text} is a folder; name one file in it" + (f": {', '.join(inside)}" if inside else ""))
+        if inside:
+            raise ModelError(f"{text} is a folder; name one file in it: {', '.join(inside)}")
+        if (path / "config.json").is_file():
+            raise ModelError(f"{text} is a transformers folder; pairgrade export makes a model to label with of it")
+        raise ModelError(f"{text} is a folder without a model; a model is {_FORMS}")
     if not path.is_file():
         raise ModelError(f"no model file {text}; a model is {_FORMS}")
     return _checked(path)

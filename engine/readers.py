@@ -85,7 +85,9 @@ class Source:
         if self.max_row_bytes < 1:
             raise InputError(f"max_row_bytes is {self.max_row_bytes}; it must be at least 1")
         if (self.queries is None) != (self.docs is None):
-            raise InputError("give the files of both queries and docs, or of neither for a table of pairs")
+            raise InputError(
+                "give the texts of both queries and docs (--queries, --docs), or of neither for a table"
+            )
         if self.columns != Columns() and (self.in_catalogue or self.docs is not None):
             raise InputError("column names are for a table of pairs, not for TREC files or an irds: input")
         if self.in_catalogue:
@@ -96,13 +98,21 @@ class Source:
         elif self.docs is not None and self.queries is not None:
             if self.format not in (None, *_TREC_FORMATS):
                 raise InputError(f"format is {self.format!r}; with queries and docs it is qrels or run")
+            if self.format is None and _format_of(self.pairs) is not None:
+                raise InputError(
+                    f"{self.pairs} is a table by its name; leave out --queries and --docs for a table of pairs with "
+                    "their texts, or say --format qrels or run"
+                )
             for path in (self.queries, self.docs):
                 _check_texts(path)
         elif self.format in _TREC_FORMATS:
-            raise InputError(f"a {self.format} file holds ids alone; give the texts with queries and docs")
+            raise InputError(f"a {self.format} file holds ids alone; give the texts, too: --queries and --docs")
         elif self.table is None:
             allowed = ", ".join(_SUFFIXES)
-            raise InputError(f"{self.pairs}: unknown format; use {allowed} (text also .gz) or give format")
+            raise InputError(
+                f"{self.pairs}: unknown format; a table of pairs ends in {allowed} (text also .gz) or has a --format; "
+                "a TREC qrels or run file needs --queries and --docs"
+            )
         elif self.table not in _TABLES:
             raise InputError(f"format is {self.table!r}; it can be {', '.join(_TABLES)}, qrels or run")
 

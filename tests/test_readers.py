@@ -130,19 +130,23 @@ ROW = "q,d,query,document\n"
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"pairs": "a.json"}, r"a.json: unknown format; use .jsonl, .ndjson, .csv"),
+        ({"pairs": "a.json"}, r"a.json: unknown format; a table of pairs ends in .jsonl, .ndjson, .csv"),
         ({"pairs": "a.txt"}, "unknown format"),
         ({"pairs": "a.parquet.gz"}, "unknown format"),
         ({"pairs": ""}, "unknown format"),
         ({"pairs": "a\0.csv"}, "NUL"),
         ({"pairs": "a.csv", "format": "xml"}, "format is 'xml'; it can be jsonl, csv, tsv, parquet, qrels or run"),
         ({"pairs": "a.csv", "format": "qrels"}, "give the texts"),
-        ({"pairs": "a.txt", "queries": "q.jsonl"}, "both queries and docs"),
-        ({"pairs": "a.txt", "docs": "q.jsonl"}, "both queries and docs"),
+        ({"pairs": "a.txt", "queries": "q.jsonl"}, "texts of both queries and docs"),
+        ({"pairs": "a.txt", "docs": "q.jsonl"}, "texts of both queries and docs"),
         ({"pairs": "a.txt", "queries": "q.jsonl", "docs": "d.txt"}, "d.txt: texts come as"),
         ({"pairs": "a.txt", "queries": "q.csv", "docs": "d.tsv"}, "q.csv: texts come as"),
         ({"pairs": "a", "queries": "q.tsv", "docs": "d.tsv", "format": "csv"}, "it is qrels or run"),
         ({"pairs": "a", "queries": "q.tsv", "docs": "d.tsv", "columns": Columns(query="x")}, "column names"),
+        (
+            {"pairs": "a.jsonl", "queries": "q.tsv", "docs": "d.tsv"},
+            "a.jsonl is a table by its name",
+        ),
         ({"pairs": "irds:x", "columns": Columns(query="x")}, "column names"),
         ({"pairs": "irds:x", "format": "csv"}, "has its own texts"),
         ({"pairs": "irds:x", "queries": "q.tsv", "docs": "d.tsv"}, "has its own texts"),
@@ -597,9 +601,9 @@ def test_the_digest_tells_inputs_apart_by_content_and_reading(tmp_path: Path) ->
         Source(a, format="tsv"),
         Source(a, columns=Columns(title="x")),
         Source(a, max_row_bytes=99),
-        Source(a, queries=d, docs=d),
+        Source(a, queries=d, docs=d, format="qrels"),
         Source(a, queries=d, docs=d, format="run"),
-        Source(d, queries=d, docs=d),
+        Source(d, queries=d, docs=d, format="run"),
     ]
     assert len({first, *map(digest, others)}) == 1 + len(others)
     tail = "x" * 3 * 2**20

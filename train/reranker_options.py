@@ -23,12 +23,12 @@ class RerankerOptions:
     loss: str = "lambda"
     target: str = "label"  # expected: the annotator's expected grade, where a row has one
     epochs: float = 2.0
-    batch: int = 2  # slates of one optimizer step
+    batch: int = 1  # slates of one optimizer step
     slate: int = 16  # documents of one query that a loss compares
-    learning_rate: float = 5e-5  # the peak
+    learning_rate: float = 2e-4  # the peak
     warmup: float = 0.1  # share of the steps over which the rate rises; then it falls to zero as a cosine
     weight_decay: float = 0.01
-    max_length: int = 256  # tokens of query and document together; documents are cut to fit
+    max_length: int = 192  # tokens of query and document together; documents are cut to fit
     micro_batch_tokens: int = 4096  # padded tokens that run at a time; does not change the result
     dev_share: float = 0.2  # of the queries, where no set of dev queries is given
     evaluate_every: int = 0  # steps; 0: four times an epoch
