@@ -90,10 +90,12 @@ def judged(model: str, rubric: Rubric, pairs: Path, out: Path, threads: int, con
 def as_probabilities(scores: Sequence[float], among: Sequence[float], grades: Sequence[int]) -> Floats:
     """Return probabilities of the lowest and the highest grade whose expected grade ranks as the scores do.
 
-    ``among`` are the scores of the held-out pairs, whose range becomes that of the grades.
+    ``among`` are the scores of the held-out pairs, whose range becomes the middle half of the grades'; scores beyond
+    it stay in their order (an arc tangent).
     """
     low, high = min(among), max(among)
-    share = np.clip((np.asarray(scores, np.float64) - low) / ((high - low) or 1.0), 0, 1)
+    place = (np.asarray(scores, np.float64) - (low + high) / 2) / ((high - low) / 2 or 1.0)
+    share = 0.5 + np.arctan(place) / np.pi
     found = np.zeros((len(share), len(grades)))
     found[:, 0], found[:, -1] = 1 - share, share
     return found

@@ -16,7 +16,7 @@ from pairgrade import Annotator, LlamaOptions
 from pairgrade.agreement import AgreementOptions, agreement
 from pairgrade.atomic import write_text
 from pairgrade.bench.experiment_options import ANNOTATORS, Direction, ExperimentOptions
-from pairgrade.bench.experiment_sets import Layout, arms_of, divide, read_split
+from pairgrade.bench.experiment_sets import Layout, arms_to_label, divide, read_split
 from pairgrade.bench.experiment_steps import Step
 from pairgrade.calibration import Calibration
 from pairgrade.calibration_fit import fit
@@ -96,7 +96,7 @@ def relabel_steps(options: ExperimentOptions) -> list[Step]:
             inputs += [layout.labels(way, "a"), split]
             settings = {"policy": options.policy, "method": _METHOD}
             steps.append(Step(f"relabel {way.name} {arm}", work, tuple(inputs), tuple(outputs), settings))
-        for arm in arms_of(options, way)[0]:
+        for arm in arms_to_label(options, way):
             sides = tuple(layout.labels(way, arm, side) for side in ("train", "dev"))
             work, settings = partial(divide, options, way, arm), {"dev_documents": str(options.dev_documents)}
             steps.append(Step(f"divide {way.name} {arm}", work, (layout.labels(way, arm), split), sides, settings))

@@ -38,7 +38,7 @@ def train_steps(options: ExperimentOptions) -> list[Step]:
         base = str(start[0])
         files = tuple(found / f"{side}.jsonl" for side in ("train", "dev"))
         sources = tuple(layout.collection(name, "candidates.jsonl") for name in options.warm_up)
-        work = partial(_cosine_sets, options, files)
+        work = partial(cosine_sets, options, files)
         steps.append(Step("pairs of the warm-up", work, sources, files, {"encoder": encoder}))
         training = replace(options.training, loss=_WARM_LOSS, seed=0)
         steps.append(_training(options, "warm-up", files, start[0], options.encoder, training, encoder))
@@ -74,10 +74,13 @@ def _train(train: Path, dev: Path, out: Path, base: str, training: RerankerOptio
         train_reranker(job, training, progress)
 
 
-def _cosine_sets(options: ExperimentOptions, files: tuple[Path, ...]) -> None:
+def cosine_sets(options: ExperimentOptions, files: tuple[Path, ...]) -> None:
     """Write the warm-up's pairs with the encoder's own cosine as their labels, every fifth query for dev."""
-    sources = [Layout(options).collection(name, "candidates.jsonl") for name in options.warm_up]
-    groups = grouped(row for source in sources for row in read_ranking_set(source))
+    groups = grouped(
+        replace(row, query_id=f"{name}/{row.query_id}")  # collections may number their queries alike
+        for name in options.warm_up
+        for row in read_ranking_set(Layout(options).collection(name, "candidates.jsonl"))
+    )
     scores = cosines(options.encoder, groups, options.threads)
     for path, wanted in zip(files, (False, True), strict=True):
         chosen = [group for place, group in enumerate(groups) if (place % 5 == 0) is wanted]

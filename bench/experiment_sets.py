@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from pairgrade.atomic import write_text
-from pairgrade.bench.experiment_options import ARMS, Direction, ExperimentOptions
+from pairgrade.bench.experiment_options import ANNOTATORS, ARMS, Direction, ExperimentOptions
 from pairgrade.bench.experiment_steps import Step
 from pairgrade.bench.matrix import Data
 from pairgrade.bench.slice import take_slice, write_slice
@@ -151,15 +151,21 @@ def some_rows(group: RankingGroup, count: int) -> list[RankingRow]:
     return random.Random(f"{_SEED} {group.query_id}").sample(rows, min(count, len(rows)))
 
 
+def arms_to_label(options: ExperimentOptions, way: Direction) -> list[str]:
+    """Return the arms whose labels can be made: all but those of annotators that were not given."""
+    given = options.annotators(way)
+    return [arm for arm in ARMS if arm in given or arm not in ANNOTATORS]
+
+
 def arms_of(options: ExperimentOptions, way: Direction) -> tuple[dict[str, str], dict[str, str]]:
     """Return the arms that can be trained, with their names, and why the others are left out.
 
     After the stage ``relabel`` arms whose labels order no documents are left out, too.
     """
-    layout, given = Layout(options), options.annotators(way)
+    layout, possible = Layout(options), arms_to_label(options, way)
     arms, left_out = {}, {}
     for arm, name in ARMS.items():
-        if arm in ("b", "c") and arm not in given:
+        if arm not in possible:
             left_out[arm] = f"no {'zero-shot' if arm == 'b' else 'tuned'} annotator was given for {way.train}"
             continue
         files = [layout.labels(way, arm, side) for side in ("train", "dev")]

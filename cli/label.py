@@ -40,7 +40,7 @@ from pairgrade.cli.report import print_summary
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="A few pairs, JSONL or CSV, that are judged again and again: the run stops where one no longer gets "
-    "what it got first, and forgets what was judged since.",
+    "what it got first, and forgets what was judged since the last check; a run that was stopped does that again.",
 )
 @click.option(
     "--canary-every",

@@ -43,13 +43,16 @@ def read_canaries(path: Path) -> list[Pair]:
 
 
 class Canaries:
-    """The canary pairs of one run. What they got first is kept in a file, for the run that resumes it."""
+    """The canary pairs of one run.
+
+    What they got first, and how far the journal had been checked, is kept in a file for the run that resumes it.
+    """
 
     def __init__(self, path: Path, memory: Path) -> None:
         self.pairs = read_canaries(path)
         self._memory = memory
         self._digest = file_sha256(path)
-        self._first: list[list[float]] | None = self._remembered()
+        self._first, self._sound = self._remembered()
         self._checks = self._agreeing = 0
 
     def check(self, annotator: Annotator) -> None:
@@ -58,7 +61,6 @@ class Canaries:
         found = [list(judgment.probabilities) for judgment in judgments]
         if self._first is None:
             self._first = found
-            write_text(self._memory, json.dumps({"canaries": self._digest, "probabilities": found}))
         for pair, first, now in zip(self.pairs, self._first, found, strict=True):
             if not _same(first, now, 0.0 if annotator.exact else _BOUND):
                 raise SuspectError(
@@ -71,18 +73,30 @@ class Canaries:
         self._agreeing = sum(grade == model for grade, model in human if grade is not None)
         self._checks += 1
 
+    def remember(self, sound: int) -> None:
+        """Keep for a run that resumes this one that the journal was checked up to that byte."""
+        table = {"canaries": self._digest, "probabilities": self._first, "sound": sound}
+        write_text(self._memory, json.dumps(table))
+
+    def forget_unchecked(self, journal: Journal) -> None:
+        """Cut off what an earlier run judged after its last check: nobody knows whether its model was sound then."""
+        if self._sound is not None and self._sound < journal.end:
+            journal.forget(self._sound)
+
     def report(self) -> CanaryReport:
         """Return what they said so far."""
         graded = sum(pair.grade is not None for pair in self.pairs)
         return CanaryReport(len(self.pairs), graded, self._agreeing, self._checks)
 
-    def _remembered(self) -> list[list[float]] | None:
+    def _remembered(self) -> tuple[list[list[float]] | None, int | None]:
         try:
             table = json.loads(self._memory.read_text(encoding="utf-8"))
-            known = table["probabilities"] if table["canaries"] == self._digest else None
-            return known if isinstance(known, list) and len(known) == len(self.pairs) else None
+            known, sound = table["probabilities"], table["sound"]
+            if table["canaries"] == self._digest and len(known) == len(self.pairs) and isinstance(sound, int):
+                return known, sound
         except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
-            return None
+            pass
+        return None, None
 
 
 class Watch:
@@ -112,7 +126,9 @@ class Watch:
         except SuspectError:
             self._journal.forget(self._sound)
             raise
+        self._journal.sync()
         self._sound, self._since = self._journal.end, 0
+        self._canaries.remember(self._sound)
 
 
 def _same(first: Sequence[float], now: Sequence[float], bound: float) -> bool:

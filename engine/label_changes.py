@@ -147,7 +147,7 @@ class ChangeCounter:
     @property
     def labels(self) -> tuple[str, ...]:
         """The names of the matrix's rows."""
-        return tuple(self._names.values())
+        return tuple(dict.fromkeys(self._names.values()))  # labels that differ in the seventh digit are one
 
     def matrix(self, name: str) -> tuple[tuple[int, ...], ...]:
         """Return ``rows`` or ``changed`` of each label and grade."""

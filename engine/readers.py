@@ -85,9 +85,7 @@ class Source:
         if self.max_row_bytes < 1:
             raise InputError(f"max_row_bytes is {self.max_row_bytes}; it must be at least 1")
         if (self.queries is None) != (self.docs is None):
-            raise InputError(
-                "give the texts of both queries and docs (--queries, --docs), or of neither for a table"
-            )
+            raise InputError("give the texts of both queries and docs (--queries, --docs), or of neither for a table")
         if self.columns != Columns() and (self.in_catalogue or self.docs is not None):
             raise InputError("column names are for a table of pairs, not for TREC files or an irds: input")
         if self.in_catalogue:

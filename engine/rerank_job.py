@@ -83,7 +83,7 @@ def rerank(job: RerankJob, reranker: Reranker, progress: RerankProgress | None =
     if not scores:
         reason = f" (line {result.examples[0].line}: {result.examples[0].reason})" if result.examples else ""
         raise InputError(f"{job.run}: no pair has the texts of both its query and its document{reason}")
-    result.queries, result.without_text = len(scores), total - result.scored
+    result.queries, result.without_text = len(rankings), total - result.scored
     result.followed = write_run(job.out, _rows(rankings, scores, job.top_k)) - result.scored
     return result
 
@@ -96,6 +96,7 @@ def _pairs(job: RerankJob, wanted: dict[str, set[str]], result: Reranked) -> Gen
                 if len(result.examples) < _SHOWN:
                     result.examples.append(row)
             elif row.doc_id in wanted[row.query_id]:
+                wanted[row.query_id].remove(row.doc_id)  # a file may name a pair twice
                 yield row
 
 
@@ -107,10 +108,11 @@ def _text(pair: Pair) -> str:
 def _rows(
     rankings: dict[str, list[str]], scores: dict[str, dict[str, float]], top_k: int | None
 ) -> Iterator[tuple[str, str, float]]:
-    for query_id, documents in scores.items():
+    for query_id, ranking in rankings.items():
+        documents = scores.get(query_id, {})
         for doc_id, score in documents.items():
             yield query_id, doc_id, score
         if top_k is not None:
-            lowest = min(documents.values())
-            for place, doc_id in enumerate(rankings[query_id][top_k:], start=1):
+            lowest = min(documents.values(), default=0.0)
+            for place, doc_id in enumerate(ranking[top_k:], start=1):
                 yield query_id, doc_id, lowest - place

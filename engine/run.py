@@ -227,6 +227,8 @@ class _Run:
                 yield pair
 
         with closing(Journal(path, identity)) as journal:
+            if self._canaries is not None:
+                self._canaries.forget_unchecked(journal)
             unfit = 0
             for offset, entry in read_entries(path):
                 if offsets[entry.row] < 0:

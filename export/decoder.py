@@ -108,9 +108,7 @@ class Decoder:
 def read_decoder(folder: Path) -> Decoder:
     """Read a transformers folder's config.json; ModelError for a model that the exports do not know."""
     if folder.is_file():
-        raise ModelError(
-            f"{folder} is a file; an export is made of a transformers folder, as save_pretrained makes it"
-        )
+        raise ModelError(f"{folder} is a file; an export is made of a transformers folder, as save_pretrained makes it")
     raw = _raw_config(folder)
     names = raw.get("architectures") or ["(none named)"]
     family = FAMILIES.get(names[0])

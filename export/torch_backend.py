@@ -17,6 +17,7 @@ from pairgrade.backend import Counters, Scores
 from pairgrade.environment import package_version
 from pairgrade.errors import InputError, ModelError
 from pairgrade.export.causal_model import load_causal
+from pairgrade.export.head import Head, require_known_head
 from pairgrade.folder_tokenizer import FolderTokenizer, has_chat_template
 from pairgrade.hardware import usable_cores
 from pairgrade.tokenizer import Ids
@@ -61,9 +62,8 @@ class TorchBackend:
         self.model = load_folder(folder, options.threads)
         config = self.model.config.get_text_config()
         self.context = options.context or min(_DEFAULT_CONTEXT, int(config.max_position_embeddings))
-        self._cap: float | None = getattr(config, "final_logit_softcapping", None)
-        self._decoder = self.model.get_decoder()
-        self._head = self.model.get_output_embeddings().weight
+        require_known_head(self.model, folder)
+        self._decoder, self._head = self.model.get_decoder(), Head(self.model)
         self._held: list[_Held] = []
 
     def identity(self) -> dict[str, str]:
@@ -86,9 +86,7 @@ class TorchBackend:
             layers = self._hold(prefix)
             for row, suffix in enumerate(suffixes):
                 hidden, _ = self._run(suffix, layers)
-                values = torch.mv(self._head, hidden)
-                if self._cap:
-                    values = torch.tanh(values / self._cap) * self._cap
+                values = self._head.logits(hidden)
                 logits[row] = values[labels.astype(np.int64)].numpy()
                 totals[row] = float(torch.logsumexp(values.double(), 0))
         self.counters.reused += length * max(0, len(suffixes) - 1)

@@ -43,8 +43,11 @@ def test_the_draw_goes_over_all_queries_and_the_seed_decides() -> None:
 def test_scores_become_probabilities_of_the_same_order() -> None:
     found = as_probabilities([-2.0, 0.0, 5.0, 99.0], [-1.0, 5.0], GRADES)
     assert found.sum(axis=1) == pytest.approx(1.0)
-    assert (found @ np.array(GRADES)).tolist() == pytest.approx([0.0, 0.5, 3.0, 3.0])
-    assert (as_probabilities([1.0, 1.0], [1.0, 1.0], GRADES)[:, 0] == 1).all()
+    expected = (found @ np.array(GRADES)).tolist()
+    assert expected == sorted(expected)  # those beyond the range, too
+    assert len(set(expected)) == 4
+    assert expected[2] == pytest.approx(2.25)  # the top of the range
+    assert (as_probabilities([1.0, 1.0], [1.0, 1.0], GRADES) == [0.5, 0, 0, 0.5]).all()
 
 
 def test_a_model_that_knows_the_grades_is_found_out() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,15 @@ pytest.importorskip("onnxscript")
 from pairgrade import InputError, Judgment, ResumeError
 from pairgrade.bench.experiment import main, option_parser, run
 from pairgrade.bench.experiment_figures import compare_rankings
-from pairgrade.bench.experiment_judgments import calibrated
+from pairgrade.bench.experiment_judgments import calibrated, relabel_steps
 from pairgrade.bench.experiment_options import STAGES, TRAINING, ExperimentOptions
-from pairgrade.bench.experiment_sets import arms_of, by_rank, read_split
+from pairgrade.bench.experiment_ranking import cosine_sets
+from pairgrade.bench.experiment_sets import Layout, arms_of, by_rank, read_split
 from pairgrade.bench.experiment_steps import Step, Steps, shown_time
 from pairgrade.calibration import Calibration, Cuts
 from pairgrade.judgments import open_writer, read_judgments
 from pairgrade.qrels import read_qrels
-from pairgrade.ranking_set import RankingGroup, RankingRow, read_ranking_set
+from pairgrade.ranking_set import RankingGroup, RankingRow, read_groups, read_ranking_set, write_ranking_set
 from pairgrade.run_files import read_ranking
 from tiny_encoder import WORDS, make_encoder
 
@@ -323,3 +325,25 @@ def test_times_have_a_unit_that_fits(seconds: float, shown: str) -> None:
 def test_options_that_cannot_be_used_are_told(options: ExperimentOptions, change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         replace(options, **change)
+
+
+def test_an_arm_whose_labels_were_flat_is_divided_again(options: ExperimentOptions, tmp_path: Path) -> None:
+    fresh = replace(options, out=tmp_path, stages=("relabel",))
+    way = fresh.directions()[0]
+    flat = Layout(fresh).labels(way, "b", "train")
+    flat.parent.mkdir(parents=True)
+    write_ranking_set(flat, [RankingRow("q", f"d{d}", "a query", "a document", label=0.0) for d in range(3)])
+    assert "b" in arms_of(fresh, way)[1]  # nothing to learn as it is
+    assert f"divide {way.name} b" in [step.name for step in relabel_steps(fresh)]
+
+
+def test_a_warm_up_of_collections_with_the_same_ids(options: ExperimentOptions, tmp_path: Path) -> None:
+    write_collection(tmp_path / "data", "one", 6, 2)
+    shutil.copytree(tmp_path / "data" / "one", tmp_path / "data" / "two")
+    for name in ("learn", "try"):
+        write_collection(tmp_path / "data", name, 6, 3)
+    fresh = replace(options, data=tmp_path / "data", out=tmp_path / "out", warm_up=("one", "two"), stages=("sets",))
+    run(fresh)
+    files = (tmp_path / "train.jsonl", tmp_path / "dev.jsonl")
+    cosine_sets(fresh, files)
+    assert len({group.query_id for file in files for group in read_groups(file)}) == 12

@@ -169,6 +169,15 @@ def test_many_labels_are_gathered_at_the_nearest_grade(tmp_path: Path) -> None:
     assert [sum(cells) for cells in changes.matrix] == [4, 6, 7, 4]
 
 
+def test_labels_that_look_the_same_are_one_row_of_the_matrix(tmp_path: Path) -> None:
+    labels = (1 / 3, 0.3333333432674408, 1.0)  # a third in double and in single precision
+    write_ranking_set(tmp_path / "set.jsonl", [row(f"d{k}", label) for k, label in enumerate(labels)])
+    judgments = save_judgments(tmp_path / "j.jsonl", [judged(f"d{k}", (0.0, 1.0, 0.0, 0.0)) for k in range(3)])
+    changes = relabel(tmp_path / "set.jsonl", judgments, tmp_path / "out.jsonl")
+    assert changes.labels == ("0.333333", "1")
+    assert [sum(cells) for cells in changes.matrix] == [2, 1]
+
+
 shares = st.lists(st.integers(0, 9), min_size=4, max_size=4).filter(any).map(lambda w: tuple(x / sum(w) for x in w))
 
 

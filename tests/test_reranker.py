@@ -160,6 +160,19 @@ def test_documents_below_the_top_k_follow_in_their_order(
     assert order[3:] == [f"q2-d{d}" for d in range(3, 8)]
 
 
+def test_no_query_is_lost_and_no_pair_scored_twice(folder: Path, texts: tuple[str, str, str], tmp_path: Path) -> None:
+    with Path(texts[0]).open("a") as file:
+        file.write("".join(f"q2 Q0 nowhere{d} 1 {9 - d} x\n" for d in range(3)))  # before all that have texts
+    (tmp_path / "twice.qrels").write_text("q1 0 q1-d1 1\nq1 0 q1-d1 1\nq1 0 q1-d2 0\n")
+    with Reranker.open(folder, threads=1) as reranker:
+        result = rerank(RerankJob(*texts, tmp_path / "out.run", top_k=3), reranker)
+        twice = rerank(RerankJob(str(tmp_path / "twice.qrels"), *texts[1:], tmp_path / "twice.run"), reranker)
+    assert (result.queries, result.scored, result.followed, result.without_text) == (4, 9, 23, 3)
+    lines = (tmp_path / "out.run").read_text().splitlines()
+    assert [line.split()[2] for line in lines if line.startswith("q2 ")] == [f"q2-d{d}" for d in range(8)]
+    assert (twice.scored, twice.followed, twice.without_text) == (2, 0, 0)
+
+
 def test_the_command_tells_documents_without_text(folder: Path, texts: tuple[str, str, str], tmp_path: Path) -> None:
     from pairgrade.cli import cli
 

@@ -13,13 +13,15 @@ import pytest
 
 import tiny_models
 from helpers import write_jsonl
-from pairgrade import InputError, Pair, ResumeError, Rubric
+from pairgrade import InputError, ModelError, Pair, ResumeError, Rubric
+from pairgrade.agreement import agreement
 from pairgrade.judgments import open_writer
 from pairgrade.llama import LlamaBackend
 from pairgrade.prompt import PromptBuilder, detect_chat_format
 from pairgrade.qrels import read_qrels
 from pairgrade.readers import Source, read_pairs
 from pairgrade.records import Judgment
+from pairgrade.stop import StopRequested
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
@@ -31,7 +33,7 @@ from pairgrade.train.fitting import TrainProgress, rate_at, total_steps  # noqa:
 from pairgrade.train.label_model import LabelModel  # noqa: E402
 from pairgrade.train.loop import Data, _Fit, batch_at  # noqa: E402
 from pairgrade.train.losses import label_loss  # noqa: E402
-from pairgrade.train.metrics import Evaluation, is_better  # noqa: E402
+from pairgrade.train.metrics import Evaluation, evaluation, is_better  # noqa: E402
 from pairgrade.train.options import TrainOptions  # noqa: E402
 from pairgrade.train.prompts import builder_of  # noqa: E402
 from pairgrade.train.run import TrainJob, train  # noqa: E402
@@ -292,6 +294,16 @@ def test_micro_batches_stay_within_the_budget() -> None:
     assert all(len(batch) * max(lengths[i] for i in batch) <= 100 for batch in batches[1:])
 
 
+def test_kappa_weighs_by_the_grades_as_agree_does() -> None:
+    grades, truth, answer = (0, 1, 10), [0, 1, 10, 0, 1, 10, 10, 0], [0, 1, 1, 1, 1, 10, 10, 0]
+    targets = [tuple(float(grade == true) for grade in grades) for true in truth]
+    prompt: Any = None  # plays no part
+    found = [Example("q", "d", prompt, target, true) for target, true in zip(targets, truth, strict=True)]
+    logits = np.array([[5.0 * (grade == given) for grade in grades] for given in answer], np.float32)
+    told = agreement(["q"] * 8, truth, answer, grades=grades).statistics["quadratic_kappa"].value
+    assert evaluation(1, logits, found, grades).kappa == pytest.approx(told)
+
+
 def test_what_better_means() -> None:
     one = Evaluation(1, 1.0, 0.2, None, 0.5, ())
     other = Evaluation(2, 0.9, 0.1, 0.3, 0.5, ())
@@ -316,3 +328,37 @@ def _one_thread() -> Iterator[None]:
 
 def test_checkpoints_are_whole_files(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path).load({}, None) is None
+
+
+@pytest.mark.parametrize(("every", "stopped"), [(2, 2), (100, 4)])
+def test_a_look_that_was_stopped_is_made_by_the_next_run(
+    every: int, stopped: int, source: Source, tmp_path: Path, tiny_folder: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    options, look = replace(SMALL, learning_rate=5e-2, evaluate_every=every), _Fit._look
+
+    def interrupted(self: _Fit, step: int) -> Evaluation:
+        if step == stopped:
+            raise StopRequested(2)  # what a signal during the look raises
+        return look(self, step)
+
+    def job(name: str) -> TrainJob:
+        return TrainJob(source, str(tiny_folder("llama")), tmp_path / name, RUBRIC)
+
+    whole = train(job("whole"), options)
+    with monkeypatch.context() as patch:
+        patch.setattr(_Fit, "_look", interrupted)
+        with pytest.raises(StopRequested):
+            train(job("cut"), options)
+    resumed = train(job("cut"), options)
+    assert resumed.evaluations == whole.evaluations
+    assert resumed.best == whole.best
+
+
+def test_nothing_but_an_adapter_is_replaced(source: Source, tmp_path: Path, tiny_folder: Callable[[str], Path]) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    job = TrainJob(source, str(tiny_folder("llama")), tmp_path / "mine", RUBRIC, overwrite=True)
+    with pytest.raises(ModelError, match="is not an adapter of `pairgrade train`"):
+        train(job, SMALL)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"

@@ -192,6 +192,16 @@ def test_margins_are_learnt_against_the_annotators_scores() -> None:
     assert max(t for slate in scaled for t in slate.targets) == pytest.approx(2.5 / 3)  # four grades: the highest is 3
 
 
+def test_labels_of_another_scale_do_not_stand_among_expected_grades() -> None:
+    rows = [replace(row, label=float(row.label > 1), expected_grade=1.2, probabilities=(0.2, 0.5, 0.2, 0.1))
+            for row in ranking_rows(2)]  # fmt: skip
+    options = RerankerOptions(target="expected")
+    Slates(grouped(rows), options)
+    rows[0] = replace(rows[0], expected_grade=None, probabilities=None)
+    with pytest.raises(InputError, match=r"1 of \d+ rows have no expected grade.* relabel with --scale grades"):
+        Slates(grouped(rows), options)
+
+
 def test_each_epoch_deals_every_document_once_into_even_slates() -> None:
     groups = grouped(ranking_rows(5, 9))
     slates = Slates(groups, RerankerOptions(slate=4))

@@ -24,9 +24,17 @@ if TYPE_CHECKING:
 HELD_OUT = "held-out.qrels"  # the graded pairs of queries that no step was trained on
 
 
-def save_adapter(model: Any, trained: Trained, identity: Identity, options: dict[str, Any], rubric: Rubric) -> None:
-    """Write the adapter's folder; it appears whole or not at all, and replaces what lay there."""
-    with new_folder(trained.adapter, replace=True) as work:
+def save_adapter(
+    model: Any,
+    trained: Trained,
+    identity: Identity,
+    options: dict[str, Any],
+    rubric: Rubric,
+    *,
+    replace: bool = False,
+) -> None:
+    """Write the adapter's folder; it appears whole or not at all. InputError where it exists, unless to ``replace``."""
+    with new_folder(trained.adapter, replace=replace) as work:
         model.save_pretrained(str(work), safe_serialization=True, save_embedding_layers=False)
         (work / "README.md").unlink(missing_ok=True)  # peft's form, with nothing filled in
         write_text(work / "report.json", json.dumps(_report(trained, options), indent=2, allow_nan=False) + "\n")

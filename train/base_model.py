@@ -10,6 +10,7 @@ from typing import Any
 
 from pairgrade.errors import InputError, MissingExtraError, ModelError
 from pairgrade.export.causal_model import load_causal, quiet_transformers
+from pairgrade.export.head import require_known_head
 from pairgrade.file_hashes import remembered_sha256
 from pairgrade.folder_check import check_folder
 from pairgrade.models import hub_error, resolve
@@ -58,7 +59,9 @@ def load_model(folder: Path, options: TrainOptions) -> Any:
         settings = {"dtype": torch.bfloat16, "device_map": "cuda"}
     if options.threads:
         torch.set_num_threads(options.threads)
-    return load_causal(folder, **settings)
+    model = load_causal(folder, **settings)
+    require_known_head(model, folder)
+    return model
 
 
 def add_lora(model: Any, options: TrainOptions) -> Any:

@@ -127,7 +127,7 @@ class Fitting(ABC):
         self._progress.start(self._steps, state.step)
         saved = time.monotonic()
         try:
-            if not state.evaluations:
+            if self._is_due(state):  # at the start, and where an earlier run was stopped before or while it looked
                 self._evaluate(state, stop)
             while state.step < self._steps and not state.stopped_early:
                 loss = self._gradients(state.step)
@@ -137,12 +137,17 @@ class Fitting(ABC):
                         self._save(state)
                         saved = time.monotonic()
                 self._progress.step(loss)
-                if state.step % self._every == 0 or state.step == self._steps:
+                if self._is_due(state):
                     self._evaluate(state, stop)
         except BaseException:
             self._save(state)
             raise
         return state
+
+    def _is_due(self, state: State) -> bool:
+        """Whether the model as it is has to be looked at, and was not yet."""
+        looked = bool(state.evaluations) and state.evaluations[-1].step == state.step
+        return not looked and (state.step % self._every == 0 or state.step == self._steps)
 
     def _gradients(self, step: int) -> float:
         import torch

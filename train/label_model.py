@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from pairgrade.export.head import Head
 from pairgrade.tokenizer import Ids
 from pairgrade.train.trunk import Trunk, filled_cache, padded
 
@@ -29,8 +30,7 @@ class LabelModel:
         self.model = model
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._decoder = base.get_decoder()
-        self._head = base.get_output_embeddings()
-        self._cap = getattr(base.config, "final_logit_softcapping", None)
+        self._head = Head(base)
         depth = base.config.num_hidden_layers - trained_layers if trained_layers else 0
         self._trunk = Trunk(self._decoder, depth) if depth else None
         self._labels = torch.as_tensor(labels.astype(np.int64), device=self.device)
@@ -54,9 +54,7 @@ class LabelModel:
         output = self._run(prompts, cache, prefix.ids if prefix else None)
         last = torch.as_tensor([len(prompt) - 1 for prompt in prompts], device=self.device)
         hidden = output.last_hidden_state[torch.arange(len(prompts), device=self.device), last]
-        rows = self._head.weight[self._labels]
-        logits = torch.nn.functional.linear(hidden, rows.to(hidden.dtype)).float()
-        return torch.tanh(logits / self._cap) * self._cap if self._cap else logits
+        return self._head.logits(hidden, self._labels)
 
     def _run(self, prompts: Sequence[Ids], cache: Any, prefix: Ids | None) -> Any:
         ids = padded(prompts, self.device)

@@ -18,12 +18,13 @@ from pairgrade.environment import package_version
 from pairgrade.errors import ModelError
 from pairgrade.export.causal_model import quiet_transformers
 from pairgrade.export.output import new_folder
+from pairgrade.export.torch_backend import load_folder
 from pairgrade.file_hashes import MANIFEST, folder_sha256s
 from pairgrade.folder_check import check_folder
 from pairgrade.records import Pair
 from pairgrade.rubric import Rubric
 from pairgrade.train.adapter import read_manifest
-from pairgrade.train.base_model import folder_digest, load_model
+from pairgrade.train.base_model import folder_digest
 from pairgrade.train.options import TrainOptions
 from pairgrade.train.prompts import builder_of
 
@@ -69,7 +70,7 @@ def merge(
     options = TrainOptions(threads=threads)
     builder = builder_of(folder, rubric, options)
     prompts = [builder.build(pair).ids for pair in pairs]
-    model = load_model(folder, options)
+    model = load_folder(folder, threads)  # float32, on any machine
     plain = _logits(model, prompts)
     with quiet_transformers():
         from peft import PeftModel

@@ -51,7 +51,8 @@ def evaluation(
     expected = torch.softmax(torch.from_numpy(logits).double(), 1).numpy() @ np.array(grades, float)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one grade only: the figures are NaN, which becomes None
-        kappa = float(cohen_kappa_score(truth, predicted, weights="quadratic", labels=list(grades)))
+        scale = np.arange(grades[0], grades[-1] + 1)  # distances are those of the grades, not of their places
+        kappa = float(cohen_kappa_score(truth, predicted, weights="quadratic", labels=scale))
         tau = float(kendalltau(expected, truth).statistic)
     table = confusion_matrix(truth, predicted, labels=list(grades))
     return Evaluation(

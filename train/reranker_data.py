@@ -66,6 +66,8 @@ class Slates:
 
     def __init__(self, groups: Sequence[RankingGroup], options: RerankerOptions) -> None:
         self._groups, self._options = groups, options
+        if options.target == "expected":
+            _refuse_two_scales(groups)
         scale = _highest(groups, options) if options.loss == "bce" else 1.0
         if not scale:
             raise InputError("every label of the training queries is 0; there is nothing to learn")
@@ -109,7 +111,20 @@ def _highest(groups: Sequence[RankingGroup], options: RerankerOptions) -> float:
     """Return the highest grade: of the annotator's scale where its grades are learnt, else the highest label."""
     rows = [row for group in groups for row in group.rows]
     highest = max((row.label for row in rows), default=0.0)
-    if options.target == "expected":
-        highest = max([highest, *(len(row.probabilities) - 1.0 for row in rows if row.probabilities)])
-        highest = max([highest, *(row.expected_grade for row in rows if row.expected_grade is not None)])
-    return highest
+    return max(highest, _highest_expected(rows)) if options.target == "expected" else highest
+
+
+def _highest_expected(rows: Sequence[RankingRow]) -> float:
+    grades = (len(row.probabilities) - 1.0 for row in rows if row.probabilities)
+    return max([0.0, *grades, *(row.expected_grade for row in rows if row.expected_grade is not None)])
+
+
+def _refuse_two_scales(groups: Sequence[RankingGroup]) -> None:
+    """Raise InputError where labels from 0 to 1 would stand among expected grades of a wider scale."""
+    rows = [row for group in groups for row in group.rows]
+    unjudged = sum(row.expected_grade is None for row in rows)
+    if 0 < unjudged < len(rows) and max(row.label for row in rows) <= 1 < _highest_expected(rows):
+        raise InputError(
+            f"{unjudged:,} of {len(rows):,} rows have no expected grade, and labels go to 1, expected grades to "
+            f"{_highest_expected(rows):g}: judge them, relabel with --scale grades, or learn labels (--target label)"
+        )

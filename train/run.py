@@ -25,6 +25,7 @@ from pairgrade.readers import Source
 from pairgrade.records import Pair, Rejection
 from pairgrade.rubric import Rubric
 from pairgrade.stop import PoliteStop
+from pairgrade.train.adapter import read_manifest, save_adapter
 from pairgrade.train.base_model import add_lora, folder_digest, load_model, resolve_folder
 from pairgrade.train.checkpoint import Checkpoints
 from pairgrade.train.examples import Blend, Targets, examples
@@ -77,16 +78,16 @@ def train(
     """
     progress, stop = progress or TrainProgress(), stop or PoliteStop()
     folder = job.out.with_name(f"{job.out.name}.run")
-    if job.out.exists() and not job.overwrite:
-        raise ResumeError(f"{job.out} exists already; name another folder, or replace it with --overwrite")
+    if job.out.exists():
+        if not job.overwrite:
+            raise ResumeError(f"{job.out} exists already; name another folder, or replace it with --overwrite")
+        read_manifest(job.out)  # nothing but an adapter is replaced
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive(folder / "lock"), stop.listening():
         return _train(job, options, folder, progress, stop)
 
 
 def _train(job: TrainJob, options: TrainOptions, folder: Path, progress: TrainProgress, stop: PoliteStop) -> Trained:
-    from pairgrade.train.adapter import save_adapter
-
     start = time.monotonic()
     progress.phase("reading")
     blend = Blend(job.rubric.values, _soft_targets(job.soft, job.rubric), options.soft_weight)
@@ -118,7 +119,7 @@ def _train(job: TrainJob, options: TrainOptions, folder: Path, progress: TrainPr
         job.out, base, chosen, rejected, state.step, state.losses, state.evaluations, state.best,
         state.stopped_early, seconds, held_out, is_better(state.best, state.evaluations[0], options.select_by),
     )  # fmt: skip
-    save_adapter(model, trained, identity, asdict(options), job.rubric)
+    save_adapter(model, trained, identity, asdict(options), job.rubric, replace=job.overwrite)
     for path in folder.iterdir():
         path.unlink()
     folder.rmdir()

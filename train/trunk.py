@@ -47,11 +47,9 @@ class Trunk:
         keys = [_key(prefix, prompt) for prompt in prompts]
         found = {key: self._kept[key] for key in keys if key in self._kept}
         absent = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in found}
-        if absent:
-            cache = filled_cache(self._opening(prefix), len(absent))
-            for (key, prompt), states in zip(absent.items(), self._run(list(absent.values()), cache), strict=True):
-                found[key] = states[: len(prompt)].clone()
-                self._keep(key, found[key])
+        for key, prompt in absent.items():  # one by one: what is kept must not depend on the batch it came with
+            found[key] = self._run([prompt], filled_cache(self._opening(prefix), 1))[0].clone()
+            self._keep(key, found[key])
         return [found[key].to(self._device) for key in keys]
 
     @property

@@ -12,14 +12,14 @@ import pytest
 from helpers import make_pairs, run_command, write_jsonl
 from pairgrade import Annotator, InputError, PairgradeError, Rubric
 from pairgrade.annotator import AnnotatorOptions
-from pairgrade.backend import Scores
+from pairgrade.backend import Counters, Scores
 from pairgrade.canaries import CanaryReport
 from pairgrade.cli.label import command
 from pairgrade.errors import SuspectError
 from pairgrade.fake import FakeBackend
 from pairgrade.job import LabelJob
 from pairgrade.readers import Source
-from pairgrade.run import label
+from pairgrade.run import Progress, label
 from pairgrade.tokenizer import Ids
 
 OPTIONS = AnnotatorOptions(window=50)
@@ -92,6 +92,25 @@ def test_a_resumed_run_is_compared_with_its_beginning(tmp_path: Path) -> None:
         label(wanted, lambda: annotator(Degrading(200)))
     with pytest.raises(SuspectError):  # a model that was moved from the start
         label(wanted, lambda: annotator(Degrading(0)))
+
+
+def test_what_was_judged_after_the_last_check_of_a_stopped_run_is_done_again(tmp_path: Path) -> None:
+    class Stopped(Progress):
+        done = 0
+
+        def advance(self, pairs: int, counters: Counters) -> None:
+            self.done += pairs
+            if self.done >= 240:  # 40 pairs after the check at 200; the model went wrong on the way
+                raise KeyboardInterrupt
+
+    wanted = job(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        label(wanted, lambda: annotator(Degrading(6 + 3 * 6 + 210)), Stopped())
+    summary = label(wanted, lambda: annotator(FakeBackend()))
+    assert summary.effort.resumed == 200
+    (tmp_path / "calm").mkdir()
+    label(job(tmp_path / "calm"), lambda: annotator(FakeBackend()))
+    assert wanted.out.read_bytes() == (tmp_path / "calm" / "out.jsonl").read_bytes()
 
 
 def test_a_backend_that_is_not_exact_may_move_a_little(tmp_path: Path) -> None:

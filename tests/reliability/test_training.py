@@ -45,11 +45,12 @@ def source(tmp_path: Path) -> Source:
     return Source(str(write_jsonl(tmp_path / "graded.jsonl", make_pairs(8, 8))))
 
 
+@pytest.mark.parametrize("layers", [0, 1])
 def test_a_run_that_was_stopped_and_resumed_equals_one_that_was_not(
-    source: Source, tmp_path: Path, tiny_folder: Callable[[str], Path]
+    layers: int, source: Source, tmp_path: Path, tiny_folder: Callable[[str], Path]
 ) -> None:
     base = str(tiny_folder("llama"))
-    options = replace(SMALL, dropout=0.1)
+    options = replace(SMALL, dropout=0.1, layers=layers)
     calm = train(TrainJob(source, base, tmp_path / "calm", RUBRIC), options)
     job = TrainJob(source, base, tmp_path / "stopped", RUBRIC)
     with pytest.raises(KeyboardInterrupt):
