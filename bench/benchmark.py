@@ -19,15 +19,13 @@ from pairgrade.bench.judged import MEASURES, against_people, against_reference, 
 from pairgrade.bench.matrix import Cell, Matrix, names
 from pairgrade.bench.peers import not_measured
 from pairgrade.bench.prices import MachinePrice, PriceTable, age_warning, load_prices
-from pairgrade.bench.results import ApiCost, BenchResult, CellResult
+from pairgrade.bench.results import BUSY, ApiCost, BenchResult, CellResult
 from pairgrade.bench.rounds import Measured, Told, measure_rounds
 from pairgrade.bench.slice import take_slice, write_slice
 from pairgrade.environment import environment
 from pairgrade.errors import InputError, ModelError
 from pairgrade.records import Pair
 from pairgrade.rubric import Rubric
-
-_BUSY = 0.2  # cores of other processes from which on a note is made
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +152,7 @@ def _notes(measured: Measured, machine: MachinePrice | None, matrix: Matrix, cel
     notes = [f"Rounds: {measured.rounds}; {measured.stopped}."]
     if matrix.rounds.least < 5:
         notes.append("With fewer than 5 rounds no interval of a median covers 90%.")
-    busy = [cell for cell in cells if cell.other_load is not None and cell.other_load > _BUSY]
+    busy = [cell for cell in cells if cell.other_load is not None and cell.other_load > BUSY]
     if busy:
         most = max(cell.other_load or 0.0 for cell in busy)
         notes.append(
@@ -174,5 +172,5 @@ def _notes(measured: Measured, machine: MachinePrice | None, matrix: Matrix, cel
         )
     if any(cell.unparsed for cell in cells):
         listed = ", ".join(f"{cell.name}: {cell.unparsed}" for cell in cells if cell.unparsed)
-        notes.append(f"Answers without a grade, left out of agreement: {listed}.")
+        notes.append(f"Pairs without a grade, left out of rates and agreement: {listed}.")
     return notes

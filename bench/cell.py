@@ -20,7 +20,7 @@ from pairgrade.backends import open_backend
 from pairgrade.bench.cell_records import CellJob, CellRun
 from pairgrade.bench.meters import EnergyMeter, GpuEnergyMeter, LoadMeter, peak_rss_bytes, pin
 from pairgrade.bench.timed import BatchClock, TimedBackend
-from pairgrade.errors import PairgradeError
+from pairgrade.errors import ModelError, PairgradeError
 from pairgrade.job import LabelJob
 from pairgrade.judgments import read_judgments
 from pairgrade.llama import LlamaOptions
@@ -35,7 +35,10 @@ from pairgrade.run import label
 def run_cell(job: CellJob) -> CellRun:
     """Load the model, judge the first pairs, then judge them all with the clock running."""
     pairs = tuple(row for row in read_pairs(Source(job.pairs)) if isinstance(row, Pair))
-    return _own(job, pairs) if job.engine == "pairgrade" else _peer(job, pairs)
+    run = _own(job, pairs) if job.engine == "pairgrade" else _peer(job, pairs)
+    if not run.pairs:
+        raise ModelError(f"none of {len(pairs):,} pairs got a grade")
+    return run
 
 
 def _own(job: CellJob, pairs: Sequence[Pair]) -> CellRun:
@@ -46,19 +49,21 @@ def _own(job: CellJob, pairs: Sequence[Pair]) -> CellRun:
     options = AnnotatorOptions(plan=PlanOptions(job.batch_tokens))
     with Annotator(backend, rubric, options, path) as annotator:
         load = time.perf_counter() - start
-        list(annotator.label(pairs[-1:]))
+        _judge(annotator, pairs[-1:])
         first = time.time() - job.started
-        list(annotator.label(pairs[-job.warm :]))
+        _judge(annotator, pairs[-job.warm :])
         before = replace(backend.counters)
         backend.tokenizer.seconds = 0.0
         clock = BatchClock()
         clock.begin(before)
         energy, gpus, others = EnergyMeter(), GpuEnergyMeter(), LoadMeter()
-        effort = label(LabelJob(Source(job.pairs), Path(job.out)), lambda: nullcontext(annotator), clock).effort
+        summary = label(LabelJob(Source(job.pairs), Path(job.out)), lambda: nullcontext(annotator), clock)
+        effort = summary.effort
         joules, gpu_joules, load_of_others = energy.joules(), gpus.joules(), others.cores()
         spent = _difference(backend.counters, before)
         return CellRun(
-            pairs=effort.pairs,
+            pairs=summary.tally.labelled,
+            unparsed=summary.tally.unfit,
             total_seconds=effort.prepare_seconds + effort.seconds + effort.write_seconds,
             load_seconds=load,
             first_seconds=first,
@@ -78,6 +83,12 @@ def _own(job: CellJob, pairs: Sequence[Pair]) -> CellRun:
             identity=annotator.identity(),
             batches=tuple(clock.batches),
         )
+
+
+def _judge(annotator: Annotator, pairs: Sequence[Pair]) -> None:
+    """Run pairs without keeping what comes of them; one that does not fit is passed over, as in a labelling run."""
+    for _ in annotator.outcomes(pairs):
+        pass
 
 
 def _difference(after: Counters, before: Counters) -> Counters:
@@ -111,7 +122,7 @@ def _peer(job: CellJob, pairs: Sequence[Pair]) -> CellRun:
         end = time.perf_counter()
         joules, gpu_joules, load_of_others = energy.joules(), gpus.joules(), others.cores()
         return CellRun(
-            pairs=len(texts),
+            pairs=len(known),
             total_seconds=end - start,
             load_seconds=load,
             first_seconds=first,

@@ -121,7 +121,8 @@ def _predicted(
     batches = run.batches[1:] if len(run.batches) > 4 else run.batches  # the first holds what is done once
     wanted = np.array([lengths.pairs, tokens])
     labelling, low, high = _regressed(batches, wanted, options)
-    scale = lengths.pairs / run.pairs
+    sampled = run.pairs + run.unparsed
+    scale = lengths.pairs / sampled
     fixed = run.load_seconds + scale * ((run.read_seconds or 0.0) + (run.write_seconds or 0.0))
     seconds = fixed + labelling
     ends = [None if end is None else end + fixed for end in (low, high)]
@@ -131,7 +132,7 @@ def _predicted(
         pairs=lengths.pairs,
         rejected=lengths.rejected,
         queries=lengths.queries,
-        sampled=run.pairs,
+        sampled=sampled,
         batches=len(batches),
         tokens=tokens,
         seconds=seconds,

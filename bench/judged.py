@@ -49,13 +49,13 @@ def read_judged(path: Path, grades: tuple[int, ...]) -> Judged:
 
 
 def against_people(judged: Judged, pairs: Sequence[Pair], resamples: int) -> dict[str, Value]:
-    """Return the statistics with intervals by a bootstrap over queries; none where no pair has a human grade.
+    """Return the statistics with intervals by a bootstrap over queries; none where no judged pair has a human grade.
 
     ``calibrated_kappa`` is the quadratic kappa after cut points on the expected grade, each query's grades by cut
     points that were fitted on the other queries.
     """
     human = [Qrel(pair.query_id, pair.doc_id, pair.grade) for pair in pairs if pair.grade is not None]
-    if not human or not judged.items:
+    if not {(item.query_id, item.doc_id) for item in judged.items} & {(q.query_id, q.doc_id) for q in human}:
         return {}
     matched = match(judged.items, human)
     options = AgreementOptions(resamples=resamples)

@@ -42,7 +42,7 @@ class EnergyMeter:
     """Joules of the processor's packages by Intel's and AMD's RAPL counters, which Linux lets root read."""
 
     def __init__(self, root: Path = _RAPL) -> None:
-        zones = sorted(zone for zone in root.glob("intel-rapl:*") if zone.name.count(":") == 1)
+        zones = sorted(zone for zone in root.glob("intel-rapl:*") if self._is_package(zone))
         self._zones = [zone for zone in zones if self._read(zone, "energy_uj") is not None]
         self._start = [self._read(zone, "energy_uj") for zone in self._zones]
 
@@ -57,6 +57,14 @@ class EnergyMeter:
                 now += self._read(zone, "max_energy_range_uj") or 0
             total += now - start
         return total / 1e6 if self._zones else None
+
+    @staticmethod
+    def _is_package(zone: Path) -> bool:
+        """Whether a zone is a processor's package: neither a part of one, nor the whole platform (psys)."""
+        try:
+            return zone.name.count(":") == 1 and (zone / "name").read_text().startswith("package")
+        except OSError:
+            return False
 
     @staticmethod
     def _read(zone: Path, name: str) -> int | None:

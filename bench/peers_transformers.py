@@ -13,6 +13,14 @@ from pairgrade.environment import package_version
 from pairgrade.records import Pair
 
 
+def padding_id(config: Any) -> int:
+    """Return the token that fills short prompts up: the model's own, or its first end of text."""
+    for found in (config.pad_token_id, config.eos_token_id):
+        if found is not None:
+            return int(found[0] if isinstance(found, list) else found)
+    return 0
+
+
 class Transformers(PromptedPeer):
     """transformers' ``generate``, greedy, one prompt at a time."""
 
@@ -31,7 +39,7 @@ class Transformers(PromptedPeer):
             super().__init__(folder_prompts(job, folder))
             self._model: Any = load_causal(folder)
         self._model.eval()
-        self._pad = next((i for i in (self._model.config.pad_token_id, self._model.config.eos_token_id) if i), 0)
+        self._pad = padding_id(self._model.config)
 
     def answers(self, pairs: Sequence[Pair]) -> list[str]:
         """Generate some tokens after each prompt, those of a batch padded on the left."""

@@ -23,6 +23,7 @@ from pairgrade.bench.ceiling import fp32_gflops
 from pairgrade.bench.data import add_data_options, take_pairs
 from pairgrade.environment import environment
 from pairgrade.reranker_manifest import MODELS, read_reranker_manifest
+from pairgrade.train.encoder import resolve_encoder
 from pairgrade.train.ranking_metrics import rank_correlations
 
 Lists = Sequence[tuple[str, list[str]]]
@@ -63,7 +64,7 @@ def _arms(folder: Path, threads: int, batch_size: int) -> dict[str, Arm]:
     from sentence_transformers import CrossEncoder
 
     torch.set_num_threads(threads)
-    model = CrossEncoder(str(folder), device="cpu", local_files_only=True)
+    model = CrossEncoder(str(resolve_encoder(str(folder))), device="cpu", local_files_only=True)
 
     def cross_encoder(query: str, texts: list[str]) -> Any:
         return model.predict([(query, text) for text in texts], batch_size=batch_size, show_progress_bar=False)

@@ -17,6 +17,7 @@ from pairgrade.errors import InputError
 from pairgrade.rubric_file import problems
 
 SCHEMA = 1
+BUSY = 0.2  # cores of other processes from which on a note is made
 _FORMAT = "pairgrade-bench"
 
 
@@ -54,7 +55,7 @@ class CellResult:
     prefix_tokens_per_second: float | None  # computed for prefixes, by the seconds spent on them
     reused_tokens_per_second: float | None  # found computed, by the total
     prompt_tokens_per_pair: float | None
-    unparsed: int  # answers of a generating engine without a grade
+    unparsed: int  # pairs without a grade, which count in no rate: unfit, or answered without one
     peak_rss_bytes: int
     model_bytes: int | None
     joules_per_pair: float | None  # of the processor's packages

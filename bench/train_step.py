@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from pairgrade.bench.meters import peak_rss_bytes
 from pairgrade.export.pairs import chosen_pairs
 from pairgrade.hardware import cpu_model, usable_cores
 from pairgrade.readers import Source
@@ -47,7 +47,7 @@ def main() -> None:
     steps = _steps(given)
     if given.only:
         steps[given.only]()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        print(peak_rss_bytes())
         return
     for step in steps.values():
         step()
@@ -114,7 +114,7 @@ def _plain_loss(model: Any, batch: list[Example], labels: Any) -> Any:
 def _peak_gigabytes(name: str) -> float:
     command = [sys.executable, "-m", "pairgrade.bench.train_step", *sys.argv[1:], "--only", name]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return int(output.split()[-1]) / 2**20
+    return int(output.split()[-1]) / 1e9
 
 
 if __name__ == "__main__":

@@ -94,8 +94,9 @@ def command(
         mining=MiningOptions(positives, _ranks(negative_ranks), negatives, depth, seed),
         bm25=Bm25Options(k1, b, stopwords),
     )
-    if out.exists() and not force:
-        raise InputError(f"{out} exists; choose another name or give --force")
+    for path in filter(None, (out, run)):
+        if path.exists() and not force:
+            raise InputError(f"{path} exists; choose another name or give --force")
     report = mine(job)
     if as_json:
         click.echo(json.dumps({"out": str(out), "form": form} | asdict(report), ensure_ascii=False))

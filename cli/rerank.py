@@ -12,6 +12,7 @@ from rich.progress import Progress as Bar
 
 from pairgrade.cli import PARTIAL
 from pairgrade.cli.consoles import progress_console, result_console
+from pairgrade.errors import InputError
 from pairgrade.rerank_job import Reranked, RerankJob, RerankProgress, rerank
 from pairgrade.reranker import QUANTS, Reranker
 
@@ -29,6 +30,7 @@ from pairgrade.reranker import QUANTS, Reranker
               help="The precision; auto is int8 where the re-ranker has it.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), metavar="N",
               help="Threads.  [default: the physical cores that it may use]")  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace RUN2.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
 def command(
@@ -40,6 +42,7 @@ def command(
     top_k: int | None,
     quant: str,
     threads: int | None,
+    force: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -48,6 +51,8 @@ def command(
     RUN is a TREC run, or a qrels file, whose judged documents are then ranked. RUN2 is a TREC run for `pairgrade
     evaluate`. Documents whose text is not there are left out; the exit code is then 3.
     """
+    if out.exists() and not force:
+        raise InputError(f"{out} exists; choose another name or give --force")
     job = RerankJob(run, queries, docs, out, top_k)
     with Reranker.open(model, quant, threads) as reranker, _TerminalProgress(quiet) as progress:
         precision = reranker.quant

@@ -47,6 +47,8 @@ def known_bad(library: str, version: str) -> tuple[Advisory, ...]:
     if version == "none":
         return ()
     found = _parts(version)
+    if not found[0] and not version.startswith("0"):  # not a version: nobody can say that it is a sound one
+        return tuple(a for a in ADVISORIES if a.library == library)
     return tuple(a for a in ADVISORIES if a.library == library and _parts(a.first) <= found < _parts(a.fixed))
 
 

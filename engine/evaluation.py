@@ -9,6 +9,7 @@ them, so that equal scores mean the same to all measures (ir-measures' providers
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -130,7 +131,7 @@ def _measures(names: Sequence[str]) -> dict[str, Any]:
     for name in names:
         try:
             measure = ir_measures.parse_measure(name)
-        except (NameError, ValueError, SyntaxError, TypeError) as error:
+        except (NameError, ValueError, SyntaxError, TypeError, AssertionError) as error:
             raise InputError(
                 f"the measure {shown(name)} cannot be used: {error}; write it as ir-measures does, for example "
                 "nDCG@10, RR(rel=2)@10, AP(rel=2), R(rel=2)@100 or Judged@10"
@@ -161,7 +162,7 @@ def _values(name: str, run: Ranking, qrels: Grades, measures: Mapping[str, Any],
     try:
         for metric in ir_measures.iter_calc(list(columns), qrels, ranked):
             values[rows[metric.query_id], columns[metric.measure]] = metric.value
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, AssertionError, subprocess.CalledProcessError) as error:
         raise InputError(f"{name}: ir-measures cannot compute {', '.join(measures)}: {error}") from error
     return values
 

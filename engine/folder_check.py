@@ -22,11 +22,12 @@ def check_folder(folder: Path) -> None:
     that the configs point at is never run, and a model that needs it is refused. Where a manifest lists files, their
     sha256 must be right.
     """
-    weights = sorted(folder.glob("*.safetensors"))
+    weights = _weights(folder)
     if not weights:
-        pickled = [path.name for path in sorted(folder.iterdir()) if path.suffix in PICKLES]
-        how = f"; {pickled[0]} is a pickle, which can run code and is never read: convert it" if pickled else ""
-        raise ModelError(f"{folder} holds no weights in safetensors, the only format that is loaded{how}")
+        raise ModelError(f"{folder} holds no weights in safetensors, the only format that is loaded")
+    for module in _modules(folder):  # an encoder's further layers
+        _refuse_code(module / "config.json")
+        weights += _weights(module)
     for name in _CONFIGS:
         _refuse_code(folder / name)
     for index in sorted(folder.rglob("*.safetensors.index.json")):  # a config can name one in a subfolder
@@ -34,6 +35,35 @@ def check_folder(folder: Path) -> None:
     for path in weights:
         check_safetensors(path)
     verify_files(folder)
+
+
+def _weights(folder: Path) -> list[Path]:
+    """Return a folder's weights; ModelError where they are pickles alone."""
+    found = sorted(folder.glob("*.safetensors"))
+    pickled = [path.name for path in sorted(folder.iterdir()) if path.suffix in PICKLES] if folder.is_dir() else []
+    if pickled and not found:
+        raise ModelError(
+            f"{folder} holds no weights in safetensors, the only format that is loaded; {pickled[0]} is a pickle, "
+            "which can run code and is never read: convert it"
+        )
+    return found
+
+
+def _modules(folder: Path) -> list[Path]:
+    """Return the subfolders that a sentence-transformers folder is put together from."""
+    listed = _json(folder / "modules.json")
+    found = []
+    for module in listed if isinstance(listed, list) else []:
+        kind, path = (module.get(name) if isinstance(module, dict) else None for name in ("type", "path"))
+        if not isinstance(kind, str) or not kind.startswith("sentence_transformers."):
+            raise ModelError(
+                f"{folder}/modules.json names {shown(repr(kind))}, which is none of sentence-transformers' own"
+            )
+        if not isinstance(path, str) or Path(path).is_absolute() or ".." in Path(path).parts:
+            raise ModelError(f"{folder}/modules.json names the path {shown(repr(path))}; it must lie inside the folder")
+        if Path(path).parts:
+            found.append(folder / path)
+    return found
 
 
 def _check_index(index: Path) -> None:
@@ -48,15 +78,20 @@ def _check_index(index: Path) -> None:
 
 def _table(path: Path) -> dict[str, Any]:
     """Return a JSON object; an empty one where there is no such file."""
+    table = _json(path)
+    return table if isinstance(table, dict) else {}
+
+
+def _json(path: Path) -> Any:
+    """Return what a JSON file holds, or None where there is no such file."""
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return {}
+        return None
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path}: not JSON ({error})") from None
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from None
-    return table if isinstance(table, dict) else {}
 
 
 def _refuse_code(config: Path) -> None:

@@ -79,10 +79,19 @@ def memory_bytes() -> tuple[int, int] | None:
         return None
     try:
         limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text()) - _page_cache()
     except (OSError, ValueError):  # no limit, or "max"
         return total, free
     return min(total, limit), min(free, max(0, limit - used))
+
+
+def _page_cache() -> int:
+    """Return the bytes of files that the cgroup's memory holds and gives back when they are needed."""
+    for line in Path("/sys/fs/cgroup/memory.stat").read_text().splitlines():
+        name, _, value = line.partition(" ")
+        if name == "inactive_file":
+            return int(value)
+    return 0
 
 
 def _core(cpu: int) -> tuple[str, str] | int:

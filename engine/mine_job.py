@@ -115,7 +115,7 @@ def _by_bm25(job: MineJob, queries_file: str, docs_file: str, report: MineReport
         labels = None if known is None else _known_labels(known, query_id, job.known_from)
         source = "known" if known is None else known.kind
         labelled = labels_of_ranking(query_id, ranking, "bm25", job.mining, labels, source)
-        if known is not None and not labels:
+        if labels is not None and not any(labels.values()):
             labelled = []  # no positive is known, so nothing can be learnt of its negatives
         yield from _with_texts(query_id, query, labelled, documents, report)
     if job.run is not None:

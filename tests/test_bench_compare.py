@@ -56,6 +56,15 @@ def test_cells_are_matched_by_their_settings_not_their_names() -> None:
         compare(make_result(before.cells[:1]), make_result(after.cells[1:]))
 
 
+def test_what_makes_a_comparison_doubtful_is_told() -> None:
+    calm = make_result([make_cell("a", [4.0] * 5)])
+    assert compare(calm, calm).warnings == ()
+    other = make_result([make_cell("a", [4.0] * 5, other_load=1.9, identity={"kind": "fake", "model": "another"})])
+    busy, changed = compare(calm, other).warnings
+    assert "up to 1.9 cores busy after" in busy
+    assert changed == "a is not the same in model"
+
+
 def test_the_exit_code_tells_a_slower_cell(tmp_path: Path) -> None:
     paths = [tmp_path / "before.json", tmp_path / "after.json"]
     for path, rate in zip(paths, (4.0, 3.0), strict=True):

@@ -18,6 +18,7 @@ from pairgrade.bench.cell_records import CellJob, CellRun
 from pairgrade.bench.matrix import ENGINES
 from pairgrade.bench.peers import PEERS, not_measured, open_peer, parsed
 from pairgrade.bench.peers_prompts import folder_prompts
+from pairgrade.bench.peers_transformers import padding_id
 from pairgrade.qrels import read_qrels
 
 PAIRS = make_pairs(2, 3)
@@ -52,6 +53,11 @@ def spell(folder: Path, tmp_path: Path, ids: list[int]) -> list[str]:
 )
 def test_an_answer_begins_with_a_label_word_or_has_no_grade(text: str, grade: int | None) -> None:
     assert parsed(text, Rubric.load("trec")) == grade
+
+
+@pytest.mark.parametrize(("pad", "end", "found"), [(None, [7, 8], 7), (0, 5, 0), (None, 3, 3), (None, None, 0)])
+def test_short_prompts_are_filled_up_with_a_token_of_the_model(pad: int | None, end: object, found: int) -> None:
+    assert padding_id(SimpleNamespace(pad_token_id=pad, eos_token_id=end)) == found
 
 
 def test_every_engine_is_known_and_those_left_out_have_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from bench_results import make_cell, make_result
 from helpers import make_pairs, run_command, write_jsonl
-from pairgrade import InputError, ModelError, Qrel
+from pairgrade import InputError, ModelError, PairgradeError, Qrel
 from pairgrade.bench.cell_process import measure_cell
 from pairgrade.bench.cell_records import CellJob
 from pairgrade.bench.judged import Judged, against_people
@@ -129,15 +130,36 @@ def test_memory_is_that_of_the_cell_not_of_what_started_it(tmp_path: Path) -> No
     assert ballast.nbytes > run.peak_rss_bytes > 10 * 2**20
 
 
+def test_pairs_without_a_grade_count_in_no_rate(tmp_path: Path) -> None:
+    pairs = make_pairs(2, 8)
+    unfit = [replace(pair, query_id="long", query="word " * 3000) for pair in pairs[:8]]
+    write_jsonl(tmp_path / "p.jsonl", [*pairs, *unfit])  # the last ones, which warm the model up, do not fit
+    job = CellJob("fake:", "pairgrade", "trec", 1, 2048, 1024, str(tmp_path / "p.jsonl"), str(tmp_path / "o.jsonl"))
+    run = measure_cell(job)
+    assert (run.pairs, run.unparsed) == (16, 8)
+    write_jsonl(tmp_path / "p.jsonl", unfit)
+    with pytest.raises(PairgradeError, match="none of 8 pairs got a grade"):
+        measure_cell(replace(job, out=str(tmp_path / "other.jsonl")))
+
+
+def test_agreement_is_absent_where_no_judged_pair_was_graded() -> None:
+    pairs = make_pairs(1, 2)
+    judged = Judged((Qrel(pairs[0].query_id, pairs[0].doc_id, 1),), (0, 1, 2, 3))
+    assert against_people(judged, [replace(pairs[0], grade=None), pairs[1]], resamples=0) == {}
+
+
 def test_energy_is_absent_or_the_counters_difference(tmp_path: Path) -> None:
     assert EnergyMeter(tmp_path).joules() is None
-    zones = {"intel-rapl:0": 5_000_000, "intel-rapl:0:0": 1, "intel-rapl:1": 99_000_000}
-    for name, start in zones.items():
+    zones = {"intel-rapl:0": 5_000_000, "intel-rapl:0:0": 1, "intel-rapl:1": 99_000_000, "intel-rapl:2": 7}
+    kinds = ("package-0", "core", "package-1", "psys")  # the last is the whole platform
+    for (name, start), kind in zip(zones.items(), kinds, strict=True):
         (tmp_path / name).mkdir()
+        (tmp_path / name / "name").write_text(f"{kind}\n")
         (tmp_path / name / "energy_uj").write_text(f"{start}\n")
         (tmp_path / name / "max_energy_range_uj").write_text("100000000\n")
     meter = EnergyMeter(tmp_path)
     (tmp_path / "intel-rapl:0" / "energy_uj").write_text("7500000\n")
+    (tmp_path / "intel-rapl:2" / "energy_uj").write_text("90000000\n")
     (tmp_path / "intel-rapl:1" / "energy_uj").write_text("1000000\n")  # went through its highest value
     assert meter.joules() == pytest.approx(2.5 + 2.0)
 

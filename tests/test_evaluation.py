@@ -122,6 +122,10 @@ def test_what_cannot_be_evaluated_is_refused() -> None:
         evaluate({"run": {"x": {"d1": 1.0}}}, {q: QRELS[q] for q in QUERIES[:5]})
     with pytest.raises(InputError, match="the measure 'nonsense@3' cannot be used"):
         evaluate({"run": GOOD}, QRELS, EvaluationOptions(measures=("nonsense@3",)))
+    with pytest.raises(InputError, match="INST"):
+        evaluate({"run": GOOD}, QRELS, EvaluationOptions(measures=("INST",)))
+    with pytest.raises(InputError, match=r"cannot compute ERR@20"):
+        evaluate({"run": GOOD}, QRELS, EvaluationOptions(measures=("ERR@20",)))
     with pytest.raises(InputError, match="the baseline 'b' is no run; it can be 'run'"):
         evaluate({"run": GOOD}, QRELS, EvaluationOptions(baseline="b"))
     with pytest.raises(InputError, match=r"write it into yours, as in RR\(rel=1\)@10"):

@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +24,18 @@ def test_threads_of_one_core_count_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert hardware.usable_cores() == 3
     monkeypatch.setattr(hardware, "_cgroup_quota", lambda: 2)
     assert hardware.usable_cores() == 2
+
+
+def test_cached_files_of_a_container_are_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    giga, read = 2**30, Path.read_text
+    files = {
+        "/proc/meminfo": f"MemTotal: {64 * 2**20} kB\nMemAvailable: {50 * 2**20} kB\n",
+        "/sys/fs/cgroup/memory.max": str(8 * giga),
+        "/sys/fs/cgroup/memory.current": str(7 * giga),
+        "/sys/fs/cgroup/memory.stat": f"anon {giga}\nfile {6 * giga}\ninactive_file {5 * giga}\n",
+    }
+    monkeypatch.setattr(Path, "read_text", lambda self, *_, **__: files.get(str(self)) or read(self))
+    assert hardware.memory_bytes() == (8 * giga, 6 * giga)
 
 
 def test_the_processor_has_a_name() -> None:

@@ -132,9 +132,17 @@ def test_known_positives_get_hard_negatives(files: tuple[Path, Path], tmp_path: 
     ]
     assert report["queries_without_rows"] == 1
     qrels = tmp_path / "human.qrels"
-    qrels.write_text("q1 0 d4 1\nq1 0 d1 2\n", encoding="utf-8")
+    qrels.write_text("q1 0 d4 1\nq1 0 d1 2\nq2 0 d5 0\n", encoding="utf-8")  # no positive of q2
     rows, _ = mined(tmp_path, *files, "--known", qrels, "--known-from", 2, "--negatives", 0)
     assert labels(rows) == {("q1", "d4"): 0, ("q1", "d1"): 1}
+
+
+def test_a_ranking_is_not_written_over_what_is_there(files: tuple[Path, Path], tmp_path: Path) -> None:
+    ranking = tmp_path / "bm25.run"
+    ranking.write_text("made by hand")
+    with pytest.raises(InputError, match=r"bm25\.run exists; choose another name or give --force"):
+        run(*files, "--out", tmp_path / "set.jsonl", "--run", ranking)
+    assert ranking.read_text() == "made by hand"
 
 
 @given(

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from pairgrade import InputError, ModelError, Reranker
+from pairgrade.cli.rerank import command as rerank_command
 from pairgrade.pair_encoder import PairEncoder
 from pairgrade.rerank_job import RerankJob, rerank
 from pairgrade.reranker import length_batches
@@ -184,6 +185,8 @@ def test_the_command_tells_documents_without_text(folder: Path, texts: tuple[str
     assert done.exit_code == 3
     assert json.loads(done.stdout)["without_text"] == 1
     assert len(out.read_text().splitlines()) == 32
-    done = CliRunner().invoke(cli, ["rerank", texts[0], *options, "--quant", "fp32"], catch_exceptions=False)
+    with pytest.raises(InputError, match="choose another name or give --force"):
+        CliRunner().invoke(rerank_command, [texts[0], *options], catch_exceptions=False)
+    done = CliRunner().invoke(cli, ["rerank", texts[0], *options, "--quant", "fp32", "--force"], catch_exceptions=False)
     assert "nowhere" in done.stdout
     assert "ranked again in fp32" in done.stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pairgrade.advisories import refuse_known_bad
 from pairgrade.errors import ModelError
 from pairgrade.folder_check import check_folder
 from pairgrade.models import package_files
@@ -17,6 +18,7 @@ def resolve_encoder(reference: str) -> Path:
 
     ModelError where there is none with a config.json, a tokenizer.json and weights in safetensors.
     """
+    refuse_known_bad("torch", "transformers")
     if reference.startswith("pkg:"):
         name = reference.removeprefix("pkg:")
         found = [path.parent for path in package_files(name, "config.json") if list(path.parent.glob("*.safetensors"))]

@@ -28,6 +28,7 @@ from pairgrade.onnx_manifest import MIN_ONNXRUNTIME
         ("transformers", "5.10.0", []),
         ("numpy", "0.1", []),
         ("torch", "none", []),
+        ("torch", "v2.13.0", ["CVE-2025-32434", "CVE-2026-24747"]),  # not a version: who can say?
     ],
 )
 def test_versions_are_compared_as_numbers(library: str, version: str, names: list[str]) -> None:

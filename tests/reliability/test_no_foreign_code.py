@@ -107,6 +107,46 @@ def test_a_pickle_is_never_read(way: str, name: str, tmp_path: Path, tiny_folder
     assert canary.exists()  # it would have
 
 
+def encoder_of(folder: Path, source: Path, modules: list[dict[str, object]]) -> Path:
+    shutil.copytree(source, folder)
+    (folder / "modules.json").write_text(json.dumps(modules))
+    return folder
+
+
+def test_a_pickle_of_an_encoders_further_layer_is_never_read(
+    tmp_path: Path, tiny_folder: Callable[[str], Path]
+) -> None:
+    modules: list[dict[str, object]] = [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"},
+    ]
+    folder = encoder_of(tmp_path / "encoder", tiny_folder("llama"), modules)
+    (folder / "2_Dense").mkdir()
+    check_folder(folder)
+    (folder / "2_Dense" / "pytorch_model.bin").write_bytes(pickle.dumps(Canary(tmp_path / "canary")))
+    with pytest.raises(ModelError, match=r"2_Dense holds no weights in safetensors.* is a pickle"):
+        check_folder(folder)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        {"path": "1", "type": "os.system"},
+        {"path": "1"},
+        {"path": "../elsewhere", "type": "sentence_transformers.models.Dense"},
+        {"path": "/elsewhere", "type": "sentence_transformers.models.Dense"},
+        "sentence_transformers.models.Dense",
+    ],
+)
+def test_a_module_of_an_encoder_is_one_of_sentence_transformers_inside_the_folder(
+    module: dict[str, object], tmp_path: Path, tiny_folder: Callable[[str], Path]
+) -> None:
+    folder = encoder_of(tmp_path / "encoder", tiny_folder("llama"), [module])
+    with pytest.raises(ModelError, match=r"modules\.json names"):
+        check_folder(folder)
+
+
 @pytest.mark.parametrize("way", [way for way in EVERY_WAY if way != "label"])
 @pytest.mark.parametrize("config", ["config.json", "tokenizer_config.json"])
 def test_code_of_a_model_is_never_run(
