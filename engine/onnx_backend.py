@@ -2,7 +2,7 @@
 
 Keys and values of the prefix's segments are computed once, by a graph of their own, for as long as they do not
 change. Documents are packed without padding; see ``pairgrade.onnx_layout``. In fp32 and int8 neither what runs beside
-a document nor the thread count moves a bit of its logits. How it was chosen: docs/decisions/onnx-engine.md.
+a document nor the thread count (up to 16) moves a bit of its logits. How it was chosen: docs/decisions/onnx-engine.md.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from pathlib import Path
 import numpy as np
 
 from pairgrade.backend import Counters, Scores
-from pairgrade.environment import package_version
 from pairgrade.errors import InputError, ModelError
 from pairgrade.folder_tokenizer import FolderTokenizer, has_chat_template
 from pairgrade.hardware import usable_cores
 from pairgrade.onnx_layout import cut
 from pairgrade.onnx_manifest import EMBEDDING, HEAD, PROBE, read_manifest
 from pairgrade.onnx_runner import OnnxRunner
-from pairgrade.onnx_session import product_kind
+from pairgrade.onnx_session import product_kind, runtime
 from pairgrade.onnx_table import TokenTable, label_logits
 from pairgrade.tokenizer import Ids
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}  # the second not verified on hardware
 
 _DEFAULT_CONTEXT = 2048
+_SURE_THREADS = 16  # up to which results are known not to depend on their number
 _log = logging.getLogger(__name__)
 
 
@@ -79,13 +79,18 @@ class OnnxBackend:
             self.threads,
             options.provider,
             products,
+            manifest.least_rows,
             Path(options.profile) if options.profile else None,
         )
 
     @property
     def exact(self) -> bool:
-        """Whether neighbours move no bit; ONNX Runtime's 4-bit product moves the sixth digit with the batch's size."""
-        return self.manifest.quant != "int4"
+        """Whether neighbours move no bit.
+
+        ONNX Runtime's 4-bit product moves the sixth digit with the batch's size, and with very many threads a share
+        of a product may be a single row, which has a kernel of its own.
+        """
+        return self.manifest.quant != "int4" and self.threads <= _SURE_THREADS
 
     @property
     def counters(self) -> Counters:
@@ -94,10 +99,12 @@ class OnnxBackend:
 
     def identity(self) -> dict[str, str]:
         """Name the library, how this processor multiplies, and the settings that can move a logit."""
-        batch = {} if self.exact else {"batch_tokens": str(self.options.batch_tokens)}
-        return batch | {
+        own = {} if self.exact else {"batch_tokens": str(self.options.batch_tokens)}
+        if self.threads > _SURE_THREADS:
+            own["threads"] = str(self.threads)
+        return own | {
             "kind": "onnx",
-            "onnxruntime": package_version("onnxruntime"),
+            "onnxruntime": str(runtime().__version__),
             "provider": self.options.provider,
             "quant": self.manifest.quant,
             "product": self._product,
@@ -109,7 +116,8 @@ class OnnxBackend:
         """Run each suffix after the prefix and return the label logits at its last token."""
         self._check_lengths(sum(map(len, prefix)), suffixes)
         hidden = np.empty((len(suffixes), self.manifest.hidden), np.float32)
-        for indices in cut([len(suffix) for suffix in suffixes], self.options.batch_tokens):
+        lengths = [len(suffix) for suffix in suffixes]
+        for indices in cut(lengths, self.options.batch_tokens, self.manifest.least_rows):
             if not self.options.reuse:
                 self._runner.forget()
             state = self._runner.hold(prefix)

@@ -25,25 +25,32 @@ class Layout:
     last: Places  # (B,) packed place of each document's last token
 
 
-def pack(documents: Sequence[Ids], step: int = _STEP) -> Layout:
-    """Lay documents out one after the other; the rectangle's width is a multiple of ``step``."""
+def pack(documents: Sequence[Ids], step: int = _STEP, least: int = 1) -> Layout:
+    """Lay documents out one after the other; the rectangle is at least ``least`` wide, and a multiple of ``step``."""
     lengths = np.array([len(ids) for ids in documents], np.int64)
     ends = np.cumsum(lengths)
     starts = ends - lengths
-    width = -(-int(lengths.max()) // step) * step
+    width = _width(int(lengths.max()), step, least)
     column = np.arange(width, dtype=np.int64)
     rows = starts[:, None] + np.minimum(column, lengths[:, None] - 1)
     inside = column < lengths[:, None]
     return Layout(np.concatenate(documents), rows, np.flatnonzero(inside), ends - 1)
 
 
-def cut(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Yield the indices of batches, short documents first; a batch's rectangle holds at most ``budget`` places."""
+def cut(lengths: Sequence[int], budget: int, least: int = 1) -> Iterator[list[int]]:
+    """Yield the indices of batches, short documents first; a batch's rectangle holds at most ``budget`` places.
+
+    A document that alone takes more is a batch of its own.
+    """
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and (len(batch) + 1) * lengths[index] > budget:
+        if batch and (len(batch) + 1) * _width(lengths[index], _STEP, least) > budget:
             yield batch
             batch = []
         batch.append(index)
     if batch:
         yield batch
+
+
+def _width(length: int, step: int, least: int) -> int:
+    return -(-max(length, least) // step) * step

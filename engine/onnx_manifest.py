@@ -40,6 +40,7 @@ class OnnxManifest:
     vocabulary: int
     hidden: int
     layers: int
+    heads: int
     kv_heads: int
     head_dim: int
     context: int
@@ -47,6 +48,15 @@ class OnnxManifest:
     tied: bool
     recipe: dict[str, str]  # how the quantization was made, for people and for a run's identity
     files: dict[str, str]  # name to sha256
+
+    @property
+    def least_rows(self) -> int:
+        """Positions that an attention product needs, so that threads share its rows and never its columns.
+
+        ONNX Runtime shares a product out by columns where it has more of them than rows, and a narrow share is summed
+        in another order: bits would depend on the number of threads and of documents.
+        """
+        return -(-self.head_dim * self.kv_heads // self.heads)
 
     def write(self, folder: Path) -> None:
         """Write manifest.json."""
@@ -99,8 +109,9 @@ def read_facts(folder: Path) -> OnnxManifest:
 def _check_facts(path: Path, manifest: OnnxManifest) -> None:
     wanted = {DOCUMENTS, PREFIX, WEIGHTS, EMBEDDING, "tokenizer.json"} | (set() if manifest.tied else {HEAD})
     wanted |= {PROBE} if manifest.quant == "int8" else set()
-    numbers = (manifest.vocabulary, manifest.hidden, manifest.layers, manifest.kv_heads, manifest.head_dim)
-    if not all(type(n) is int and n > 0 for n in (*numbers, manifest.context)):
+    names = ("vocabulary", "hidden", "layers", "heads", "kv_heads", "head_dim", "context")
+    numbers = [getattr(manifest, name) for name in names]
+    if not all(type(n) is int and n > 0 for n in numbers):
         raise ModelError(f"{path}: sizes must be whole numbers above 0")
     if not isinstance(manifest.files, dict) or not wanted <= set(manifest.files):
         raise ModelError(f"{path}: files must name {', '.join(sorted(wanted))}")

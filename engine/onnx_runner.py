@@ -40,11 +40,12 @@ class OnnxRunner:
         threads: int,
         provider: str,
         products: tuple[str, str] = ("float", "float"),  # of documents and of prefixes, see product_kind
+        least_rows: int = 1,  # see OnnxManifest
         profile: Path | None = None,  # the folder for a profile of each session
     ) -> None:
         self.counters = Counters()
         self._library = runtime()
-        self._embedding = embedding
+        self._embedding, self._least = embedding, least_rows
         is_large = (folder / WEIGHTS).stat().st_size > _PACKED
         self._documents, self._prefix = (
             open_session(
@@ -78,7 +79,7 @@ class OnnxRunner:
 
     def run(self, documents: Sequence[Ids], state: State, outputs: Sequence[str] = ("hidden",)) -> list[Floats]:
         """Run documents behind a prefix; ``hidden`` is (documents, hidden)."""
-        layout = pack(documents)
+        layout = pack(documents, least=self._least)
         feeds = self._feeds(layout, state) | {"last": self._value(layout.last)}
         values = self._timed(self._documents, list(outputs), layout, feeds)
         self.counters.reused += state.length * len(documents)

@@ -16,12 +16,15 @@ from pairgrade.export.decoder import Decoder, Rope
 from pairgrade.export.onnx_layers import Array, Layer
 from pairgrade.export.onnx_writer import Graph
 
+_CHANNELS = 128  # of one product of queries and keys
+
 
 @dataclass(frozen=True, slots=True)
 class Places:
     """Values that all layers of a graph share: where tokens lie, the masks, the rotations."""
 
     queries: str  # (B, heads, S) rows of the packed product, seen as (-1, head_dim)
+    padding: str | None  # of the queries: so many positions are added that threads share rows, never columns
     keys: str  # (B, kv_heads, S)
     values: str
     back: str  # (tokens, heads) rows of the attention's output
@@ -37,7 +40,8 @@ class Places:
 def add_places(graph: Graph, decoder: Decoder, prefix_keys: str, last: str | None) -> Places:
     """Add the inputs ``rows`` (B, S) and ``places`` (tokens,) and compute from them what the layers share.
 
-    ``rows`` holds the packed place of each token of the rectangle (any for padding), ``places`` the reverse.
+    ``rows`` holds the packed place of each token of the rectangle (any for padding), ``places`` the reverse. Without
+    ``last`` the rectangle may be narrow, and queries are padded here (``OnnxManifest.least_rows`` says why).
     """
     rows, places = graph.input("rows", np.int64, ["B", "S"]), graph.input("places", np.int64, ["tokens"])
     heads, kv_heads = decoder.heads, decoder.kv_heads
@@ -50,25 +54,32 @@ def add_places(graph: Graph, decoder: Decoder, prefix_keys: str, last: str | Non
     def head_rows(start: int, count: int) -> str:
         return graph.op("Add", first, graph.constant(np.arange(start, start + count).reshape(1, count, 1)))
 
+    width, padding = length, None
+    if last is None:
+        least = -(-decoder.head_dim * kv_heads // heads)
+        width = graph.op("Max", length, graph.constant([least]))
+        more = graph.op("Sub", width, length)
+        padding = graph.op("Concat", graph.constant([0] * 6), more, graph.constant([0]), axis=0)
     row = graph.op("Div", places, length)
     column = graph.op("Unsqueeze", graph.op("Sub", places, graph.op("Mul", row, length)), graph.constant([1]))
     head = graph.op("Add", graph.op("Mul", graph.op("Unsqueeze", row, graph.constant([1])), graph.constant(heads)),
                     graph.constant(np.arange(heads)[None]))  # fmt: skip
-    own = _range(graph, length)
+    own, asking = _range(graph, length), _range(graph, width)
     group = graph.constant([0, 0, heads // kv_heads, -1])
     head_dim = graph.constant([decoder.head_dim])
     used = range(decoder.layers)
     return Places(
         queries=head_rows(0, heads),
+        padding=padding,
         keys=head_rows(heads, kv_heads),
         values=head_rows(heads + kv_heads, kv_heads),
-        back=graph.op("Add", graph.op("Mul", head, length), column),
+        back=graph.op("Add", graph.op("Mul", head, width), column),
         last=last,
         prefix_shape=graph.op("Concat", batch, graph.constant([kv_heads]), prefix, head_dim, axis=0),
         split=graph.op("Concat", group, total, axis=0),
         join=graph.op("Concat", graph.constant([0, 0, -1]), total, axis=0),
         positions=graph.op("Expand", own, graph.op("Concat", batch, length, axis=0)),
-        masks={window: _mask(graph, window, prefix, own, total) for window in {_window(decoder, i) for i in used}},
+        masks={window: _mask(graph, window, prefix, asking, total) for window in {_window(decoder, i) for i in used}},
         rotations={
             rope: _rotation(graph, rope, decoder, prefix, own) for rope in {decoder.layer_rope(i) for i in used}
         },
@@ -99,8 +110,10 @@ def add_attention(
     if layer.query_norm is not None:
         queries = add_norm(graph, decoder, f"layer.{index}.query_norm", layer.query_norm, queries)
     queries = _rotate(graph, decoder, index, queries, places)
+    if places.padding is not None:
+        queries = graph.op("Pad", queries, places.padding)
     grouped = graph.op("Reshape", queries, graph.constant([0, decoder.kv_heads, -1, decoder.head_dim]))
-    scores = graph.op("MatMul", grouped, graph.op("Transpose", keys, perm=[0, 1, 3, 2]))
+    scores = _scores(graph, decoder.head_dim, grouped, graph.op("Transpose", keys, perm=[0, 1, 3, 2]))
     if decoder.attention_cap is not None:  # the queries were divided by it
         scores = graph.op("Mul", graph.op("Tanh", scores), graph.constant(decoder.attention_cap, np.float32))
     masked = graph.op("Add", graph.op("Reshape", scores, places.split), places.masks[_window(decoder, index)])
@@ -116,6 +129,24 @@ def add_attention(
 def add_norm(graph: Graph, decoder: Decoder, name: str, gain: Array, value: str) -> str:
     """Divide by the root of the mean square over the last axis and multiply by the gain."""
     return graph.op("RMSNormalization", value, graph.tensor(name, gain), axis=-1, epsilon=decoder.norm_eps)
+
+
+def _scores(graph: Graph, head_dim: int, queries: str, keys: str) -> str:
+    """Return queries (B, kv_heads, M, head_dim) times keys (B, kv_heads, head_dim, N).
+
+    As a sum of products over 128 channels at most: a longer sum is cut up by ONNX Runtime, and elsewhere for a thread
+    that has few columns than for one that has many.
+    """
+    starts = range(0, head_dim, _CHANNELS)
+    if len(starts) == 1:
+        return graph.op("MatMul", queries, keys)
+    parts = [graph.op("MatMul", _slice(graph, queries, start, 3), _slice(graph, keys, start, 2)) for start in starts]
+    return graph.op("Sum", *parts)
+
+
+def _slice(graph: Graph, value: str, start: int, axis: int) -> str:
+    ends = graph.constant([start + _CHANNELS])
+    return graph.op("Slice", value, graph.constant([start]), ends, graph.constant([axis]))
 
 
 def _rotate(graph: Graph, decoder: Decoder, index: int, value: str, places: Places) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,7 +114,13 @@ def _prompts(source: Path, task: Task | None, context: int) -> list[Prompt]:
     if chat == "auto":
         chat = detect_chat_format(tokenizer, has_chat_template(source))
     builder = PromptBuilder(task.rubric, tokenizer, context, chat)
-    return [builder.build(pair) for pair in task.pairs]
+    found = []
+    for pair in task.pairs:
+        with suppress(InputError):  # a query that does not fit
+            found.append(builder.build(pair))
+    if not found:
+        raise InputError(f"none of {len(task.pairs):,} calibration pairs fits the context of {context} tokens")
+    return found
 
 
 def _write_graphs(
@@ -172,6 +179,7 @@ def _write_manifest(work: Path, settings: OnnxSettings, decoder: Decoder) -> Onn
         vocabulary=decoder.vocabulary,
         hidden=decoder.hidden,
         layers=decoder.layers,
+        heads=decoder.heads,
         kv_heads=decoder.kv_heads,
         head_dim=decoder.head_dim,
         context=decoder.context,

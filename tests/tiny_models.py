@@ -25,10 +25,13 @@ _SPECIALS = {
 }
 
 
-def make_folder(family: str, folder: Path, *, layers: int = 2, seed: int = 0, tied: bool | None = None) -> Path:
+def make_folder(
+    family: str, folder: Path, *, layers: int = 2, seed: int = 0, tied: bool | None = None, **shape: int
+) -> Path:
     """Write a random model of one family, its heads a little uneven as in the real ones; return its folder.
 
-    Hidden size 64, 4 heads over 2 key-value heads of 32 channels, a vocabulary of a few hundred tokens. Gemma's
+    Hidden size 64, 4 heads over 2 key-value heads of 32 channels unless ``shape`` says otherwise in the words of
+    config.json, a vocabulary of a few hundred tokens. Gemma's
     sliding window is 16 positions, and the rope of Llama is scaled as in Llama 3.1.
     """
     import torch
@@ -36,7 +39,7 @@ def make_folder(family: str, folder: Path, *, layers: int = 2, seed: int = 0, ti
 
     folder.mkdir(parents=True, exist_ok=True)
     size, bos, eos = write_tokenizer(family, folder)
-    settings = _settings(family, layers)
+    settings = _settings(family, layers) | shape
     if tied is not None:
         settings["tie_word_embeddings"] = tied
     name = "gemma3_text" if family == "gemma3" else family

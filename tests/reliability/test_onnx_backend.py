@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,14 @@ import pytest
 from helpers import make_pairs
 from onnx_helpers import LABELS, export, opened, prompts
 from pairgrade import Annotator, AnnotatorOptions, InputError, ModelError, PlanOptions
+from pairgrade.export.measure import Task
+from pairgrade.export.onnx_export import export_onnx
+from pairgrade.export.onnx_folder import OnnxSettings
 from pairgrade.export.torch_backend import TorchBackend, TorchOptions
 from pairgrade.onnx_backend import OnnxBackend, OnnxOptions
 from pairgrade.onnx_layout import cut, pack
 from pairgrade.rubric import Rubric
-from tiny_models import FAMILIES
+from tiny_models import FAMILIES, make_folder
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -55,6 +60,46 @@ def test_neighbours_and_threads_move_nothing(family: str, quant: str, folders: C
     for options in ({"batch_tokens": 1}, {"batch_tokens": 100}, {"threads": 2}, {"reuse": False}):
         other = opened(folder, **options).score(prefix, documents, LABELS)
         np.testing.assert_allclose(other.logits, reference.logits, rtol=0, atol=bound)
+
+
+_SHAPES = {  # heads over key-value heads of so many channels
+    "smollm2": ("llama", {"hidden_size": 72, "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64}),
+    "qwen": ("qwen3", {"num_attention_heads": 12, "num_key_value_heads": 2, "head_dim": 128}),
+    "gemma": ("gemma3", {"num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256, "sliding_window": 512}),
+    "no groups": ("llama", {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 64}),
+}
+
+
+@pytest.mark.parametrize("quant", ["fp32", "int8"])
+@pytest.mark.parametrize("shape", _SHAPES)
+def test_many_threads_move_nothing(shape: str, quant: str, tmp_path: Path) -> None:
+    family, sizes = _SHAPES[shape]
+    folder = export(make_folder(family, tmp_path / "source", **sizes), tmp_path / "onnx", quant)
+    random = np.random.default_rng(1)
+    prefix = [random.integers(0, 250, n).astype(np.int32) for n in (400, 12)]  # its sums are cut into blocks of 128
+    documents = [random.integers(0, 250, n).astype(np.int32) for n in (3, 14, 9, 16, 16, 11, 60)]
+    reference = opened(folder).score(prefix, documents, LABELS).logits
+    for threads in (2, 4, 8, 16):
+        backend = opened(folder, threads=threads)
+        assert backend.exact
+        np.testing.assert_array_equal(backend.score(prefix, documents, LABELS).logits, reference)
+        for row, document in enumerate(documents):
+            np.testing.assert_array_equal(backend.score(prefix, [document], LABELS).logits[0], reference[row])
+        backend.close()
+    backend = opened(folder, threads=17)
+    assert not backend.exact
+    assert backend.identity()["threads"] == "17"
+
+
+def test_a_calibration_pair_that_does_not_fit_is_passed_over(
+    tiny_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    pairs = make_pairs(2, 3)
+    long = [replace(pair, query="word " * 5000) for pair in pairs]
+    write = partial(OnnxSettings, "int8", None, threads=1)
+    export_onnx(tiny_folder("llama"), tmp_path / "out", write(Task([*pairs, long[0]], Rubric.load("trec"), "plain")))
+    with pytest.raises(InputError, match="none of 6 calibration pairs fits"):
+        export_onnx(tiny_folder("llama"), tmp_path / "none", write(Task(long, Rubric.load("trec"), "plain")))
 
 
 def test_judgments_equal_those_of_transformers(
@@ -161,7 +206,9 @@ def test_a_layout_finds_every_token_again() -> None:
     lengths = [len(document) for document in documents]
     batches = list(cut(lengths, 64))
     assert sorted(i for batch in batches for i in batch) == list(range(len(documents)))
-    assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= 64 for b in batches)
+    assert all(len(b) == 1 or pack([documents[i] for i in b]).rows.size <= 64 for b in batches)
+    assert pack(documents[2:3], least=22).rows.shape == (1, 32)
+    assert len(list(cut([3] * 170, 512))) == 6  # 32 documents of 16 places each
 
 
 def _copy(folder: Path, to: Path) -> Path:
