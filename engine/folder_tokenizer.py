@@ -34,7 +34,7 @@ class FolderTokenizer:
         # runs of white space are text, not control; a token of one character cannot be broken up
         self._texts = {i: text for i, text in added.items() if len(text) > 1 and not text.isspace()}
         self._ids = {text: i for i, text in self._texts.items()}
-        self.size: int = max([tokenizer.get_vocab_size() - 1, *added]) + 1
+        self.size: int = max([*tokenizer.get_vocab(with_added_tokens=True).values(), *added]) + 1  # ids may have gaps
         self._forbidden = np.zeros(self.size, np.bool_)
         self._forbidden[list(self._texts)] = True
         self._sentinel, self._sentinel_ids = "", 0

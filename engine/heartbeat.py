@@ -82,7 +82,8 @@ class Heartbeat:
         left = (self._total - self._done) / rate if rate else None
         beat = Beat(os.getpid(), self._started, now, phase, self._total, self._done, self._errors, rate, left)
         room = _BYTES - len(_packed(beat)) - 1
-        table = asdict(beat) | {"reason": reason.encode("ascii", "replace").decode()[: room // 2]}
+        plain = "".join(c if " " <= c <= "~" else "?" for c in reason)  # two bytes of JSON at most
+        table = asdict(beat) | {"reason": plain[: room // 2]}
         data = json.dumps(table).encode().ljust(_BYTES - 1) + b"\n"
         with contextlib.suppress(OSError):
             file = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o644)

@@ -7,6 +7,8 @@ part of a run's identity: another choice on another machine never goes on with a
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from pairgrade.hardware import cpu_features, has_vnni, memory_bytes
 from pairgrade.onnx_manifest import is_onnx_folder, read_facts
 
 BACKENDS = ("auto", "llama", "onnx")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +52,14 @@ class Machine:
     features: frozenset[str]
     memory: int | None  # bytes that are free
     cuda: bool = False  # ONNX models are to run on CUDA
+    has_onnx: bool = True  # what runs ONNX models is installed
 
 
 def this_machine(cuda: bool = False) -> Machine:
     """Look at the machine."""
     memory = memory_bytes()
-    return Machine(cpu_features(), memory[1] if memory else None, cuda)
+    has_onnx = all(importlib.util.find_spec(name) for name in ("onnxruntime", "tokenizers"))
+    return Machine(cpu_features(), memory[1] if memory else None, cuda, has_onnx)
 
 
 def choose_model(
@@ -88,17 +93,37 @@ def choose_model(
 
 
 def exports(folder: Path) -> list[Export]:
-    """Return the exports in a folder and one level below, by name."""
-    found = []
-    for path in sorted([*folder.glob("*.gguf"), *folder.glob("*/*.gguf")]):
-        facts = check_gguf(path)
-        products = [kind for kind, _ in facts.types if kind != "f32"]
-        found.append(Export(path, "llama", products[0] if products else "f32", facts.size))
-    for path in sorted(path for path in folder.iterdir() if path.is_dir() and is_onnx_folder(path)):
-        facts_of = read_facts(path)
-        size = sum((path / name).stat().st_size for name in facts_of.files if (path / name).is_file())
-        found.append(Export(path, "onnx", facts_of.quant, size))
+    """Return the exports in a folder and one level below: GGUF files by name, then ONNX folders.
+
+    A file that is no sound model is passed over with a warning; ModelError where nothing else is there.
+    """
+    found: list[Export] = []
+    unusable: list[ModelError] = []
+    # hidden folders are exports that have not ended
+    paths = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    inside = [sorted(path.glob("[!.]*.gguf")) if path.is_dir() else [path] for path in paths]
+    for path in [*(p for own in inside for p in own if p.suffix == ".gguf"), *filter(is_onnx_folder, paths)]:
+        try:
+            found.append(_onnx_export(path) if path.is_dir() else _gguf_export(path))
+        except ModelError as error:
+            unusable.append(error)
+    if unusable and not found:
+        raise unusable[0]
+    for error in unusable:
+        _log.warning("passed over: %s", error)
     return found
+
+
+def _gguf_export(path: Path) -> Export:
+    facts = check_gguf(path)
+    products = [kind for kind, _ in facts.types if kind != "f32"]
+    return Export(path, "llama", products[0] if products else "f32", facts.size)
+
+
+def _onnx_export(path: Path) -> Export:
+    facts = read_facts(path)
+    size = sum((path / name).stat().st_size for name in facts.files if (path / name).is_file())
+    return Export(path, "onnx", facts.quant, size)
 
 
 def _choose(reference: str, found: list[Export], machine: Machine) -> Choice:
@@ -113,7 +138,8 @@ def _choose(reference: str, found: list[Export], machine: Machine) -> Choice:
             "free; export it with 4 bits, or name a model to try it all the same"
         )
     rank, why = _preference(machine)
-    best = min(fit, key=lambda export: (export.is_4_bit, *rank(export), str(export.path)))
+    ready = [export for export in fit if machine.has_onnx or export.backend == "llama"]
+    best = min(ready or fit, key=lambda export: (export.is_4_bit, *rank(export), str(export.path)))
     others = ", ".join(export.path.name for export in found if export is not best)
     tight = "" if len(fit) == len(found) else f"; {len(found) - len(fit)} of {len(found)} do not fit into memory"
     return Choice(str(best.path), f"{best.path.name} ({best.backend}, {best.weights}): {why}{tight}; not {others}")
@@ -121,6 +147,8 @@ def _choose(reference: str, found: list[Export], machine: Machine) -> Choice:
 
 def _preference(machine: Machine) -> tuple[Callable[[Export], tuple[int, int]], str]:
     """Return the order of exports of the same precision class, and its reason."""
+    if not machine.has_onnx:
+        return _order("llama", ("q8_0",)), "what runs ONNX models is not installed (pip install 'pairgrade[onnx]')"
     if machine.cuda:
         return _order("onnx", ("fp32", "int8", "q8_0")), "CUDA was asked for, which runs float products (not verified)"
     if "asimd" in machine.features:

@@ -88,7 +88,7 @@ class PromptBuilder:
             if tokens < room:
                 kept.append(ids[: room - tokens])
             tokens += len(ids)
-        return np.concatenate(kept), tokens
+        return np.concatenate(kept) if kept else np.empty(0, np.int32), tokens
 
     def _query_ids(self, query: str) -> Ids:
         """Tokenize one query; the last is kept, for pairs mostly come grouped by query."""

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pairgrade.errors import InputError, ModelError
+from pairgrade.gguf_check import check_gguf
+from pairgrade.gguf_header import read_header
 from pairgrade.hardware import usable_cores
 from pairgrade.llama_model import library
 
@@ -64,18 +66,13 @@ def quants(text: str) -> tuple[Quant, ...]:
 
 
 def quant_of(path: Path) -> Quant | None:
-    """Return what a GGUF file says it is quantized as; None where that is none of ``QUANTS``."""
-    lib = library()
-    params = lib.llama_model_default_params()
-    params.vocab_only = True
-    model = lib.llama_model_load_from_file(os.fsencode(path), params)
-    if not model:
-        raise ModelError(f"{path}: llama.cpp cannot read it; run with -v to see its own log")
-    value = ctypes.create_string_buffer(32)
-    length = lib.llama_model_meta_val_str(model, b"general.file_type", value, len(value))
-    lib.llama_model_free(model)
-    kinds = {str(getattr(lib, quant.constant)): quant for quant in QUANTS.values()}
-    return kinds.get(value.value.decode()) if length >= 0 else None
+    """Return what a GGUF file says it is quantized as; None where that is none of ``QUANTS``.
+
+    ModelError where its header is not sound.
+    """
+    check_gguf(path)
+    kind = read_header(path).metadata.get("general.file_type")
+    return next((quant for quant in QUANTS.values() if getattr(library(), quant.constant) == kind), None)
 
 
 def quantize(

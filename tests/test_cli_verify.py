@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from helpers import make_pairs, run_command, write_jsonl
+from pairgrade import ModelError
 from pairgrade.cli.verify import command
+from tiny_gguf import SOUND, strings
 
 pytest.importorskip("torch")
 pytest.importorskip("gguf")
@@ -34,6 +36,12 @@ def test_a_file_that_keeps_the_floor(tiny_folder: Callable[[str], Path], tmp_pat
     assert "quadratic kappa of A and of B" in result.output
     assert "agreement 0.97, mean KL 0.01" in result.output
     assert result.output.endswith("B keeps the floor.\n")
+
+
+def test_a_damaged_file_is_refused_before_llama_cpp_sees_it(tmp_path: Path, pairs: Path) -> None:
+    (tmp_path / "bad.gguf").write_bytes(SOUND.entry(tokenizer__ggml__tokens=strings(["a", "b", "a", "d"])).bytes())
+    with pytest.raises(ModelError, match="the token 'a' twice"):
+        run_command(command, tmp_path / "bad.gguf", tmp_path / "bad.gguf", "--pairs", pairs)
 
 
 def test_one_that_does_not(tiny_folder: Callable[[str], Path], tmp_path: Path, pairs: Path) -> None:

@@ -39,3 +39,12 @@ def test_what_is_wrong_with_a_folder_is_told(tmp_path: Path) -> None:
         FolderTokenizer(tmp_path)
     with pytest.raises(InputError, match=r"lone surrogate \(U\+D800\)"):
         folder_tokenizer("qwen3").plain("a\ud800")
+
+
+def test_ids_may_have_gaps(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models
+
+    Tokenizer(models.BPE({"a": 0, "b": 1, "c": 7}, [])).save(str(tmp_path / "tokenizer.json"))
+    tokenizer = FolderTokenizer(tmp_path)
+    assert tokenizer.size == 8
+    assert tokenizer.plain("abc").tolist() == [0, 1, 7]

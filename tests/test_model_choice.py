@@ -50,6 +50,24 @@ def test_the_exports_of_a_folder_are_found_and_told_apart(folder: Path) -> None:
     assert found["model-q4_0.gguf"].size < found["model-q8_0.gguf"].size < found["f32.gguf"].size
 
 
+def test_what_is_no_model_and_what_has_not_ended_is_passed_over(folder: Path, tmp_path: Path) -> None:
+    data = (folder / "gguf" / "model-q8_0.gguf").read_bytes()
+    for name, content in ((".part/model-f32.gguf", data), ("other/cut.gguf", data[:500]), ("good/q8_0.gguf", data)):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(content)
+    assert [export.path.name for export in exports(tmp_path)] == ["q8_0.gguf"]
+    (tmp_path / "good" / "q8_0.gguf").unlink()
+    with pytest.raises(ModelError, match=r"cut\.gguf"):
+        exports(tmp_path)
+
+
+def test_onnx_is_no_choice_where_nothing_runs_it(folder: Path) -> None:
+    choice = choose_model(str(folder), machine=Machine(VNNI, None, has_onnx=False))
+    assert Path(choice.model).name == "model-q8_0.gguf"
+    assert "pip install 'pairgrade[onnx]'" in (choice.why or "")
+    assert choose_model(str(folder), "onnx", Machine(VNNI, None, has_onnx=False)).model.endswith("onnx-int8")
+
+
 @pytest.mark.parametrize(
     ("machine", "backend", "expected"),
     [

@@ -27,6 +27,12 @@ def test_a_title_goes_before_the_text() -> None:
     assert text.endswith("Passage: Title\nbody\nRating: ")
 
 
+def test_an_empty_document_is_empty() -> None:
+    rubric = Rubric("bare", "Grade it.", (Grade(0, "0", "no"), Grade(1, "1", "yes")), document_header="Passage:\n")
+    prompt = PromptBuilder(rubric, FakeTokenizer(), 4000).build(Pair("q", "d", "a query", ""))
+    assert (prompt.document_tokens, prompt.cut_tokens) == (0, 0)
+
+
 def test_examples_stand_in_the_shared_part() -> None:
     from dataclasses import replace
 

@@ -66,6 +66,17 @@ def test_how_a_run_ended_is_told_in_a_file_of_the_same_length(tmp_path: Path, er
     assert path.stat().st_size == 1024
 
 
+def test_a_reason_full_of_control_characters_keeps_the_length(tmp_path: Path) -> None:
+    path = tmp_path / "beat.json"
+    with pytest.raises(ValueError, match="red"), Heartbeat(path, 10):
+        raise ValueError("\x1b[31mred" * 400)
+    size = path.stat().st_size
+    assert read_beat(path) is not None
+    with Heartbeat(path, 10):
+        assert path.stat().st_size == size
+        assert read_beat(path) is not None
+
+
 def test_a_disk_that_refuses_it_does_not_stop_the_run(tmp_path: Path) -> None:
     with Heartbeat(tmp_path / "no folder" / "beat.json", 5) as heartbeat:
         heartbeat.advance(1, 0)
