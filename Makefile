@@ -8,8 +8,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 EXPERIMENT_OUT ?= experiment
-# llama.cpp without its image models, a quarter of the compilation: give CMAKE_ARGS for another build, such as for a GPU
-export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
+# the parts of llama.cpp that run texts, less than half of the compilation; give CMAKE_ARGS for another build (a GPU's)
+export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF -DCMAKE_PROJECT_llama_cpp_INCLUDE=$(CURDIR)/.ci/llama.cmake
 PIP = $(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test reliability audit experiment check install clean

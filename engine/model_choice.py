@@ -105,8 +105,8 @@ def exports(folder: Path) -> list[Export]:
     for path in [*(p for own in inside for p in own if p.suffix == ".gguf"), *filter(is_onnx_folder, paths)]:
         try:
             found.append(_onnx_export(path) if path.is_dir() else _gguf_export(path))
-        except ModelError as error:
-            unusable.append(error)
+        except ModelError as reason:
+            unusable.append(reason)
     if unusable and not found:
         raise unusable[0]
     for error in unusable:
