@@ -23,7 +23,7 @@ test: install
 
 reliability: install
 	$(PIP) '.[all]'
-	$(VENV)/bin/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile -m reliability
+	PAIRGRADE_LONG=1 $(VENV)/bin/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile -m reliability
 
 audit: install
 	$(PIP) pip-audit

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pairgrade.errors import ModelError
@@ -137,8 +137,8 @@ def _choose(reference: str, found: list[Export], machine: Machine) -> Choice:
             f"{reference}: its smallest model has {least / 1e9:.1f} GB and {(free or 0) / 1e9:.1f} GB of memory are "
             "free; export it with 4 bits, or name a model to try it all the same"
         )
-    rank, why = _preference(machine)
     ready = [export for export in fit if machine.has_onnx or export.backend == "llama"]
+    rank, why = _preference(machine if ready else replace(machine, has_onnx=True))  # opening one tells what is missing
     best = min(ready or fit, key=lambda export: (export.is_4_bit, *rank(export), str(export.path)))
     others = ", ".join(export.path.name for export in found if export is not best)
     tight = "" if len(fit) == len(found) else f"; {len(found) - len(fit)} of {len(found)} do not fit into memory"
