@@ -19,7 +19,7 @@ from pairgrade.bench.judged import MEASURES, against_people, against_reference, 
 from pairgrade.bench.matrix import Cell, Matrix, names
 from pairgrade.bench.peers import not_measured
 from pairgrade.bench.prices import MachinePrice, PriceTable, age_warning, load_prices
-from pairgrade.bench.results import BUSY, ApiCost, BenchResult, CellResult
+from pairgrade.bench.results import ApiCost, BenchResult, CellResult, load_beside
 from pairgrade.bench.rounds import Measured, Told, measure_rounds
 from pairgrade.bench.slice import take_slice, write_slice
 from pairgrade.environment import environment
@@ -152,11 +152,10 @@ def _notes(measured: Measured, machine: MachinePrice | None, matrix: Matrix, cel
     notes = [f"Rounds: {measured.rounds}; {measured.stopped}."]
     if matrix.rounds.least < 5:
         notes.append("With fewer than 5 rounds no interval of a median covers 90%.")
-    busy = [cell for cell in cells if cell.other_load is not None and cell.other_load > BUSY]
-    if busy:
-        most = max(cell.other_load or 0.0 for cell in busy)
+    busy = load_beside(cells)
+    if busy is not None:
         notes.append(
-            f"Other processes kept up to {most:.1f} cores busy meanwhile: the figures are no measure of speed."
+            f"Other processes kept up to {busy:.1f} cores busy meanwhile: the figures are no measure of speed."
         )
     if machine:
         notes.append(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pairgrade.bench.results import BUSY, BenchResult, CellResult
+from pairgrade.bench.results import BenchResult, CellResult, load_beside
 from pairgrade.errors import InputError
 
 FASTER, SLOWER, SAME, UNKNOWN = "faster", "slower", "no difference shown", "too few rounds"
@@ -127,9 +127,9 @@ def _warnings(before: BenchResult, after: BenchResult) -> list[str]:
     if before.settings["context"] != after.settings["context"]:
         found.append("the context is not the same")
     for when, result in (("before", before), ("after", after)):
-        busy = [cell.other_load for cell in result.cells if cell.other_load is not None and cell.other_load > BUSY]
-        if busy:
-            found.append(f"other processes kept up to {max(busy):.1f} cores busy {when}: no measure of speed")
+        busy = load_beside(result.cells)
+        if busy is not None:
+            found.append(f"other processes kept up to {busy:.1f} cores busy {when}: no measure of speed")
     earlier = {_key(cell): cell.identity for cell in before.cells}
     for cell in after.cells:
         was = earlier.get(_key(cell), cell.identity)

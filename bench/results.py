@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from pairgrade.errors import InputError
 from pairgrade.rubric_file import problems
 
 SCHEMA = 1
-BUSY = 0.2  # cores of other processes from which on a note is made
+_BUSY = 0.2  # cores of other processes from which on a note is made
 _FORMAT = "pairgrade-bench"
 
 
@@ -110,6 +111,12 @@ class BenchResult:
     def save(self, path: Path) -> None:
         """Write the result as JSON."""
         write_text(path, json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def load_beside(cells: Sequence[CellResult]) -> float | None:
+    """Return the most cores that other processes kept busy, or None where that is too little to be noted."""
+    loads = [cell.other_load for cell in cells if cell.other_load is not None and cell.other_load > _BUSY]
+    return max(loads, default=None)
 
 
 def load_result(path: Path) -> BenchResult:

@@ -14,6 +14,7 @@ from rich.table import Table
 from pairgrade.bm25 import STOPWORDS, Bm25Options
 from pairgrade.cli import PARTIAL
 from pairgrade.cli.consoles import result_console
+from pairgrade.cli.outputs import refuse_existing
 from pairgrade.errors import InputError
 from pairgrade.mine_job import MineJob, MineReport, mine
 from pairgrade.mining import MiningOptions
@@ -95,8 +96,7 @@ def command(
         bm25=Bm25Options(k1, b, stopwords),
     )
     for path in filter(None, (out, run)):
-        if path.exists() and not force:
-            raise InputError(f"{path} exists; choose another name or give --force")
+        refuse_existing(path, force)
     report = mine(job)
     if as_json:
         click.echo(json.dumps({"out": str(out), "form": form} | asdict(report), ensure_ascii=False))

@@ -9,6 +9,7 @@ import rich_click as click
 from rich.table import Table
 
 from pairgrade.cli.consoles import result_console
+from pairgrade.cli.outputs import refuse_existing
 from pairgrade.cli.report import figures_table
 from pairgrade.errors import InputError
 from pairgrade.label_changes import OUTCOMES, Counts, LabelChanges
@@ -76,8 +77,7 @@ def command(
     options = RelabelOptions(policy, threshold, confidence, scale, form, examples, with_text)
     if out.exists() and out.samefile(ranking_set):
         raise InputError(f"{out} is the set itself; write to another file")
-    if out.exists() and not force:
-        raise InputError(f"{out} exists; choose another name or give --force")
+    refuse_existing(out, force)
     changes = relabel(ranking_set, judgments, out, options)
     if as_json:
         figures = changes.to_dict()

@@ -41,14 +41,17 @@ ADVISORIES = (
 )  # fmt: skip
 
 
+_VERSION = re.compile(r"(?:\d+!)?(\d+(?:\.\d+)*)(?:[-_.]?(a|b|c|rc|alpha|beta|pre|preview|dev)[-_.]?\d*)?")
+
+
 @cache
 def known_bad(library: str, version: str) -> tuple[Advisory, ...]:
     """Return the advisories that a version of a library falls under; none for "none", a library not installed."""
     if version == "none":
         return ()
-    found = _parts(version)
-    if not found[0] and not version.startswith("0"):  # not a version: nobody can say that it is a sound one
+    if not _VERSION.match(version):  # nobody can say that it is a sound one
         return tuple(a for a in ADVISORIES if a.library == library)
+    found = _parts(version)
     return tuple(a for a in ADVISORIES if a.library == library and _parts(a.first) <= found < _parts(a.fixed))
 
 
@@ -68,9 +71,8 @@ def refuse_known_bad(*libraries: str) -> None:
 
 def _parts(version: str) -> tuple[tuple[int, ...], int]:
     """Order versions by their numbers, a release before its candidates' end: 2.6.0rc1 < 2.6.0 = 2.6 <= 2.6.0+cpu."""
-    match = re.match(r"(?:\d+!)?(\d+(?:\.\d+)*)(?:[-_.]?(a|b|c|rc|alpha|beta|pre|preview|dev)[-_.]?\d*)?", version)
-    if match is None:
-        return (), -1  # not a version: older than all
+    match = _VERSION.match(version)
+    assert match is not None
     numbers = [int(part) for part in match[1].split(".")]
     while numbers and numbers[-1] == 0:
         numbers.pop()

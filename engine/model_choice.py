@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from pairgrade.errors import ModelError
@@ -137,8 +137,10 @@ def _choose(reference: str, found: list[Export], machine: Machine) -> Choice:
             f"{reference}: its smallest model has {least / 1e9:.1f} GB and {(free or 0) / 1e9:.1f} GB of memory are "
             "free; export it with 4 bits, or name a model to try it all the same"
         )
+    rank, why = _preference(machine)
     ready = [export for export in fit if machine.has_onnx or export.backend == "llama"]
-    rank, why = _preference(machine if ready else replace(machine, has_onnx=True))  # opening one tells what is missing
+    if ready and not machine.has_onnx:  # where nothing else is there, opening an ONNX model tells what is missing
+        why = "what runs ONNX models is not installed (pip install 'pairgrade[onnx]')"
     best = min(ready or fit, key=lambda export: (export.is_4_bit, *rank(export), str(export.path)))
     others = ", ".join(export.path.name for export in found if export is not best)
     tight = "" if len(fit) == len(found) else f"; {len(found) - len(fit)} of {len(found)} do not fit into memory"
@@ -147,8 +149,6 @@ def _choose(reference: str, found: list[Export], machine: Machine) -> Choice:
 
 def _preference(machine: Machine) -> tuple[Callable[[Export], tuple[int, int]], str]:
     """Return the order of exports of the same precision class, and its reason."""
-    if not machine.has_onnx:
-        return _order("llama", ("q8_0",)), "what runs ONNX models is not installed (pip install 'pairgrade[onnx]')"
     if machine.cuda:
         return _order("onnx", ("fp32", "int8", "q8_0")), "CUDA was asked for, which runs float products (not verified)"
     if "asimd" in machine.features:

@@ -18,7 +18,7 @@ from pairgrade.backend import Counters, Scores
 from pairgrade.errors import InputError, ModelError
 from pairgrade.folder_tokenizer import FolderTokenizer, has_chat_template
 from pairgrade.hardware import usable_cores
-from pairgrade.onnx_layout import cut
+from pairgrade.onnx_layout import cut, least_rows
 from pairgrade.onnx_manifest import EMBEDDING, HEAD, PROBE, read_manifest
 from pairgrade.onnx_runner import OnnxRunner
 from pairgrade.onnx_session import product_kind, runtime
@@ -73,13 +73,14 @@ class OnnxBackend:
         self._product = product_kind(folder / PROBE) if manifest.quant == "int8" else "float"
         products = self._product, "float" if manifest.recipe.get("prefix") == "float" else self._product
         self.threads = options.threads or usable_cores()
+        self._least_rows = least_rows(manifest.heads, manifest.kv_heads, manifest.head_dim)
         self._runner = OnnxRunner(
             folder,
             embedding,
             self.threads,
             options.provider,
             products,
-            manifest.least_rows,
+            self._least_rows,
             Path(options.profile) if options.profile else None,
         )
 
@@ -117,7 +118,7 @@ class OnnxBackend:
         self._check_lengths(sum(map(len, prefix)), suffixes)
         hidden = np.empty((len(suffixes), self.manifest.hidden), np.float32)
         lengths = [len(suffix) for suffix in suffixes]
-        for indices in cut(lengths, self.options.batch_tokens, self.manifest.least_rows):
+        for indices in cut(lengths, self.options.batch_tokens, self._least_rows):
             if not self.options.reuse:
                 self._runner.forget()
             state = self._runner.hold(prefix)

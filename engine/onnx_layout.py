@@ -52,5 +52,14 @@ def cut(lengths: Sequence[int], budget: int, least: int = 1) -> Iterator[list[in
         yield batch
 
 
+def least_rows(heads: int, kv_heads: int, head_dim: int) -> int:
+    """Return the positions that an attention product needs, so that threads share its rows and never its columns.
+
+    ONNX Runtime shares a product out by columns where it has more of them than rows, and a narrow share is summed in
+    another order: bits would depend on the number of threads and of documents.
+    """
+    return -(-head_dim * kv_heads // heads)
+
+
 def _width(length: int, step: int, least: int) -> int:
     return -(-max(length, least) // step) * step

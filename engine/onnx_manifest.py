@@ -49,15 +49,6 @@ class OnnxManifest:
     recipe: dict[str, str]  # how the quantization was made, for people and for a run's identity
     files: dict[str, str]  # name to sha256
 
-    @property
-    def least_rows(self) -> int:
-        """Positions that an attention product needs, so that threads share its rows and never its columns.
-
-        ONNX Runtime shares a product out by columns where it has more of them than rows, and a narrow share is summed
-        in another order: bits would depend on the number of threads and of documents.
-        """
-        return -(-self.head_dim * self.kv_heads // self.heads)
-
     def write(self, folder: Path) -> None:
         """Write manifest.json."""
         table = {"format": _FORMAT, "version": _VERSION, "min_onnxruntime": ".".join(map(str, MIN_ONNXRUNTIME))}

@@ -40,7 +40,7 @@ class OnnxRunner:
         threads: int,
         provider: str,
         products: tuple[str, str] = ("float", "float"),  # of documents and of prefixes, see product_kind
-        least_rows: int = 1,  # see OnnxManifest
+        least_rows: int = 1,  # see onnx_layout
         profile: Path | None = None,  # the folder for a profile of each session
     ) -> None:
         self.counters = Counters()

@@ -15,6 +15,7 @@ import numpy as np
 from pairgrade.export.decoder import Decoder, Rope
 from pairgrade.export.onnx_layers import Array, Layer
 from pairgrade.export.onnx_writer import Graph
+from pairgrade.onnx_layout import least_rows
 
 _CHANNELS = 128  # of one product of queries and keys
 
@@ -41,7 +42,7 @@ def add_places(graph: Graph, decoder: Decoder, prefix_keys: str, last: str | Non
     """Add the inputs ``rows`` (B, S) and ``places`` (tokens,) and compute from them what the layers share.
 
     ``rows`` holds the packed place of each token of the rectangle (any for padding), ``places`` the reverse. Without
-    ``last`` the rectangle may be narrow, and queries are padded here (``OnnxManifest.least_rows`` says why).
+    ``last`` the rectangle may be narrow, and queries are padded here (``least_rows`` says why).
     """
     rows, places = graph.input("rows", np.int64, ["B", "S"]), graph.input("places", np.int64, ["tokens"])
     heads, kv_heads = decoder.heads, decoder.kv_heads
@@ -56,7 +57,7 @@ def add_places(graph: Graph, decoder: Decoder, prefix_keys: str, last: str | Non
 
     width, padding = length, None
     if last is None:
-        least = -(-decoder.head_dim * kv_heads // heads)
+        least = least_rows(heads, kv_heads, decoder.head_dim)
         width = graph.op("Max", length, graph.constant([least]))
         more = graph.op("Sub", width, length)
         padding = graph.op("Concat", graph.constant([0] * 6), more, graph.constant([0]), axis=0)
