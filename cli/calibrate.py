@@ -14,6 +14,7 @@ from rich.table import Table
 from pairgrade.calibration import METHODS, Calibration, Cuts, Fitted
 from pairgrade.calibration_fit import FIGURES, CrossFit, cross_fitted, fit
 from pairgrade.cli.consoles import result_console
+from pairgrade.cli.outputs import refuse_existing
 from pairgrade.errors import InputError
 from pairgrade.file_hashes import file_sha256
 from pairgrade.judgments import read_judgments
@@ -58,8 +59,7 @@ def command(
     grade; the figures after calibration come from cross-fitting, so every pair is graded by a fit that has not seen
     its query.
     """
-    if out.exists() and not force:
-        raise InputError(f"{out} exists already; name another file, or replace it with --force")
+    refuse_existing(out, force)
     digest = _digest(judgments)
     file = read_judgments(judgments)
     matched = match(file, read_qrels(qrels))

@@ -189,7 +189,7 @@ def test_a_file_is_replaced_only_when_told_to(work: Path, tmp_path: Path) -> Non
     out = tmp_path / "c.json"
     out.write_text("precious")
     arguments = [work / "judged.jsonl", "--qrels", work / "human.qrels", "--out", out]
-    with pytest.raises(InputError, match=r"c\.json exists already; .*--force"):
+    with pytest.raises(InputError, match=r"c\.json exists; .*--force"):
         run(calibrate, *arguments)
     assert out.read_text() == "precious"
     run(calibrate, *arguments, "--force")
