@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 
 from pairgrade.atomic import AtomicFile
 from pairgrade.errors import InputError
@@ -49,10 +50,18 @@ def write_qrels(path: str | os.PathLike[str], rows: Iterable[tuple[str, str, int
     """Write (query_id, doc_id, grade) as qrels, whole or not at all, and return how many lines there are."""
     count = 0
     with AtomicFile(path) as file:
-        for query_id, doc_id, grade in rows:
-            file.write(f"{_id(path, query_id)} 0 {_id(path, doc_id)} {grade:d}\n".encode())
+        for row in rows:
+            file.write(_qrels_line(path, *row))
             count += 1
     return count
+
+
+def holds_qrels(path: str | os.PathLike[str], rows: Iterable[tuple[str, str, int]]) -> bool:
+    """Whether a file holds what ``write_qrels`` would write there."""
+    if not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        return all(found == line for found, line in zip_longest(file, (_qrels_line(path, *row) for row in rows)))
 
 
 def write_run(path: str | os.PathLike[str], rows: Iterable[tuple[str, str, float]]) -> int:
@@ -70,6 +79,10 @@ def write_run(path: str | os.PathLike[str], rows: Iterable[tuple[str, str, float
                 file.write(f"{query_id} Q0 {doc_id} {rank} {-negative!r} pairgrade\n".encode())
             count += len(documents)
     return count
+
+
+def _qrels_line(path: str | os.PathLike[str], query_id: str, doc_id: str, grade: int) -> bytes:
+    return f"{_id(path, query_id)} 0 {_id(path, doc_id)} {grade:d}\n".encode()
 
 
 def _id(path: str | os.PathLike[str], text: str) -> str:

@@ -29,7 +29,7 @@ from pairgrade.journal import Entry, Journal, read_entries
 from pairgrade.judgments import read_judgments
 from pairgrade.lock import exclusive
 from pairgrade.manifest import Identity, Manifest, differences, identity_digest
-from pairgrade.qrels import write_qrels
+from pairgrade.qrels import holds_qrels, write_qrels
 from pairgrade.records import Pair
 from pairgrade.run_folder import RunFolder, remove_stale_writers
 from pairgrade.spool import Spool, build
@@ -145,8 +145,7 @@ class _Run:
         except (KeyError, TypeError):
             raise ResumeError(f"{self._job.manifest} is damaged; move it and {out} away") from None
         if sound:
-            self._write_qrels()
-            replace(finished, environment=self._environment()).save(self._job.manifest)
+            self._add_qrels(finished)
             return self._summary(tally, Effort(), already_finished=True)
         if not self._job.overwrite:
             raise ResumeError(f"{out} was changed after its run; move it away, or have it made again with --overwrite")
@@ -184,8 +183,20 @@ class _Run:
     def _write_qrels(self) -> None:
         if self._job.qrels is not None:
             self._job.qrels.parent.mkdir(parents=True, exist_ok=True)
-            judgments = read_judgments(self._job.out)
-            write_qrels(self._job.qrels, ((j.query_id, j.doc_id, j.grade) for j in judgments))
+            write_qrels(self._job.qrels, self._graded())
+
+    def _add_qrels(self, finished: Manifest) -> None:
+        """Write the qrels of a finished job where they are not there already; else nothing is touched."""
+        if self._job.qrels is None:
+            return
+        if not holds_qrels(self._job.qrels, self._graded()):
+            self._write_qrels()
+        where = str(self._job.qrels.resolve())
+        if finished.environment.get("qrels") != where:
+            replace(finished, environment=finished.environment | {"qrels": where}).save(self._job.manifest)
+
+    def _graded(self) -> Iterator[tuple[str, str, int]]:
+        return ((j.query_id, j.doc_id, j.grade) for j in read_judgments(self._job.out))
 
     def _claim(self, identity: Identity) -> None:
         """Make the folder this job's own, or see that it is; another job's is refused or, if told so, replaced."""

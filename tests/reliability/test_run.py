@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from pairgrade.calibration import Calibration, Cuts
 from pairgrade.fake import FakeBackend
 from pairgrade.job import LabelJob
 from pairgrade.judgments import read_judgments
+from pairgrade.manifest import Manifest
 from pairgrade.qrels import read_qrels
 from pairgrade.readers import Source
 from pairgrade.run import label
@@ -127,6 +128,39 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(job: LabelJob) -> None:
         assert job.out.read_bytes() == expected
         assert summary.effort.resumed + fakes.scored == 72
         assert (summary.effort.resumed > 0) == (fail_at > 0)
+
+
+def _state(paths: Iterable[Path]) -> dict[Path, tuple[int, int, bytes]]:
+    return {path: (path.stat().st_ino, path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
+
+
+def test_a_finished_run_writes_nothing(job: LabelJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = replace(job, qrels=job.out.with_name("judged.qrels"))
+    label(job, Fakes())
+    before = _state(job.out.parent.iterdir())
+    assert len(before) == 3
+    monkeypatch.setattr(run, "environment", lambda: {"cpu": "another machine"})
+    assert label(job, Fakes()).already_finished
+    assert label(replace(job, qrels=None), Fakes()).already_finished
+    assert _state(job.out.parent.iterdir()) == before
+
+
+def test_a_finished_run_writes_the_qrels_that_are_not_there(job: LabelJob, tmp_path: Path) -> None:
+    job = replace(job, qrels=tmp_path / "judged.qrels")
+    label(job, Fakes())
+    made, known = Manifest.load(job.manifest), _state([job.manifest])
+    assert made is not None
+    assert job.qrels is not None
+    qrels = job.qrels.read_bytes()
+    for damage in (b"", qrels[:-3], qrels + b"q9 0 d9 1\n", None):
+        job.qrels.unlink() if damage is None else job.qrels.write_bytes(damage)
+        assert label(job, Fakes()).already_finished
+        assert job.qrels.read_bytes() == qrels
+    assert _state([job.manifest]) == known
+    other = tmp_path / "other.qrels"
+    label(replace(job, qrels=other), Fakes())
+    assert other.read_bytes() == qrels
+    assert Manifest.load(job.manifest) == replace(made, environment=made.environment | {"qrels": str(other)})
 
 
 def test_a_finished_run_asks_the_model_nothing(job: LabelJob) -> None:
