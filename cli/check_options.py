@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import rich_click as click
@@ -30,6 +31,12 @@ _OPTIONS = [
                  help="The least share of equal grades.  [default: 0.97; 0.90 for 4 bits]"),
     click.option("--max-kl", type=click.FloatRange(0), metavar="X", panel=_CHECK,
                  help="The largest mean KL over the label words, in nats.  [default: 0.01; 0.05 for 4 bits]"),
+    click.option("--max-logit", type=click.FloatRange(0), metavar="X", panel=_CHECK,
+                 help="The largest difference of a label logit.  [default: 0.001 for fp32 ONNX against a folder, else "
+                 "none]"),
+    click.option("--max-logit-distance", "logit_distance", type=click.FloatRange(0), metavar="X", panel=_CHECK,
+                 help="The largest distance of all label logits, relative to A's.  [default: 0.001 for an f32 GGUF "
+                 "against a folder, else none]"),
     click.option("--ctx", type=int, metavar="N", panel=_CHECK,
                  help="Longest prompt in tokens; documents are cut to fit.  [default: 2048, or as trained]"),
     click.option("--threads", type=int, metavar="N", help="Threads.  [default: the physical cores]"),
@@ -57,9 +64,8 @@ def task(path: str | None, values: dict[str, Any]) -> Task:
     return Task(chosen_pairs(source, values["sample"] or None), rubric, values["chat"])
 
 
-def floor(bits: int, values: dict[str, Any]) -> Floor:
-    """Return the floor of so many bits, with the figures that were given instead of its own."""
-    from pairgrade.export.verify import Floor, floor_of
-
-    own, agreement, mean_kl = floor_of(bits), values["min_agreement"], values["max_kl"]
-    return Floor(own.agreement if agreement is None else agreement, own.mean_kl if mean_kl is None else mean_kl)
+def floor(own: Floor, values: dict[str, Any]) -> Floor:
+    """Return a floor with the figures that were given instead of its own."""
+    names = {"agreement": "min_agreement", "mean_kl": "max_kl", "max_logit": "max_logit",
+             "logit_distance": "logit_distance"}  # fmt: skip
+    return replace(own, **{name: values[option] for name, option in names.items() if values[option] is not None})

@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 def _gguf(folder: Path, out: Path, quant: str | None, values: dict[str, Any]) -> None:
     from pairgrade.cli.progress import TerminalProgress
     from pairgrade.export.gguf_export import GgufOptions, export_gguf
+    from pairgrade.export.verify import floor_of
 
     found, calibration = quants(quant or "q8_0"), values["calibration_pairs"]
     settings = GgufOptions(
         quants=found,
         check=task(values["pairs"] or calibration, values),
         calibration=task(calibration, values) if calibration else None,
-        floors=tuple(floor(each.bits, values) for each in found),
+        floors=tuple(floor(floor_of(each.bits, from_folder=True), values) for each in found),
         allow_below_floor=values["allow_below_floor"],
         context=values["ctx"],
         threads=values["threads"],
@@ -49,12 +50,14 @@ def _onnx(folder: Path, out: Path, quant: str | None, values: dict[str, Any]) ->
     from pairgrade.cli.progress import TerminalProgress
     from pairgrade.export.onnx_export import OnnxCheck, export_onnx
     from pairgrade.export.onnx_folder import OnnxSettings
+    from pairgrade.export.verify import floor_of
 
     name, calibration = quant or "int8", values["calibration_pairs"]
+    own = floor_of({"fp32": 32, "int4": 4}.get(name, 8), onnx=True, from_folder=True)
     settings = OnnxSettings(quant=name, calibration=task(calibration, values), threads=values["threads"])
     check = OnnxCheck(
         task=task(values["pairs"] or calibration, values),
-        floor=floor(4 if name == "int4" else 8, values),
+        floor=floor(own, values),
         allow_below_floor=values["allow_below_floor"],
         context=values["ctx"],
         threads=values["threads"],

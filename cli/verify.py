@@ -15,7 +15,7 @@ from pairgrade.cli.consoles import result_console
 
 if TYPE_CHECKING:
     from pairgrade.export.fidelity import Fidelity
-    from pairgrade.export.verify import Verification
+    from pairgrade.export.verify import Floor, Verification
 
 
 @click.command("verify")
@@ -26,12 +26,13 @@ def command(a: str, b: str, pairs: str | None, as_json: bool, quiet: bool, **val
     """Compare model B with model A: token ids, label logits, grades.
 
     A and B are each a transformers folder (run by torch in float32) or what `pairgrade label` takes. The floor is
-    that of B's quantization. The exit code is 0 where B keeps it, and 1 where it does not.
+    that of B's quantization; B in float32 must have the logits of a folder A, too. The exit code is 0 where B keeps
+    it, and 1 where it does not.
     """
     from pairgrade.cli.progress import TerminalProgress
-    from pairgrade.export.verify import model_bits, verify
+    from pairgrade.export.verify import floor_between, verify
 
-    limits = floor(model_bits(b), values)
+    limits = floor(floor_between(a, b), values)
     with TerminalProgress(quiet) as progress:
         found = verify(
             a, b, task(pairs, values), limits, context=values["ctx"], threads=values["threads"], progress=progress
@@ -58,9 +59,18 @@ def _print(found: Verification) -> None:
         table.add_row("pairs that do not fit", f"{found.unfit:,}")
     for name, value in _figures(found.fidelity):
         table.add_row(name, value)
-    table.add_row("floor", f"agreement {found.floor.agreement}, mean KL {found.floor.mean_kl}")
+    table.add_row("floor", ", ".join(_limits(found.floor)))
     console.print(table)
     console.print("\n".join(found.problems) or "B keeps the floor.")
+
+
+def _limits(floor: Floor) -> Iterator[str]:
+    yield f"agreement {floor.agreement}"
+    yield f"mean KL {floor.mean_kl}"
+    if floor.max_logit is not None:
+        yield f"largest difference of a label logit {floor.max_logit}"
+    if floor.logit_distance is not None:
+        yield f"relative distance of label logits {floor.logit_distance}"
 
 
 def _figures(f: Fidelity) -> Iterator[tuple[str, str]]:

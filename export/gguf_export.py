@@ -5,6 +5,7 @@
     OUT/model-QUANT.gguf   one file a quantization that kept its floor
     OUT/manifest.json      the sha256 of every file, what they were made from and how they were measured
     OUT/README.md          a short model card
+    OUT/rubric.toml        the rubric that the model was trained with, if it was
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pairgrade.export.quantize import QUANTS, Importance, Quant, quantize
 from pairgrade.export.torch_backend import TorchBackend, TorchOptions
 from pairgrade.export.verify import STRINGS, Floor, Verification, compare, floor_of, open_model
 from pairgrade.run import Progress
+from pairgrade.train.trained_prompt import read_trained_prompt
 
 _log = logging.getLogger(__name__)
 
@@ -102,6 +104,9 @@ def export_gguf(folder: Path, out: Path, options: GgufOptions, progress: Progres
         if not any(file.kept and file.file == plain.name for file in files):
             plain.unlink()
         report = ExportReport(out, files)
+        trained = read_trained_prompt(folder)
+        if trained:
+            trained.write(work)
         write_card(work, folder, report)
         write_manifest(work, folder, report, options.check, options.calibration)
     return report
@@ -128,7 +133,7 @@ def _reference(
 def _quantized(
     plain: Path, reference: Measured, options: GgufOptions, importance: Importance | None, progress: Progress
 ) -> Iterator[ExportedQuant]:
-    floors = options.floors or tuple(floor_of(quant.bits) for quant in options.quants)
+    floors = options.floors or tuple(floor_of(quant.bits, from_folder=True) for quant in options.quants)
     for quant, floor in zip(options.quants, floors, strict=True):
         progress.phase(quant.name)
         path = plain.with_name(_file_name(quant))

@@ -18,6 +18,10 @@ from pairgrade.onnx_manifest import is_onnx_folder, read_facts
 from pairgrade.run import Progress
 
 STRINGS = 1000  # hostile strings whose ids are compared
+_FLOAT32 = 32  # bits
+_SAME_LOGITS = (
+    1e-3  # in float32: of the largest difference in ONNX, of the relative distance in GGUF (half-precision KV)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +30,34 @@ class Floor:
 
     agreement: float  # at least
     mean_kl: float  # at most
+    max_logit: float | None = None  # the largest difference of a label logit, at most; None: as it may be
+    logit_distance: float | None = None  # the relative distance of all label logits, at most; None: as it may be
 
     def __post_init__(self) -> None:
         if not 0 <= self.agreement <= 1:
             raise InputError(f"the least agreement is {self.agreement}; it must be from 0 to 1")
         if not self.mean_kl >= 0:
             raise InputError(f"the largest mean KL is {self.mean_kl}; it must be 0 or more")
+        for name in ("max_logit", "logit_distance"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise InputError(f"{name} is {value}; it must be 0 or more")
 
 
-def floor_of(bits: int) -> Floor:
-    """Return the floor for weights of so many bits: docs/decisions/export-floors.md."""
-    return Floor(0.97, 0.01) if bits > 4 else Floor(0.90, 0.05)
+def floor_of(bits: int, *, onnx: bool = False, from_folder: bool = False) -> Floor:
+    """Return the floor for weights of so many bits: docs/decisions/export-floors.md.
+
+    Float32 that is compared with a transformers folder must have the folder's logits as well.
+    """
+    if bits <= 4:
+        return Floor(0.90, 0.05)
+    same = _SAME_LOGITS if from_folder and bits >= _FLOAT32 else None
+    return Floor(0.97, 0.01, max_logit=same) if onnx else Floor(0.97, 0.01, logit_distance=same)
+
+
+def floor_between(a: str | Path, b: str | Path) -> Floor:
+    """Return the floor that B must keep of A where none is given."""
+    return floor_of(model_bits(b), onnx=is_onnx_folder(Path(b)), from_folder=is_transformers_folder(a))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +86,14 @@ class Verification:
             found.append(f"grade agreement {self.fidelity.agreement:.4f} is below {self.floor.agreement}")
         if self.fidelity.mean_kl > self.floor.mean_kl:
             found.append(f"mean KL {self.fidelity.mean_kl:.2g} is above {self.floor.mean_kl}")
+        most = self.floor.max_logit
+        if most is not None and self.fidelity.max_logit_difference > most:
+            found.append(f"a label logit differs by {self.fidelity.max_logit_difference:.2g}, which is above {most}")
+        most = self.floor.logit_distance
+        if most is not None and self.fidelity.relative_logit_distance > most:
+            found.append(
+                f"relative distance of label logits {self.fidelity.relative_logit_distance:.2g} is above {most}"
+            )
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,13 +111,13 @@ def verify(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Verification:
-    """Run the task on both models, one after the other; without a floor, that of B's bits.
+    """Run the task on both models, one after the other; without a floor, that of ``floor_between``.
 
     A model is a transformers folder, which runs in torch in float32, or whatever ``open_backend`` opens. The task's
     strings are filled in from A's tokenizer where it has none.
     """
     progress = progress or Progress()
-    floor = floor or floor_of(model_bits(b))
+    floor = floor or floor_between(a, b)
     measured: list[Measured] = []
     for reference in (a, b):
         progress.phase(str(reference))
@@ -134,6 +163,6 @@ def model_bits(reference: str | Path) -> int:
     """Return the bits of most weights, 8 where nothing tells: the stricter floor."""
     path = Path(reference)
     if is_onnx_folder(path):
-        return 4 if read_facts(path).quant == "int4" else 8
+        return {"fp32": _FLOAT32, "int4": 4}.get(read_facts(path).quant, 8)
     quant = quant_of(path) if path.is_file() else None
     return quant.bits if quant else 8

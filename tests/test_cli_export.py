@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from helpers import make_pairs, run_command, write_jsonl
-from pairgrade import Annotator, InputError, LlamaOptions
+from pairgrade import Annotator, InputError, LlamaOptions, ModelError
 from pairgrade.cli.export import command
 
 pytest.importorskip("torch")
@@ -41,7 +41,8 @@ def test_the_files_label(tiny_folder: Callable[[str], Path], tmp_path: Path, pai
 def test_a_file_below_the_floor_is_told_by_the_exit_code(
     tiny_folder: Callable[[str], Path], tmp_path: Path, pairs: Path
 ) -> None:
-    options = ("--pairs", pairs, "--quant", "f32,q4_0", "--min-agreement", 0, "--max-kl", 1e-3, "--threads", 1)
+    limits = ("--min-agreement", 0, "--max-kl", 1e-3, "--max-logit-distance", 1)
+    options = ("--pairs", pairs, "--quant", "f32,q4_0", *limits, "--threads", 1)
     result = run_command(command, tiny_folder("qwen2"), "--out", tmp_path / "out", *options, "--json")
     assert result.exit_code == 3
     report = json.loads(result.output)
@@ -54,6 +55,25 @@ def test_a_file_below_the_floor_is_told_by_the_exit_code(
     assert allowed.exit_code == 0
     assert "below its floor; mean KL" in allowed.output
     assert len(list((tmp_path / "all").glob("*.gguf"))) == 2
+
+
+def test_onnx_in_full_precision_is_written_and_has_the_folders_logits(
+    tiny_folder: Callable[[str], Path], tmp_path: Path, pairs: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    options = ("--to", "onnx", "--quant", "fp32", "--pairs", pairs, "--threads", 1)
+    done = run_command(command, tiny_folder("qwen2"), "--out", tmp_path / "out", *options)
+    assert done.exit_code == 0
+    assert "agreement 1.0000" in done.output
+    assert "kept its floor" in done.output
+    with Annotator.open(tmp_path / "out", llama=LlamaOptions(threads=1)) as annotator:
+        assert len(list(annotator.label(make_pairs(1, 2)))) == 2
+    with pytest.raises(ModelError, match="fp32 does not keep its floor .a label logit differs by"):
+        run_command(command, tiny_folder("qwen2"), "--out", tmp_path / "strict", *options, "--max-logit", 1e-9)
+    report = json.loads(
+        run_command(command, tiny_folder("qwen2"), "--out", tmp_path / "again", *options, "--json").output
+    )
+    assert report["verification"]["floor"]["max_logit"] == 1e-3
 
 
 def test_wrong_options_are_told_before_any_work(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_a_file_that_keeps_the_floor(tiny_folder: Callable[[str], Path], tmp_pat
     assert "B against A on 8 pairs" in result.output
     assert "1,000 of 1,000" in result.output
     assert "quadratic kappa of A and of B" in result.output
-    assert "agreement 0.97, mean KL 0.01" in result.output
+    assert "agreement 0.97, mean KL 0.01, relative distance of label logits 0.001" in result.output
     assert result.output.endswith("B keeps the floor.\n")
 
 
@@ -51,9 +51,14 @@ def test_one_that_does_not(tiny_folder: Callable[[str], Path], tmp_path: Path, p
     result = run_command(command, *arguments, "--max-kl", 1e-9, "--min-agreement", 0, "--json")
     assert result.exit_code == 1
     found = json.loads(result.output)
-    assert found["floor"] == {"agreement": 0, "mean_kl": 1e-9}
+    assert found["floor"] == {"agreement": 0, "mean_kl": 1e-9, "max_logit": None, "logit_distance": None}
     assert found["fidelity"]["pairs"] == 12
     assert found["passed"] is False
     (problem,) = found["problems"]
     assert problem.startswith("mean KL")
-    assert run_command(command, *arguments, "--max-kl", 100, "--min-agreement", 0).exit_code == 0
+    lax = (*arguments, "--max-kl", 100, "--min-agreement", 0)
+    assert run_command(command, *lax).exit_code == 0
+    stricter = json.loads(
+        run_command(command, *lax, "--max-logit", 1e-3, "--max-logit-distance", 1e-3, "--json").output
+    )
+    assert [problem.split()[0] for problem in stricter["problems"]] == ["a", "relative"]

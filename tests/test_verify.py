@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from helpers import make_pairs, write_jsonl
+from onnx_helpers import export
 from pairgrade import InputError, ModelError, NonFiniteError, Pair, Rubric
 from pairgrade.export.fidelity import fidelity
 from pairgrade.export.measure import Task, measure
 from pairgrade.export.pairs import chosen_pairs
-from pairgrade.export.verify import Floor, compare, floor_of, model_bits
+from pairgrade.export.verify import Floor, compare, floor_between, floor_of, model_bits, verify
 from pairgrade.fake import FakeBackend
 from pairgrade.prompt import PromptBuilder
 from pairgrade.readers import Source
@@ -110,9 +111,47 @@ def test_the_bits_of_a_file_choose_its_floor(tiny_folder: Callable[[str], Path],
     assert model_bits(tiny_folder("llama")) == 8
     assert floor_of(8) == Floor(0.97, 0.01)
     assert floor_of(4).mean_kl > floor_of(8).mean_kl
-    for wrong in ({"agreement": 1.1, "mean_kl": 0.1}, {"agreement": 0.9, "mean_kl": -1.0}):
+    for wrong in (
+        {"agreement": 1.1, "mean_kl": 0.1},
+        {"agreement": 0.9, "mean_kl": -1.0},
+        {"agreement": 0.9, "mean_kl": 0.1, "max_logit": -1.0},
+    ):
         with pytest.raises(InputError):
             Floor(**wrong)
+
+
+def test_float32_must_have_the_logits_of_its_folder(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = tiny_folder("gemma3")
+    write_gguf(folder, tmp_path / "f32.gguf")
+    exact = export(folder, tmp_path / "fp32")
+    assert floor_between(folder, exact) == Floor(0.97, 0.01, max_logit=1e-3)
+    assert floor_between(folder, tmp_path / "f32.gguf") == Floor(0.97, 0.01, logit_distance=1e-3)
+    assert floor_between(exact, tmp_path / "f32.gguf") == Floor(0.97, 0.01)
+    task = replace(TASK, strings=("a",))
+    for b in (exact, tmp_path / "f32.gguf"):
+        assert verify(folder, b, task, threads=1).problems == []
+    rounded = verify(exact, export(folder, tmp_path / "int8", "int8"), task, threads=1)
+    assert rounded.floor == Floor(0.97, 0.01)
+    assert rounded.fidelity.max_logit_difference > 1e-3
+    near = replace(
+        rounded, fidelity=replace(rounded.fidelity, agreement=1.0, mean_kl=0.001, relative_logit_distance=2e-3)
+    )
+    assert near.problems == []
+    assert len(replace(near, floor=Floor(0.97, 0.01, logit_distance=1e-3)).problems) == 1
+
+
+def test_a_disturbed_graph_fails_by_its_logits_alone(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    disturbed = tmp_path / "disturbed"
+    shutil.copytree(tiny_folder("llama"), disturbed)
+    weights = load_file(disturbed / "model.safetensors")
+    weights["model.layers.1.mlp.down_proj.weight"] *= np.float32(1.001)
+    save_file(weights, disturbed / "model.safetensors", {"format": "pt"})
+    found = verify(tiny_folder("llama"), export(disturbed, tmp_path / "fp32"), replace(TASK, strings=("a",)), threads=1)
+    assert found.fidelity.agreement == 1
+    (problem,) = found.problems
+    assert problem.startswith("a label logit differs by")
 
 
 def test_pairs_are_drawn_the_same_way_and_grouped(tmp_path: Path) -> None:
