@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import rich_click as click
@@ -23,10 +24,10 @@ _OPTIONS = [
                  help="Pairs to compare on: what `pairgrade label` reads.  [default: the shipped sample]"),
     click.option("--sample", type=click.IntRange(min=0), default=200, show_default=True, metavar="N", panel=_CHECK,
                  help="Take N of a file's pairs at random; 0 takes all."),
-    click.option("--rubric", "-r", default="trec", show_default=True, metavar="RUBRIC", panel=_CHECK,
-                 help="trec, binary, esci or a TOML file: the one the model was trained with."),
+    click.option("--rubric", "-r", metavar="RUBRIC", panel=_CHECK,
+                 help="trec, binary, esci or a TOML file.  [default: the one the model was trained with, else trec]"),
     click.option("--chat", type=click.Choice(["auto", *FORMAT_NAMES]), default="auto", metavar="NAME", panel=_CHECK,
-                 help="The turns around the prompt; auto tells by the model's control tokens."),
+                 help="The turns around the prompt; auto is its training's, or tells by the model's control tokens."),
     click.option("--min-agreement", type=click.FloatRange(0, 1), metavar="X", panel=_CHECK,
                  help="The least share of equal grades.  [default: 0.97; 0.90 for 4 bits]"),
     click.option("--max-kl", type=click.FloatRange(0), metavar="X", panel=_CHECK,
@@ -38,7 +39,7 @@ _OPTIONS = [
                  help="The largest distance of all label logits, relative to A's.  [default: 0.001 for an f32 GGUF "
                  "against a folder, else none]"),
     click.option("--ctx", type=int, metavar="N", panel=_CHECK,
-                 help="Longest prompt in tokens; documents are cut to fit.  [default: 2048, or as trained]"),
+                 help="Longest prompt in tokens; documents are cut to fit.  [default: its training's, else 2048]"),
     click.option("--threads", type=int, metavar="N", help="Threads.  [default: the physical cores]"),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
     click.option("--quiet", "-q", is_flag=True, help="No progress bar."),
@@ -53,15 +54,27 @@ def check_options(function: F) -> F:
     return function
 
 
+def as_trained(folder: str | Path, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values with rubric, turns and context as given, else as those of the model's training."""
+    from pairgrade.rubric import Rubric
+    from pairgrade.train.trained_prompt import read_trained_prompt, rubric_in_force
+
+    trained = read_trained_prompt(Path(folder))
+    given = Rubric.load(values["rubric"]) if values["rubric"] else None
+    own: dict[str, Any] = {"rubric": rubric_in_force(given, Path(folder), trained)}
+    if trained:
+        own["chat"] = trained.chat if values["chat"] == "auto" else values["chat"]
+        own["ctx"] = values["ctx"] or trained.context
+    return values | own
+
+
 def task(path: str | None, values: dict[str, Any]) -> Task:
-    """Read the pairs of a file, or the shipped sample, and the rubric."""
+    """Read the pairs of a file, or the shipped sample; the values are those of ``as_trained``."""
     from pairgrade.export.measure import Task
     from pairgrade.export.pairs import chosen_pairs
-    from pairgrade.rubric import Rubric
 
-    rubric = Rubric.load(values["rubric"])
     source = options.source(path, values) if path else None
-    return Task(chosen_pairs(source, values["sample"] or None), rubric, values["chat"])
+    return Task(chosen_pairs(source, values["sample"] or None), values["rubric"], values["chat"])
 
 
 def floor(own: Floor, values: dict[str, Any]) -> Floor:

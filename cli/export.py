@@ -12,7 +12,7 @@ import rich_click as click
 from rich.table import Table
 
 from pairgrade.cli import PARTIAL
-from pairgrade.cli.check_options import check_options, floor, task
+from pairgrade.cli.check_options import as_trained, check_options, floor, task
 from pairgrade.cli.consoles import result_console
 from pairgrade.cli.unfinished import whole_or_nothing
 from pairgrade.export.quantize import QUANTS, quants
@@ -96,12 +96,13 @@ _TARGETS: dict[str, Callable[[Path, Path, str | None, dict[str, Any]], None]] = 
 def command(folder: Path, target: str, quant: str | None, out: Path, **values: Any) -> None:
     """Write a model for the engine, and compare every file with the original before it is kept.
 
-    FOLDER is what `pairgrade merge` or transformers' save_pretrained wrote: Llama, Qwen 2 and 3, Gemma 2 and 3.
+    FOLDER is what `pairgrade merge` or transformers' save_pretrained wrote: Llama, Qwen 2 and 3, Gemma 2 and 3
+    (text only). OUT also holds a model card, where the model came from, and the rubric that it was trained with.
     A quantization whose labels are too far from the original's is not kept, and the exit code is then 3; where none
     is kept, OUT is not made, and it is 1.
     """
     with whole_or_nothing():
-        _TARGETS[target](folder, out, quant, values)
+        _TARGETS[target](folder, out, quant, as_trained(folder, values))
 
 
 def _print(report: ExportReport) -> None:

@@ -24,9 +24,9 @@ from pairgrade.cli.unfinished import whole_or_nothing
 @click.option("--pairs", metavar="PAIRS", help="Pairs to compare on.  [default: the shipped sample]")
 @click.option("--sample", type=click.IntRange(min=1), default=24, show_default=True, metavar="N",
               help="Take N of the pairs at random.")  # fmt: skip
-@click.option("--rubric", "-r", metavar="RUBRIC", help="The rubric of the prompts.  [default: the adapter's]")
+@click.option("--rubric", "-r", metavar="RUBRIC", help="The rubric of the prompts.  [default: the one in the adapter]")
 @options.pairs_options
-@click.option("--threads", type=int, metavar="N", help="Threads.  [default: torch's own choice]")
+@click.option("--threads", type=int, metavar="N", help="Threads.  [default: the physical cores]")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def command(
     adapter: Path,
@@ -46,10 +46,9 @@ def command(
     """
     from pairgrade.export.pairs import chosen_pairs
     from pairgrade.rubric import Rubric
-    from pairgrade.train.adapter import read_manifest
     from pairgrade.train.merge import merge
 
-    task = Rubric.load(rubric or read_manifest(adapter)["rubric"])
+    task = Rubric.load(rubric) if rubric else None
     source = options.source(pairs, values) if pairs else None
     with whole_or_nothing():
         merged = merge(adapter, out, chosen_pairs(source, sample), task, base, threads)

@@ -10,6 +10,8 @@
     embedding.npy     the embedding, a row a token; float32, or the upper halves of float32 (bfloat16) as uint16
     head.npy          the output head in the same form, where it is not the embedding
     tokenizer.json    and tokenizer_config.json, as in the folder that was exported
+    provenance.json   what it was made from and how it compared; README.md, a short card; rubric.toml, the rubric that
+                      the model was trained with, if it was. Nothing of these is needed to run it
 """
 
 from __future__ import annotations

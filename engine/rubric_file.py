@@ -1,7 +1,8 @@
-"""Reads a rubric from TOML: unknown keys, wrong types and missing fields are errors that name the place."""
+"""A rubric as TOML; in reading, unknown keys, wrong types and missing fields are errors that name the place."""
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import Annotated
 
@@ -66,6 +67,24 @@ def parse_rubric(text: str, source: str) -> Rubric:
         document_header=file.document_header,
         examples=tuple(Example(e.query, e.document, e.grade) for e in file.examples),
     )
+
+
+def rubric_toml(rubric: Rubric) -> str:
+    """Return the TOML that ``parse_rubric`` makes the same rubric of."""
+    fields = ("name", "instruction", "cue", "system", "query_header", "document_header")
+    lines = [f"{name} = {_quoted(getattr(rubric, name))}" for name in fields]
+    for grade in rubric.grades:
+        lines += ["", "[[grades]]", f"grade = {grade.grade}"]
+        lines += [f"label = {_quoted(grade.label)}", f"meaning = {_quoted(grade.meaning)}"]
+    for example in rubric.examples:
+        lines += ["", "[[examples]]", f"query = {_quoted(example.query)}"]
+        lines += [f"document = {_quoted(example.document)}", f"grade = {example.grade}"]
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    """Return a basic string of TOML, whose escapes are JSON's; the one that only TOML wants escaped is DEL."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def problems(error: ValidationError) -> list[str]:

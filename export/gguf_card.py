@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pairgrade.atomic import write_text
 from pairgrade.environment import package_version
 from pairgrade.export.measure import Task
+from pairgrade.export.provenance import origin_words, provenance, use_words
 from pairgrade.file_hashes import MANIFEST, folder_sha256s
-from pairgrade.records import Pair
-from pairgrade.train.base_model import folder_digest
+from pairgrade.train.trained_prompt import read_trained_prompt
 
 if TYPE_CHECKING:
     from pairgrade.export.gguf_export import ExportReport
@@ -24,18 +21,10 @@ _PACKAGES = ("pairgrade", "gguf", "llama-cpp-python", "torch", "transformers")
 
 def write_manifest(work: Path, source: Path, report: ExportReport, check: Task, calibration: Task | None) -> None:
     """Write manifest.json over the files that lie in ``work``."""
-    origin = source_manifest(source)
-    identity = origin.get("identity") or {}
     table = {
         "kind": "gguf",
         "files": folder_sha256s(work),
-        "source": {"name": source.resolve().name, "sha256": folder_digest(source)},
-        "base": origin.get("base"),
-        "adapter": origin.get("adapter"),
-        "data": identity.get("input") if isinstance(identity, dict) else None,  # what the adapter was trained on
-        "rubric": {"name": check.rubric.name, "sha256": check.rubric.digest},
-        "check": {"pairs": len(check.pairs), "sha256": pairs_digest(check.pairs)},
-        "calibration": calibration and {"pairs": len(calibration.pairs), "sha256": pairs_digest(calibration.pairs)},
+        **provenance(source, check, calibration),
         "quants": {file.file: file.to_dict() for file in report.files},
         "versions": {name: package_version(name) for name in _PACKAGES},
     }
@@ -52,12 +41,11 @@ def write_card(work: Path, source: Path, report: ExportReport) -> None:
         f"{'; '.join(f.verification.problems) or 'kept'} |"
         for f in report.files
     ]
-    base = source_manifest(source).get("base")
     lines = [
         f"# {report.out.name}",
         "",
-        f"GGUF files of `{source.resolve().name}`" + (f" (base: {Path(str(base)).name})" if base else "") + ", which "
-        "grade query-document pairs: `pairgrade label PAIRS --model FILE`.",
+        f"GGUF files of {origin_words(source)}, which grade query-document pairs.",
+        use_words(read_trained_prompt(source), "FILE"),
         "",
         f"Each was compared with the original in float32 on {check.fidelity.pairs} pairs: the share of equal grades, "
         f"the KL divergence over the label words (nats), and the ids of {check.strings} odd strings.",
@@ -69,20 +57,3 @@ def write_card(work: Path, source: Path, report: ExportReport) -> None:
         "The licence is that of the base model. manifest.json holds the sha256 of each file.",
     ]
     write_text(work / "README.md", "\n".join(lines) + "\n")
-
-
-def source_manifest(source: Path) -> dict[str, Any]:
-    """Return the manifest of the folder that is exported, or nothing where it has none."""
-    try:
-        table = json.loads((source / MANIFEST).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError, RecursionError):
-        return {}
-    return table if isinstance(table, dict) else {}
-
-
-def pairs_digest(pairs: Iterable[Pair]) -> str:
-    """Return the sha256 of some pairs, in their order."""
-    state = hashlib.sha256()
-    for pair in pairs:
-        state.update(json.dumps(asdict(pair), ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
-    return state.hexdigest()

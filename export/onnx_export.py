@@ -8,6 +8,7 @@ from typing import Any
 
 from pairgrade.errors import ModelError
 from pairgrade.export.measure import Task
+from pairgrade.export.onnx_card import describe
 from pairgrade.export.onnx_folder import OnnxSettings, write_onnx
 from pairgrade.export.output import new_folder
 from pairgrade.export.verify import Floor, Verification, verify
@@ -73,5 +74,6 @@ def export_onnx(
                 raise ModelError(
                     f"{source}: {settings.quant} does not keep its floor ({problems}); see --allow-below-floor"
                 )
+        manifest = describe(work, source, out.name, settings, manifest, check, found)
         size = sum(path.stat().st_size for path in work.iterdir())
     return OnnxReport(out, size, manifest, found)

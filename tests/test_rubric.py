@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from pairgrade import Grade, Rubric, RubricError
-from pairgrade.rubric import BUILT_IN
-from pairgrade.rubric_file import parse_rubric
+from pairgrade.rubric import BUILT_IN, Example
+from pairgrade.rubric_file import parse_rubric, rubric_toml
 
 TWO = "[[grades]]\ngrade=0\nlabel='no'\nmeaning='bad'\n[[grades]]\ngrade=1\nlabel='yes'\nmeaning='good'\n"
 HEAD = "name='x'\ninstruction='Do it.'\n"
@@ -23,6 +23,19 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     rubric = Rubric.load(path)
     assert rubric.labels == ("no", "yes")
     assert rubric.examples[0].grade == 1
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_rubric_is_written_as_the_toml_it_was_read_from(name: str) -> None:
+    rubric = Rubric.load(name)
+    assert parse_rubric(rubric_toml(rubric), "again") == rubric
+
+
+def test_odd_characters_come_back_from_toml() -> None:
+    odd = '"quoted" \\\\ \\u0041 \t\x7f\x01 half\u00a0½ 🙂\r\n[[grades]]'
+    grades = (Grade(-1, odd, "'" + odd), Grade(7, "b", "'''"))
+    rubric = Rubric(odd, f"x{odd}", grades, odd, odd, odd, odd, (Example(odd, odd, 7), Example("q", "d", -1)))
+    assert parse_rubric(rubric_toml(rubric), "again") == rubric
 
 
 def test_grades_are_put_in_ascending_order() -> None:

@@ -16,6 +16,7 @@ from pairgrade.manifest import Identity
 from pairgrade.qrels import write_qrels
 from pairgrade.rubric import Rubric
 from pairgrade.train.curves import draw_confusions, draw_curves
+from pairgrade.train.trained_prompt import write_rubric
 
 if TYPE_CHECKING:
     from pairgrade.train.run import Trained
@@ -43,6 +44,7 @@ def save_adapter(
         draw_curves(trained.losses, trained.evaluations, work / "curves.png")
         draw_confusions(trained.evaluations[0], trained.best, rubric.values, work / "confusion.png")
         write_text(work / "README.md", _card(trained, options, rubric))
+        write_rubric(rubric, work)
         table = {
             "kind": "adapter",
             "base": str(trained.base.resolve()),
@@ -110,7 +112,7 @@ def _card(trained: Trained, options: dict[str, Any], rubric: Rubric) -> str:
         "`held-out.qrels` has the graded pairs of the validation queries, none of them trained on: calibrate there.",
         "The validation pairs chose the step, so a test on pairs of their own is needed before the figures are",
         "believed. Merge it with `pairgrade merge`, export it with `pairgrade export`. Only for the rubric it was",
-        "trained with.",
+        f"trained with, `rubric.toml`, and prompts of at most {options['context']} tokens (`label --ctx`).",
     ]
     return "\n".join(lines) + "\n"
 

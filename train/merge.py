@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from pairgrade.train.adapter import read_manifest
 from pairgrade.train.base_model import folder_digest
 from pairgrade.train.options import TrainOptions
 from pairgrade.train.prompts import builder_of
+from pairgrade.train.trained_prompt import TrainedPrompt, read_trained_prompt, rubric_in_force
 
 TOLERANCE = 1e-4  # of the largest logit, over the whole vocabulary
 _TOKENIZER_FILES = (
@@ -51,11 +52,13 @@ def merge(
     adapter: Path,
     out: Path,
     pairs: Sequence[Pair],
-    rubric: Rubric,
+    rubric: Rubric | None = None,
     base: Path | None = None,
     threads: int | None = None,
 ) -> Merged:
     """Fold an adapter into its base in float32, and write the model as a transformers folder.
+
+    The prompts are those of the training, and so is the rubric unless another is given.
 
     Merged and adapter-on logits are compared at the cue of each pair's prompt over the whole vocabulary; where they
     differ by more than 1e-4 of the largest logit nothing is written and ModelError tells. ModelError also where the
@@ -67,8 +70,13 @@ def merge(
     if not os.path.isdir(folder):  # False also for a name that no folder can have
         raise ModelError(f"the adapter's base {folder} is not there; say where it is now with --base")
     _check_base(adapter, manifest, folder)
-    options = TrainOptions(threads=threads)
-    builder = builder_of(folder, rubric, options)
+    trained = read_trained_prompt(adapter)
+    if trained is None:
+        raise ModelError(f"{adapter}: its {MANIFEST} does not tell the prompt of the training; train it again")
+    rubric = rubric_in_force(rubric, adapter, trained)
+    if trained.rubric is None and rubric.digest == trained.digest:
+        trained = replace(trained, rubric=rubric)
+    builder = builder_of(folder, rubric, TrainOptions(context=trained.context, chat=trained.chat))
     prompts = [builder.build(pair).ids for pair in pairs]
     model = load_folder(folder, threads)  # float32, on any machine
     plain = _logits(model, prompts)
@@ -95,7 +103,8 @@ def merge(
         )
     with new_folder(out) as work:
         _save(model, folder, work)
-        _describe(work, found, manifest, rubric)
+        trained.write(work)
+        _describe(work, found, manifest, trained)
     return found
 
 
@@ -124,12 +133,13 @@ def _save(model: Any, base: Path, work: Path) -> None:
             shutil.copyfile(base / name, work / name)
 
 
-def _describe(work: Path, found: Merged, manifest: dict[str, Any], rubric: Rubric) -> None:
+def _describe(work: Path, found: Merged, manifest: dict[str, Any], trained: TrainedPrompt) -> None:
     card = [
         f"# {found.out.name}",
         "",
         f"`{found.base.name}` with the LoRA adapter `{found.adapter.name}` folded in, in float32: an annotator that "
-        f"grades query-document pairs by the rubric `{rubric.name}`.",
+        f"grades query-document pairs by the rubric `{manifest['rubric']}`"
+        f"{' (rubric.toml)' if trained.rubric else ''}, in prompts of at most {trained.context} tokens.",
         "",
         f"On {found.prompts} prompts its logits equal those of the adapter beside the base to {found.difference:.1e} "
         "of the largest logit.",

@@ -64,10 +64,12 @@ def _merge(folder: Path, scratch: Path) -> None:
 
     adapter = scratch / "sound-adapter"
     adapter.mkdir()
-    identity = {"base": folder_digest(folder)}
+    prompt = {"rubric": TREC.digest, "chat_format": "plain", "option.context": "1024"}
+    identity = {"base": folder_digest(folder)} | prompt
     (adapter / "manifest.json").write_text(
         json.dumps({"kind": "adapter", "base": str(folder), "identity": identity, "rubric": "trec"})
     )
+    (adapter / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     save_file({"a": torch.zeros(2)}, adapter / "adapter_model.safetensors")
     merge(adapter, scratch / "merged", make_pairs(1, 1), TREC, base=folder)
 
@@ -107,6 +109,74 @@ def test_a_pickle_is_never_read(way: str, name: str, tmp_path: Path, tiny_folder
     assert canary.exists()  # it would have
 
 
+def _pickled_adapter(folder: Path, base: Path, canary: Path) -> Path:
+    """Put an adapter's config and its pickled weights into a folder, as peft writes them."""
+    from peft import LoraConfig
+
+    LoraConfig(task_type="CAUSAL_LM", base_model_name_or_path=str(base)).save_pretrained(str(folder))
+    (folder / "adapter_model.bin").write_bytes(pickle.dumps(Canary(canary)))
+    return folder
+
+
+def test_a_pickle_beside_other_safetensors_of_an_adapter_is_never_read(
+    tmp_path: Path, tiny_folder: Callable[[str], Path]
+) -> None:
+    adapter = _pickled_adapter(tmp_path / "adapter", tiny_folder("llama"), tmp_path / "canary")
+    save_file({"a": torch.zeros(2)}, adapter / "other.safetensors")
+    with pytest.raises(ModelError, match=r"holds no adapter_model\.safetensors"):
+        _merge_it(adapter, tmp_path)
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize(
+    "config",
+    ['{"peft_type": "XLORA", "adapters": {"0": "elsewhere"}}', '{"peft_type": "LORA", "megatron_config": {"a": 1}}'],
+)
+def test_an_adapter_that_wants_other_adapters_or_a_module_is_refused(
+    config: str, tmp_path: Path, tiny_folder: Callable[[str], Path]
+) -> None:
+    save_file({"a": torch.zeros(2)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match=r"holds no adapter_config\.json"):
+        check_folder(tmp_path, adapter=True)
+    (tmp_path / "adapter_config.json").write_text(config)
+    with pytest.raises(ModelError, match="only plain LoRA is loaded"):
+        _merge_it(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("way", [way for way in EVERY_WAY if way not in ("label", "merge it")])
+@pytest.mark.parametrize("weights", ["adapter_model.bin", "adapter_model.safetensors"])
+def test_an_adapter_beside_a_model_is_never_laid_over_it(
+    way: str, weights: str, tmp_path: Path, tiny_folder: Callable[[str], Path]
+) -> None:
+    folder = shutil.copytree(tiny_folder("llama"), tmp_path / "model")
+    _pickled_adapter(folder, tiny_folder("llama"), tmp_path / "canary")
+    if weights.endswith(".safetensors"):
+        save_file({"a": torch.zeros(2)}, folder / weights)
+    with pytest.raises(ModelError, match=r"holds an adapter \(adapter_config\.json\)"):
+        EVERY_WAY[way](folder, tmp_path)
+    assert not (tmp_path / "canary").exists()
+
+
+def test_nothing_beside_a_gguf_is_read(
+    tmp_path: Path, tiny_gguf_path: Path, tiny_folder: Callable[[str], Path]
+) -> None:
+    """A folder of its own is made of a GGUF for training; the files beside it name another base and a pickle."""
+    from pairgrade.export.gguf_writer import write_gguf
+    from pairgrade.train.base_model import resolve_folder
+
+    write_gguf(tiny_folder("qwen2"), tmp_path / "sound.gguf")
+    folder = tmp_path / "gguf"
+    _pickled_adapter(folder, tiny_folder("llama"), tmp_path / "canary")
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(tiny_folder("llama") / name, folder / name)
+    shutil.copyfile(tmp_path / "sound.gguf", folder / "model.gguf")
+    alone = resolve_folder(str(tmp_path / "sound.gguf"), tmp_path / "alone")
+    made = resolve_folder(str(folder / "model.gguf"), tmp_path / "made")
+    assert not (tmp_path / "canary").exists()
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (made / name).read_bytes() == (alone / name).read_bytes()
+
+
 def encoder_of(folder: Path, source: Path, modules: list[dict[str, object]]) -> Path:
     shutil.copytree(source, folder)
     (folder / "modules.json").write_text(json.dumps(modules))
@@ -125,8 +195,29 @@ def test_a_pickle_of_an_encoders_further_layer_is_never_read(
     (folder / "2_Dense").mkdir()
     check_folder(folder)
     (folder / "2_Dense" / "pytorch_model.bin").write_bytes(pickle.dumps(Canary(tmp_path / "canary")))
-    with pytest.raises(ModelError, match=r"2_Dense holds no weights in safetensors.* is a pickle"):
-        check_folder(folder)
+    for _ in range(2):  # and not beside safetensors of another name
+        with pytest.raises(ModelError, match=r"2_Dense holds no weights in safetensors.* is a pickle"):
+            check_folder(folder)
+        save_file({"a": torch.zeros(2)}, folder / "2_Dense" / "other.safetensors")
+    save_file({"a": torch.zeros(2)}, folder / "2_Dense" / "model.safetensors")
+    check_folder(folder)
+
+
+@pytest.mark.parametrize("where", ["", "0_Transformer"])
+def test_an_adapter_beside_an_encoder_is_never_laid_over_it(
+    where: str, tmp_path: Path, tiny_folder: Callable[[str], Path]
+) -> None:
+    from pairgrade.train.encoder import resolve_encoder
+
+    modules: list[dict[str, object]] = [
+        {"name": "0", "path": where, "type": "sentence_transformers.models.Transformer"}
+    ]
+    folder = encoder_of(tmp_path / "encoder", tiny_folder("llama"), modules)
+    (folder / "0_Transformer").mkdir()
+    assert resolve_encoder(str(folder)) == folder
+    (folder / where / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"holds an adapter \(adapter_config\.json\)"):
+        resolve_encoder(str(folder))
 
 
 @pytest.mark.parametrize(
@@ -136,6 +227,7 @@ def test_a_pickle_of_an_encoders_further_layer_is_never_read(
         {"path": "1"},
         {"path": "../elsewhere", "type": "sentence_transformers.models.Dense"},
         {"path": "/elsewhere", "type": "sentence_transformers.models.Dense"},
+        {"path": "1", "type": "sentence_transformers.base.modules.router.Router"},
         "sentence_transformers.models.Dense",
     ],
 )

@@ -1,0 +1,94 @@
+"""The prompt that an annotator was trained with: carried on from the adapter to the merged model and its exports.
+
+Each of these folders holds the rubric as rubric.toml. The digest of the rubric, the turns of the chat and the context
+are part of the training's identity in manifest.json.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pairgrade.atomic import write_text
+from pairgrade.errors import ModelError, RubricError
+from pairgrade.file_hashes import MANIFEST
+from pairgrade.rubric import BUILT_IN, Rubric
+from pairgrade.rubric_file import rubric_toml
+
+RUBRIC = "rubric.toml"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedPrompt:
+    """What made the prompts of a training."""
+
+    digest: str  # of the rubric
+    rubric: Rubric | None  # None: the folder does not hold it, and it is none of the built-in ones
+    chat: str  # the turns around the prompt, by name
+    context: int  # longest prompt in tokens
+
+    def write(self, folder: Path) -> None:
+        """Write the rubric into a folder."""
+        if self.rubric is not None:
+            write_rubric(self.rubric, folder)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it for a manifest."""
+        rubric = {"name": self.rubric.name if self.rubric else None, "sha256": self.digest}
+        return {"rubric": rubric, "chat": self.chat, "context": self.context}
+
+
+def write_rubric(rubric: Rubric, folder: Path) -> None:
+    """Write the rubric that a model is trained with beside it."""
+    write_text(folder / RUBRIC, rubric_toml(rubric))
+
+
+def read_trained_prompt(folder: Path) -> TrainedPrompt | None:
+    """Read it of an adapter or a merged model; None for a folder, or what is none, that tells of no training.
+
+    ModelError where rubric.toml is not the rubric of the training.
+    """
+    try:
+        table = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        identity = table["identity"]
+        digest, chat, context = identity["rubric"], identity["chat_format"], int(identity["option.context"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    file = folder / RUBRIC
+    if file.is_file():
+        rubric: Rubric | None = Rubric.load(file)
+        if rubric is not None and rubric.digest != digest:
+            raise ModelError(
+                f"{file} is not the rubric that the model was trained with: its digest is {rubric.digest}, "
+                f"expected is {digest}"
+            )
+    else:
+        rubric = next((known for known in map(Rubric.load, BUILT_IN) if known.digest == digest), None)
+    return TrainedPrompt(str(digest), rubric, str(chat), context)
+
+
+def rubric_in_force(given: Rubric | None, folder: Path, trained: TrainedPrompt | None) -> Rubric:
+    """Return the rubric that was given, else the one of the training, and trec for a model without one.
+
+    A given one that is not that of the training is warned of.
+    """
+    if given is None:
+        if trained is None:
+            return Rubric.load("trec")
+        if trained.rubric is None:
+            raise RubricError(
+                f"{folder} does not hold the rubric that it was trained with, and none of the built-in ones has its "
+                f"digest ({trained.digest}); give it with --rubric"
+            )
+        return trained.rubric
+    if trained is not None and given.digest != trained.digest:
+        _log.warning(
+            "%s was trained with another rubric than the '%s' that was given: its digest is %s, the other's %s. "
+            "A model grades by the rubric of its training; leave --rubric out to take that one",
+            folder, given.name, trained.digest, given.digest,
+        )  # fmt: skip
+    return given
