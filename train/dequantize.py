@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +55,9 @@ def write_tokenizer(gguf: Path, folder: Path) -> None:
         from transformers import AutoTokenizer
     except ImportError as error:
         raise MissingExtraError("the tokenizer of a GGUF", error.name or "transformers", "train") from None
-    with quiet_transformers():
+    with quiet_transformers(), _alone(gguf) as (source, settings):
         try:
-            AutoTokenizer.from_pretrained(str(gguf.parent), **_source(gguf)).save_pretrained(str(folder))
+            AutoTokenizer.from_pretrained(source, **settings).save_pretrained(str(folder))
         except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
             raise _unreadable(gguf, error) from None
     model = LlamaModel(gguf, vocab_only=True)
@@ -65,8 +68,12 @@ def write_tokenizer(gguf: Path, folder: Path) -> None:
         model.close()
 
 
-def _source(gguf: Path) -> dict[str, Any]:
-    return {"gguf_file": gguf.name, "local_files_only": True, "trust_remote_code": False}
+@contextmanager
+def _alone(gguf: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield what transformers reads a GGUF by, in a folder of its own: it obeys files that lie beside one."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / gguf.name).symlink_to(gguf.resolve())
+        yield folder, {"gguf_file": gguf.name, "local_files_only": True, "trust_remote_code": False}
 
 
 def _unreadable(gguf: Path, error: Exception) -> ModelError:
@@ -82,9 +89,9 @@ def _convert(gguf: Path, folder: Path) -> None:
         from transformers import AutoModelForCausalLM
     except ImportError as error:
         raise MissingExtraError("training from a GGUF", error.name or "transformers", "train") from None
-    with quiet_transformers():
+    with quiet_transformers(), _alone(gguf) as (source, settings):
         try:
-            model = AutoModelForCausalLM.from_pretrained(str(gguf.parent), dtype=torch.float32, **_source(gguf))
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **settings)
         except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
             raise _unreadable(gguf, error) from None
         if hasattr(model.config, "quantization_config"):  # else save_pretrained takes the weights for quantized

@@ -65,10 +65,11 @@ def merge(
     base is not the one that the adapter was trained on.
     """
     manifest = read_manifest(adapter)
-    check_folder(adapter)
+    check_folder(adapter, adapter=True)
     folder = base or Path(manifest["base"])
     if not os.path.isdir(folder):  # False also for a name that no folder can have
         raise ModelError(f"the adapter's base {folder} is not there; say where it is now with --base")
+    check_folder(folder)
     _check_base(adapter, manifest, folder)
     trained = read_trained_prompt(adapter)
     if trained is None:

@@ -85,6 +85,7 @@ def test_flipped_bits_of_safetensors(kind: str, tiny_folder: Callable[[str], Pat
     folder = shutil.copytree(tiny_folder("llama"), tmp_path / kind)
     if kind == "adapter":
         (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+        (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     table = {
         "kind": kind,
         "base": str(tiny_folder("llama")),
