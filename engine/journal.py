@@ -13,14 +13,17 @@ import os
 import time
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
+from pairgrade.disk import refused
 from pairgrade.errors import ResumeError, StorageError
 from pairgrade.records import Judgment
 
 _log = logging.getLogger(__name__)
+_GO_ON = "everything before is kept: make room and run the same command again"
 _SYNC_SECONDS = 1.0  # at most this much work can be lost to a power cut; a killed process loses none of it
 
 
@@ -53,13 +56,10 @@ class Journal:
         try:
             _write_all(self._file, data)
             if time.monotonic() - self._synced > _SYNC_SECONDS:
-                self.sync()
+                self._force()
         except OSError as error:
             os.ftruncate(self._file, size)
-            raise StorageError(
-                f"{self._path}: {error.strerror} while {len(data)} bytes were being written; everything before them "
-                "is kept: make room and run the same command again"
-            ) from error
+            raise refused(self._path, error, f"the next records need {len(data):,} bytes", _GO_ON) from error
         return list(accumulate(map(len, lines[:-1]), initial=size)) if lines else []
 
     @property
@@ -73,13 +73,19 @@ class Journal:
         self.sync()
 
     def sync(self) -> None:
-        """Force what was appended to the disk."""
-        os.fsync(self._file)
-        self._synced = time.monotonic()
+        """Force what was appended to the disk; StorageError where it refuses."""
+        try:
+            self._force()
+        except OSError as error:
+            raise refused(self._path, error, f"it holds {self.end:,} bytes", _GO_ON) from error
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
+
+    def _force(self) -> None:
+        os.fsync(self._file)
+        self._synced = time.monotonic()
 
 
 def read_entries(path: Path) -> Iterator[tuple[int, Entry]]:
@@ -124,9 +130,8 @@ def _start(path: Path, identity: str) -> None:
                 return
     except FileNotFoundError:
         pass
-    with path.open("wb") as file:  # new, or killed before its first line was whole
-        file.write(header)
-        file.flush()
+    with path.open("wb") as file, _head(path, header):  # new, or killed before its first line was whole
+        _write_all(file.fileno(), header)
         os.fsync(file.fileno())
 
 
@@ -135,7 +140,17 @@ def _mend_header(path: Path, file: int, header: bytes, found: bytes) -> None:
     if len(found) != len(header):
         raise ResumeError(f"{path} is damaged in its first line; remove it to begin again")
     _log.warning("%s: the first line is damaged; it is written again and the records are kept", path)
-    os.pwrite(file, header, 0)
+    with _head(path, header):
+        os.pwrite(file, header, 0)
+
+
+@contextmanager
+def _head(path: Path, header: bytes) -> Iterator[None]:
+    """Turn the disk's refusal of the first line into a StorageError."""
+    try:
+        yield
+    except OSError as error:
+        raise refused(path, error, f"its first line needs {len(header):,} bytes", _GO_ON) from error
 
 
 def _cut_torn_tail(file: int, start: int) -> None:

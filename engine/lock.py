@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pairgrade.disk import refused
 from pairgrade.errors import LockedError, StorageError
 
 
@@ -38,8 +39,7 @@ def exclusive(path: Path) -> Iterator[None]:
             break
         os.close(file)  # the holder finished and removed the file between our open and our lock
     try:
-        os.ftruncate(file, 0)
-        os.pwrite(file, str(os.getpid()).encode(), 0)
+        _sign(file, path)
         yield
     finally:
         os.close(file)
@@ -71,6 +71,17 @@ def _take(file: int) -> None:
             return
         time.sleep(0.02)
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _sign(file: int, path: Path) -> None:
+    """Write this process's id into the lock file."""
+    holder = str(os.getpid()).encode()
+    try:
+        os.ftruncate(file, 0)
+        os.pwrite(file, holder, 0)
+    except OSError as error:
+        then = "make room and run the same command again"
+        raise refused(path, error, f"it needs {len(holder)} bytes", then) from error
 
 
 def _same(file: int, path: Path) -> bool:

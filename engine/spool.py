@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
-from pairgrade.errors import InputError, StorageError
+from pairgrade.disk import refused, table_bytes
+from pairgrade.errors import InputError, PairgradeError, StorageError
 from pairgrade.lines import shown
 from pairgrade.records import Pair, Rejection
 
@@ -56,12 +58,13 @@ def build(path: Path, rows: Iterable[tuple[int, Pair | Rejection]], selection: S
     """
     unfinished = path.with_suffix(".part")
     unfinished.unlink(missing_ok=True)
+    taken = _Taken(rows, selection.limit)
     try:
         database = _open(unfinished)
         try:
             database.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;" + _SCHEMA)
             database.execute("INSERT INTO source VALUES (?)", (_storable(name),))
-            _fill(database, rows, selection)
+            _fill(database, taken, selection)
             database.execute("CREATE INDEX pair_ids ON pair(query_id, doc_id)")
             _settle_duplicates(database, selection, name)
             if selection.sample is not None:
@@ -72,12 +75,12 @@ def build(path: Path, rows: Iterable[tuple[int, Pair | Rejection]], selection: S
         finally:
             database.close()
     except sqlite3.OperationalError as error:
-        raise StorageError(
-            f"{unfinished}: {error} while the input was copied; make room, there or "
-            "in the system's folder for temporary files, and run again"
-        ) from error
+        raise _shortage(unfinished, error, taken) from error
     with unfinished.open("rb") as file:
-        os.fsync(file.fileno())
+        try:
+            os.fsync(file.fileno())
+        except OSError as error:
+            raise _shortage(unfinished, error, taken) from error
     os.replace(unfinished, path)
 
 
@@ -126,11 +129,48 @@ class Spool:
         self._database.close()
 
 
+class _Taken:
+    """The rows that are taken of an input, and how many bytes their copy needs."""
+
+    def __init__(self, rows: Iterable[tuple[int, Pair | Rejection]], limit: int | None) -> None:
+        self._rows, self._limit = iter(rows), limit
+        self._count = self._pairs = self._texts = 0
+
+    def __iter__(self) -> Iterator[tuple[int, Pair | Rejection]]:
+        return self
+
+    def __next__(self) -> tuple[int, Pair | Rejection]:
+        if self._pairs == self._limit:
+            raise StopIteration
+        line, item = next(self._rows)
+        self._count += 1
+        if isinstance(item, Pair):
+            self._pairs += 1
+            ids = item.query_id, item.doc_id
+            texts = (*ids, *ids, item.query, item.document, item.title)  # the ids in an index, too
+            self._texts += sum(len(text.encode()) for text in texts)
+        return line, item
+
+    def all_bytes(self) -> int:
+        """Read the rows that are left and estimate what the copy of all of them needs."""
+        with suppress(PairgradeError):  # what is wrong with the input is told when there is room
+            for _ in self:
+                pass
+        return table_bytes(self._texts, self._count)
+
+
+def _shortage(unfinished: Path, error: Exception, taken: _Taken) -> StorageError:
+    unfinished.unlink(missing_ok=True)  # its bytes count as free
+    needed = f"the input's copy needs about {taken.all_bytes():,} bytes"
+    then = "make room, there or in the system's folder for temporary files, and run again"
+    return refused(unfinished, error, needed, then)
+
+
 def _open(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(path)
 
 
-def _fill(database: sqlite3.Connection, rows: Iterable[tuple[int, Pair | Rejection]], selection: Selection) -> None:
+def _fill(database: sqlite3.Connection, rows: _Taken, selection: Selection) -> None:
     count = 0
     for line, item in rows:
         if isinstance(item, Rejection):
@@ -142,8 +182,6 @@ def _fill(database: sqlite3.Connection, rows: Iterable[tuple[int, Pair | Rejecti
         fields = (item.query_id, item.doc_id, item.query, item.document, item.title, item.grade)
         keys = (_key(item.query), _key(f"{item.title}\0{item.document}"), drawn)
         database.execute("INSERT INTO pair VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (count, line, *fields, *keys))
-        if count == selection.limit:
-            break
 
 
 def _settle_duplicates(database: sqlite3.Connection, selection: Selection, name: str) -> None:

@@ -10,9 +10,10 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 
 from pairgrade.delimited import tab_separated
+from pairgrade.disk import refused, table_bytes
 from pairgrade.errors import InputError, StorageError
 from pairgrade.lines import Row, shown, text_lines
 from pairgrade.records import Rejection
@@ -73,10 +74,13 @@ class _Texts:
 
     def __init__(self, database: sqlite3.Connection, name: str, source: str) -> None:
         self._database, self._name, self._source = database, name, source
+        self._wanted = self._kept = self._ids = self._bytes = 0
         database.execute(f"CREATE TABLE {name} (id TEXT PRIMARY KEY, line INTEGER, title TEXT, text TEXT)")
 
     def want(self, identifier: str) -> None:
-        self._database.execute(f"INSERT OR IGNORE INTO {self._name} (id) VALUES (?)", (identifier,))
+        new = self._database.execute(f"INSERT OR IGNORE INTO {self._name} (id) VALUES (?)", (identifier,)).rowcount
+        self._wanted += new
+        self._ids += 2 * new * len(identifier.encode())  # in the table and its index
 
     def keep(self, line: int, identifier: str, title: str, text: str) -> Rejection | None:
         """Keep the text if it is wanted; a second one of the same id is rejected."""
@@ -86,9 +90,16 @@ class _Texts:
             return None
         if found[0] is not None:
             return Rejection(self._source, line, f"the id {shown(identifier)} is on line {found[0]} already")
+        self._kept += 1
+        self._bytes += len(title.encode()) + len(text.encode())
         update = f"UPDATE {self._name} SET line = ?, title = ?, text = ? WHERE id = ?"
         self._database.execute(update, (line, title, text, identifier))
         return None
+
+    def needed(self) -> tuple[int, bool]:
+        """Return the bytes that the wanted texts take, from those kept so far; False where that is none."""
+        texts = self._bytes * self._wanted // self._kept if self._kept else 0
+        return table_bytes(self._ids + texts, self._wanted), self._kept > 0
 
     def get(self, identifier: str) -> tuple[str, str] | None:
         """Return title and text."""
@@ -110,8 +121,9 @@ def join(
     learn which texts are wanted; they lie in a folder of their own under ``scratch`` until the iterator ends.
     Raises StorageError where the disk refuses them.
     """
-    with _database(scratch) as database:
-        tables = [_Texts(database, "query", queries[0]), _Texts(database, "document", documents[0])]
+    tables: list[_Texts] = []
+    with _database(scratch, tables) as database:
+        tables += _Texts(database, "query", queries[0]), _Texts(database, "document", documents[0])
         for item in judged():
             if not isinstance(item, Rejection):
                 tables[0].want(item[1][0])
@@ -147,8 +159,9 @@ def _joined(
 
 
 @contextmanager
-def _database(scratch: Path | None) -> Iterator[sqlite3.Connection]:
+def _database(scratch: Path | None, tables: list[_Texts]) -> Iterator[sqlite3.Connection]:
     """Open an SQLite file that is gone afterwards; it need not survive anything, so nothing is synced."""
+    place = scratch or Path(gettempdir())
     try:
         with TemporaryDirectory(prefix="texts-", dir=scratch) as folder:
             # one iterator may be carried from thread to thread, though never used by two at once
@@ -159,5 +172,8 @@ def _database(scratch: Path | None) -> Iterator[sqlite3.Connection]:
                 )
                 yield database
     except (sqlite3.Error, OSError) as error:
-        place = scratch or "the folder for temporary files"
-        raise StorageError(f"{place}: cannot hold the input's texts: {error}; make room there") from error
+        if not tables:
+            raise StorageError(f"{place}: cannot hold the input's texts: {error}; make room there") from error
+        needed, known = zip(*(table.needed() for table in tables), strict=True)
+        texts = f"the input's texts need {'about' if all(known) else 'more than'} {sum(needed):,} bytes"
+        raise refused(place / "texts.sqlite", error, texts, "make room there and run again") from error

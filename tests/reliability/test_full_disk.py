@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import sqlite3
 import stat
 import subprocess
@@ -20,9 +21,9 @@ from helpers import make_pairs, write_jsonl
 from pairgrade import Annotator, AnnotatorOptions, InputError, PlanOptions, Rubric, StorageError
 from pairgrade.fake import FakeBackend
 from pairgrade.job import LabelJob
-from pairgrade.readers import Source, read_pairs
+from pairgrade.readers import Source, numbered_pairs, read_pairs
 from pairgrade.run import label
-from pairgrade.spool import Selection
+from pairgrade.spool import Selection, build
 
 PAIRS = make_pairs(9, 8)
 ONE_BY_ONE = AnnotatorOptions(window=4, plan=PlanOptions(batch_tokens=1))
@@ -97,13 +98,57 @@ def test_the_nth_write_or_sync_is_refused(
     said = str(caught.value)
     assert "No space left on device" in said or os.strerror(errno.ENOSPC) in said
     assert str(tmp_path / "out") in said
-    assert "bytes" in said or "fsync" in disk.calls[nth - 1]
+    assert re.search(r"\d bytes", said) or disk.calls[nth - 1] == "fsync folder"
     assert job.out.read_bytes() in ((old,) if nth < 70 else (old, reference))  # its manifest comes after it
     again = label(replace(job, overwrite=nth < 4), annotator)  # as before the run had begun it needs its permission
     assert job.out.read_bytes() == reference
     assert again.tally.labelled == 72
     names = {path.name for path in job.out.parent.iterdir()} - {"calm.jsonl", "calm.jsonl.manifest.json"}
     assert names == {"judged.jsonl", "judged.jsonl.manifest.json"}
+
+
+def _sqlite_of(pages: int, patch: pytest.MonkeyPatch) -> None:
+    """Have SQLite refuse any file of more pages than these, as on a disk that is full."""
+    connect = sqlite3.connect
+
+    def small(*args: Any, **options: Any) -> sqlite3.Connection:
+        database: sqlite3.Connection = connect(*args, **options)
+        database.execute(f"PRAGMA max_page_count={pages}")
+        return database
+
+    patch.setattr(sqlite3, "connect", small)
+
+
+def test_the_inputs_copy_is_refused_at_any_page(
+    job: LabelJob, reference: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = job.out.with_name("calm.sqlite")
+    build(spool, numbered_pairs(job.source), job.selection, job.source.pairs)
+    size = spool.stat().st_size
+    spool.unlink()
+    for pages in range(1, size // 4096):
+        with monkeypatch.context() as patch:
+            _sqlite_of(pages, patch)
+            with pytest.raises(StorageError) as caught:
+                label(job, annotator)
+        told = r"spool-\w+\.part: database or disk is full: the input's copy needs about ([\d,]+) bytes, [\d,]+ are"
+        found = re.search(told, str(caught.value))
+        assert found, caught.value
+        assert 0.7 * size < int(found[1].replace(",", "")) < 1.3 * size
+        assert not job.folder.exists()
+    label(job, annotator)
+    assert job.out.read_bytes() == reference
+
+
+def test_what_a_copy_needs_is_told_of_the_rows_that_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = [replace(pair, document="long text " * 100) for pair in make_pairs(10, 40)]
+    _sqlite_of(30, monkeypatch)
+    for limit in (200, 400):
+        numbered = ((line, pair) for line, pair in enumerate(pairs, start=1))
+        with pytest.raises(StorageError) as caught:
+            build(tmp_path / "spool.sqlite", numbered, Selection(limit=limit), "pairs")
+        (told,) = re.findall(r"needs about ([\d,]+) bytes", str(caught.value))
+        assert 1000 * limit < int(told.replace(",", "")) < 1500 * limit
 
 
 @pytest.fixture
@@ -138,7 +183,7 @@ def test_a_disk_of_2_megabytes_that_is_full_at_any_stage(tmp_path: Path, small_d
         assert out.read_bytes() == old
         refused.append(done.stderr)
     assert len(refused) >= 3
-    assert any("the input was copied" in said for said in refused)
+    assert any("the input's copy needs about" in said for said in refused)
     assert any("bytes" in said for said in refused)
     done = subprocess.run([*run, "--out", str(out), "--overwrite"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -169,14 +214,11 @@ def test_a_disk_that_refuses_is_a_storage_error(tmp_path: Path, monkeypatch: pyt
     source = Source(*(str(tmp_path / name) for name in ("qrels.txt", "queries.jsonl", "docs.jsonl")))
     with pytest.raises(StorageError, match=r"nowhere: cannot hold the input's texts: .*No such file"):
         list(read_pairs(source, tmp_path / "nowhere"))
-    connect = sqlite3.connect
-
-    def small(*args: Any, **options: Any) -> sqlite3.Connection:
-        database: sqlite3.Connection = connect(*args, **options)
-        database.execute("PRAGMA max_page_count=8")
-        return database
-
-    monkeypatch.setattr(sqlite3, "connect", small)
+    _sqlite_of(8, monkeypatch)
     (tmp_path / "docs.jsonl").write_text(json.dumps({"doc_id": "a", "text": "x" * 10**5}))
-    with pytest.raises(StorageError, match="disk is full"):
+    told = r"disk is full: the input's texts need about 178,\d\d\d bytes, [\d,]+ are free; make room there"
+    with pytest.raises(StorageError, match=told):
+        list(read_pairs(source, tmp_path))
+    (tmp_path / "qrels.txt").write_text("".join(f"1 0 {number:0100} 1\n" for number in range(1000)))
+    with pytest.raises(StorageError, match=r"the input's texts need more than [\d,]+ bytes"):
         list(read_pairs(source, tmp_path))

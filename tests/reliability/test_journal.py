@@ -122,12 +122,39 @@ def test_a_full_disk_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.Mo
 
     with closing(Journal(path, "same")) as journal:
         monkeypatch.setattr(module.os, "write", full)
-        with pytest.raises(StorageError, match=r"No space left .* while \d+ bytes"):
+        with pytest.raises(StorageError, match=r"journal: No space left .* need \d+ bytes, [\d,]+ are free"):
             journal.append([entry(5)])
         monkeypatch.undo()
         assert path.read_bytes() == before
         journal.append([entry(6)])
     assert [e.row for _, e in read_entries(path)] == [0, 1, 6]
+
+
+def test_a_first_line_that_the_disk_refuses_is_told_with_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "journal"
+    told = rf"^{path}: No space left on device: its first line needs \d+ bytes, [\d,]+ are free; .* make room"
+    with monkeypatch.context() as patch:
+        patch.setattr(module.os, "write", full)
+        with pytest.raises(StorageError, match=told):
+            Journal(path, "same")
+    write(path, range(2))
+    damaged = b"!" + path.read_bytes()[1:]
+    path.write_bytes(damaged)
+    with monkeypatch.context() as patch:
+        patch.setattr(module.os, "pwrite", full)
+        with pytest.raises(StorageError, match=told):
+            Journal(path, "same")
+    assert path.read_bytes() == damaged
+    with closing(Journal(path, "same")) as journal:
+        monkeypatch.setattr(module.os, "fsync", full)
+        with pytest.raises(StorageError, match=rf"^{path}: No space left on device: it holds \d+ bytes"):
+            journal.sync()
+    assert [e.row for _, e in read_entries(path)] == [0, 1]
 
 
 def test_a_record_that_changes_under_the_run_is_noticed(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import errno
 import multiprocessing
 import os
 import signal
@@ -5,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pairgrade import LockedError
+from pairgrade import LockedError, StorageError
 from pairgrade.lock import exclusive
 
 
@@ -39,3 +40,17 @@ def test_a_lock_is_free_again_after_its_block(tmp_path: Path) -> None:
         path.unlink()  # as at the end of a run
     with exclusive(path), pytest.raises(LockedError), exclusive(path):
         pass
+
+
+def test_a_full_disk_is_told_with_the_locks_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "lock"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        told = rf"^{path}: No space left on device: it needs \d+ bytes, [\d,]+ are free; make room"
+        with pytest.raises(StorageError, match=told), exclusive(path):
+            pass
+    with exclusive(path):
+        assert path.read_text() == str(os.getpid())
