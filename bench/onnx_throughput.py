@@ -1,7 +1,13 @@
 """Pairs a second of ONNX folders beside GGUF files of the same model: ``python -m pairgrade.bench.onnx_throughput``.
 
-From texts to judgments through ``Annotator``, in one process, the models interleaved in rounds; medians, and the
-medians of the per-round ratios to the first model. The last line is JSON.
+From texts to judgments in one process, the models interleaved in rounds; medians, and the medians of the per-round
+ratios of the first model, and of each, to others. The last line is JSON.
+
+- ``MODEL...``: each through ``Annotator``.
+- ``--call GGUF``, once or more: llama-cpp-python's ``create_completion`` of one token a pair.
+- ``--transformers MODEL``: transformers' ``generate`` in float32, one pair at a time; a folder, or a GGUF, dequantized.
+
+The best of llama.cpp is the GGUF, in pairgrade or by the call, with the highest median.
 """
 
 from __future__ import annotations
@@ -10,49 +16,106 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from pairgrade import Annotator, LlamaOptions
+from pairgrade import Annotator, LlamaOptions, Pair
 from pairgrade.bench.ceiling import fp32_gflops
+from pairgrade.bench.cell_records import CellJob
 from pairgrade.bench.data import add_data_options, take_pairs
+from pairgrade.bench.peers import open_peer
 from pairgrade.environment import environment
 from pairgrade.hardware import usable_cores
+
+_CONTEXT = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One way to judge the pairs, its model loaded."""
+
+    title: str
+    is_llama: bool  # whether llama.cpp runs it
+    judge: Callable[[Sequence[Pair]], object]
+
+
+def annotator_arm(model: str, threads: int) -> Arm:
+    """Open a model as ``pairgrade label`` does, in this process."""
+    annotator = Annotator.open(model, llama=LlamaOptions(context=_CONTEXT, threads=threads))
+    is_llama = annotator.identity()["backend.kind"] == "llama"
+    return Arm(model, is_llama, lambda pairs: list(annotator.label(pairs)))
+
+
+def peer_arm(engine: str, model: str, threads: int) -> Arm:
+    """Open a model with another library, which is given the same prompts."""
+    peer = open_peer(CellJob(model, engine, "trec", threads, 1, _CONTEXT, pairs="", out=""))
+    return Arm(f"{engine}: {model}", engine == "llama-cpp-python", peer.answers)
+
+
+def measure(arms: Sequence[Arm], pairs: Sequence[Pair], rounds: int) -> dict[str, list[float]]:
+    """Return the pairs a second of each arm by round; no arm is always the first."""
+    rates: dict[str, list[float]] = {arm.title: [] for arm in arms}
+    for arm in arms:
+        arm.judge(pairs[:4])  # warm up
+        print(f"{arm.title}: warm", flush=True)
+    for round_ in range(rounds):
+        turn = round_ % len(arms)
+        for arm in [*arms[turn:], *arms[:turn]]:
+            start = time.perf_counter()
+            arm.judge(pairs)
+            rates[arm.title].append(len(pairs) / (time.perf_counter() - start))
+            print(f"round {round_ + 1} {arm.title}: {rates[arm.title][-1]:.2f} pairs/s", flush=True)
+    return rates
+
+
+def figures(arms: Sequence[Arm], rates: dict[str, list[float]]) -> tuple[str | None, dict[str, dict[str, float]]]:
+    """Return the best arm of llama.cpp, if there is one, and of each arm the median, its range and ratios."""
+    of_llama = [arm.title for arm in arms if arm.is_llama]
+    best = max(of_llama, key=lambda title: statistics.median(rates[title]), default=None)
+    first = rates[arms[0].title]
+    found = {}
+    for title, own in rates.items():
+        row = {"median": statistics.median(own), "lowest": min(own), "highest": max(own)}
+        row["first/this"] = _ratio(first, own)
+        if best is not None:
+            row["this/best llama.cpp"] = _ratio(own, rates[best])
+        found[title] = row
+    return best, found
+
+
+def _ratio(one: Sequence[float], other: Sequence[float]) -> float:
+    """Return the median of the rounds' ratios, for the two of a round see the same noise."""
+    return statistics.median(a / b for a, b in zip(one, other, strict=True))
 
 
 def main() -> None:
     """Parse the options, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", help="ONNX folders and GGUF files; ratios are to the first")
+    parser.add_argument(
+        "--call", metavar="GGUF", action="append", default=[], help="by llama-cpp-python's own call, too"
+    )
+    parser.add_argument("--transformers", metavar="MODEL", help="by transformers in float32, too")
     add_data_options(parser, 12, 24)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=usable_cores())
     options = parser.parse_args()
     pairs, name = take_pairs(options.data, options.queries, options.documents)
-    llama = LlamaOptions(context=2048, threads=options.threads)
-    annotators = {model: Annotator.open(model, llama=llama) for model in options.models}
-    rates: dict[str, list[float]] = {model: [] for model in annotators}
-    for model, annotator in annotators.items():
-        list(annotator.label(pairs[:4]))  # warm up
-        print(f"{model}: warm", flush=True)
-    for round_ in range(options.rounds):
-        turn = round_ % len(annotators)  # no model is always the first
-        for model in [*options.models[turn:], *options.models[:turn]]:
-            start = time.perf_counter()
-            list(annotators[model].label(pairs))
-            rates[model].append(len(pairs) / (time.perf_counter() - start))
-            print(f"round {round_ + 1} {model}: {rates[model][-1]:.2f} pairs/s", flush=True)
-    first = rates[options.models[0]]
-    result: dict[str, Any] = {
-        model: {
-            "median": statistics.median(found), "lowest": min(found), "highest": max(found),
-            "first/this": statistics.median(a / b for a, b in zip(first, found, strict=True)),
-        }
-        for model, found in rates.items()
+    arms = [annotator_arm(model, options.threads) for model in dict.fromkeys(options.models)]
+    arms += [peer_arm("llama-cpp-python", model, options.threads) for model in dict.fromkeys(options.call)]
+    if options.transformers:
+        arms.append(peer_arm("transformers", options.transformers, options.threads))
+    best, result = figures(arms, measure(arms, pairs, options.rounds))
+    for title, row in result.items():
+        ratios = "  ".join(f"{name} {value:.2f}" for name, value in row.items() if "/" in name)
+        print(f"{row['median']:8.2f} pairs/s ({row['lowest']:.2f} to {row['highest']:.2f})  {ratios}  {title}")
+    if best is not None:
+        print(f"best of llama.cpp: {best}")
+    about: dict[str, Any] = {
+        "bench": "onnx_throughput", "data": name, "pairs": len(pairs), "threads": options.threads,
+        "rounds": options.rounds, "best_llama": best,
     }  # fmt: skip
-    for model, row in result.items():
-        print(f"{row['median']:8.2f} pairs/s ({row['lowest']:.2f} to {row['highest']:.2f})  "
-              f"first/this {row['first/this']:.2f}  {model}")  # fmt: skip
-    about = {"bench": "onnx_throughput", "data": name, "pairs": len(pairs), "threads": options.threads}
     print(json.dumps(about | {"fp32_gflops": fp32_gflops(), "environment": environment(), "models": result}))
 
 

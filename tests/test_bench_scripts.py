@@ -51,6 +51,40 @@ def test_an_onnx_profile_is_summed(tiny_folder: Callable[[str], Path], tmp_path:
     assert "DequantizeLinear" not in graphs["documents.onnx"]  # nothing is rounded twice
 
 
+def test_engines_take_turns_in_one_process(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("gguf")
+    from pairgrade.export.gguf_writer import write_gguf
+
+    folder, gguf = tiny_folder("qwen2"), tmp_path / "model.gguf"
+    write_gguf(folder, gguf)
+    fp32 = export(folder, tmp_path / "fp32")
+    data = ("--queries", 1, "--documents", 2, "--rounds", 2, "--threads", 1)
+    found = run("onnx_throughput", fp32, gguf, "--call", gguf, "--transformers", folder, *data)
+    call, transformers = f"llama-cpp-python: {gguf}", f"transformers: {folder}"
+    models = found["models"]
+    assert isinstance(models, dict)
+    assert list(models) == [str(fp32), str(gguf), call, transformers]
+    assert found["best_llama"] == max(str(gguf), call, key=lambda title: models[title]["median"])
+    assert models[found["best_llama"]]["this/best llama.cpp"] == 1
+    assert models[str(fp32)]["first/this"] == 1
+    assert models[transformers]["lowest"] > 0
+
+
+def test_ratios_are_medians_of_the_rounds() -> None:
+    from pairgrade.bench.onnx_throughput import Arm, figures
+
+    arms = [Arm("onnx", False, len), Arm("q4", True, len), Arm("q8", True, len), Arm("call", True, len)]
+    rates = {"onnx": [8.0, 9.0, 40.0], "q4": [4.0, 3.0, 5.0], "q8": [1.0, 1.0, 50.0], "call": [2.0, 2.0, 2.0]}
+    best, found = figures(arms, rates)
+    assert best == "q4"
+    assert found["onnx"]["this/best llama.cpp"] == 3  # of 2, 3 and 8
+    assert found["call"]["first/this"] == 4.5
+    assert figures(arms[:1], {"onnx": [1.0]}) == (
+        None, {"onnx": {"median": 1.0, "lowest": 1.0, "highest": 1.0, "first/this": 1.0}},
+    )  # fmt: skip
+
+
 def test_micro_benchmarks_run_and_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pytest_benchmark")
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # beside other processes pytest-benchmark measures nothing
