@@ -7,21 +7,23 @@ Nothing leaves the machine unless the reference starts with ``hf:``; the hub's o
 from __future__ import annotations
 
 import importlib.util
+import logging
 import re
 from pathlib import Path
 
 from pairgrade.errors import ModelError
-from pairgrade.file_hashes import remembered_sha256, verify_files
+from pairgrade.file_hashes import verify_files
 from pairgrade.gguf_check import check_gguf
+from pairgrade.hub_cache import verify_blob
 
 _HF = re.compile(  # no .. and no absolute path: such a name would leave the cache
     r"(?!.*\.\.)(?P<repo>[\w.-]+/[\w.-]+)/(?P<file>\w[\w./-]*\.gguf)(?:@(?P<revision>\w[\w./-]*))?"
 )
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _FORMS = (
     "a path to a .gguf file, pkg:PACKAGE (a GGUF inside an installed Python package), hf:org/repo/file.gguf@revision "
     "or a folder: of an ONNX export to label with, of transformers to train or export"
 )
+_log = logging.getLogger(__name__)
 
 
 def resolve(reference: str | Path) -> Path:
@@ -70,6 +72,12 @@ def hub_error(name: str, error: Exception) -> ModelError:
     return ModelError(f"hf:{name} cannot be had: {first}")
 
 
+def warn_without_revision(name: str, revision: str | None) -> None:
+    """Say that what ``hf:name`` stands for may change, if no revision is named."""
+    if revision is None:
+        _log.warning("hf:%s names no revision: give hf:%s@REVISION to get the same weights next time", name, name)
+
+
 def _from_hub(text: str) -> Path:
     match = _HF.fullmatch(text)
     if match is None:
@@ -77,22 +85,13 @@ def _from_hub(text: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    warn_without_revision(text, match["revision"])
     try:
         path = hf_hub_download(match["repo"], match["file"], revision=match["revision"])
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise hub_error(text, error) from None
-    _verify_blob(Path(path))
+    verify_blob(Path(path))
     return _checked(Path(path))
-
-
-def _verify_blob(path: Path) -> None:
-    """Compare a file of the hub's cache with the sha256 that it is filed under; one in git itself has none."""
-    expected = path.resolve().name
-    if _SHA256.fullmatch(expected) and remembered_sha256(path) != expected:
-        raise ModelError(
-            f"{path} is damaged: its sha256 is {remembered_sha256(path)}, the hub's is {expected}; delete it and its "
-            "blob, and run again"
-        )
 
 
 def _checked(path: Path) -> Path:

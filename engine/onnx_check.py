@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from pairgrade.errors import ModelError
 from pairgrade.foreign_text import shown
+from pairgrade.hub_cache import is_foreign_link
 
 # Which fields of onnx.proto lead to tensors: message -> field number -> message
 _CHILDREN = {
@@ -74,7 +75,7 @@ def _check_external(model: Path, tensor: _Tensor) -> None:
         raise ModelError(f"{what} lies in memory, which no file can know of")
     path = model.parent / location
     for step in [path, *list(path.parents)[: len(parts) - 1]]:
-        if step.is_symlink() and not _in_hub_cache(model.parent, step):
+        if is_foreign_link(model.parent, step):
             raise ModelError(f"{what} names {location!r}, which is a link; only plain files are read")
     if not path.is_file():
         raise ModelError(f"{what} names the external file {location!r}, which is not there")
@@ -84,15 +85,6 @@ def _check_external(model: Path, tensor: _Tensor) -> None:
     offset, length = (_whole(what, key, tensor.entries.get(key, "0")) for key in ("offset", "length"))
     if offset + length > state.st_size:
         raise ModelError(f"{what} ends at byte {offset + length:,} of {location!r}, which has {state.st_size:,}")
-
-
-def _in_hub_cache(folder: Path, link: Path) -> bool:
-    """Whether a file below ``models--org--repo/snapshots/REVISION`` links into ``models--org--repo/blobs``."""
-    for snapshots in folder.absolute().parents:
-        if snapshots.name == "snapshots":
-            blobs = snapshots.parent / "blobs"
-            return not blobs.is_symlink() and link.resolve().parent == blobs.resolve()
-    return False
 
 
 def _whole(what: str, key: str, text: str) -> int:

@@ -24,6 +24,7 @@ from typing import Any
 
 from pairgrade.errors import ModelError
 from pairgrade.file_hashes import MANIFEST, remembered_sha256
+from pairgrade.hub_cache import is_foreign_link
 
 DOCUMENTS, PREFIX, WEIGHTS = "documents.onnx", "prefix.onnx", "weights.bin"
 EMBEDDING, HEAD = "embedding.npy", "head.npy"
@@ -94,7 +95,7 @@ def read_facts(folder: Path) -> OnnxManifest:
     manifest = OnnxManifest(**table)
     _check_facts(path, manifest)
     for name in manifest.files:
-        if Path(name).name != name or os.path.islink(folder / name):
+        if Path(name).name != name or is_foreign_link(folder, folder / name):
             raise ModelError(f"{path}: '{name}' is not a plain file of the same folder")
     return manifest
 

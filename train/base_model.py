@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,12 @@ from pairgrade.export.causal_model import load_causal, quiet_transformers
 from pairgrade.export.head import require_known_head
 from pairgrade.file_hashes import remembered_sha256
 from pairgrade.folder_check import check_folder
-from pairgrade.models import hub_error, resolve
+from pairgrade.hub_cache import verify_snapshot
+from pairgrade.models import hub_error, resolve, warn_without_revision
 from pairgrade.train.options import TrainOptions
 
 _HUB = re.compile(r"hf:(?!.*\.\.)(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>\w[\w./-]*))?")
 _WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "LICENSE*"]
-_log = logging.getLogger(__name__)
 
 
 def resolve_folder(reference: str, dequantized: Path) -> Path:
@@ -131,11 +130,11 @@ def _from_hub(repo: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    if revision is None:
-        _log.warning("hf:%s names no revision: give hf:%s@REVISION to get the same weights next time", repo, repo)
+    warn_without_revision(repo, revision)
     try:
         folder = Path(snapshot_download(repo, revision=revision, allow_patterns=_WANTED))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise hub_error(repo, error) from None
+    verify_snapshot(folder)
     check_folder(folder)
     return folder

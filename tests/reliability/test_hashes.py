@@ -16,7 +16,6 @@ from helpers import make_pairs
 from pairgrade import Annotator, ModelError, Rubric, file_hashes
 from pairgrade.file_hashes import file_sha256, folder_sha256s, remembered_sha256, verify_files
 from pairgrade.models import resolve
-from tiny_gguf import SOUND
 
 
 @pytest.mark.model
@@ -176,26 +175,3 @@ def test_a_listed_file_that_is_gone_is_told(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").mkdir()
     with pytest.raises(ModelError, match="cannot be read"):
         verify_files(tmp_path)
-
-
-def test_a_file_of_the_hubs_cache_has_the_sha256_it_is_filed_under(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    repository, revision = tmp_path / "models--org--repo", "0" * 40
-    for folder in ("refs", "blobs", f"snapshots/{revision}"):
-        (repository / folder).mkdir(parents=True)
-    (repository / "refs" / "main").write_text(revision)
-    (repository / "blobs" / "new").write_bytes(SOUND.bytes())
-    blob = repository / "blobs" / file_sha256(repository / "blobs" / "new")
-    (repository / "blobs" / "new").rename(blob)
-    link = repository / "snapshots" / revision / "model.gguf"
-    link.symlink_to(f"../../blobs/{blob.name}")
-    assert resolve("hf:org/repo/model.gguf") == link
-    damaged = bytearray(SOUND.bytes())
-    damaged[-1] ^= 1
-    blob.write_bytes(damaged)
-    with pytest.raises(ModelError, match=rf"model\.gguf is damaged: its sha256 is .*, the hub's is {blob.name}"):
-        resolve("hf:org/repo/model.gguf")
