@@ -15,11 +15,12 @@ from pairgrade.errors import MissingExtraError, ModelError
 from pairgrade.onnx_session import open_session
 from pairgrade.reranker import Reranker, Scores
 from pairgrade.reranker_manifest import MODELS
-from pairgrade.train.ranking_metrics import mean_ndcg, rank_correlations
+from pairgrade.train.ranking_metrics import Values, mean_ndcg, rank_correlations
 from pairgrade.train.reranker_data import DevQuery
 from pairgrade.train.reranker_model import RerankerModel
 
-LEAST_RHO = 0.98  # int8 must rank a query's documents like fp32: Spearman's rho, mean over the queries
+# int8 must rank a query's documents like fp32: docs/decisions/reranker-int8.md
+LEAST_RHO = 0.98  # Spearman's rho of a query's scores, the mean over the queries
 MOST_NDCG = 0.005  # by which the dev nDCG@10 of int8 may differ from that of fp32
 _MOST_ERROR = 1e-3  # by which a score of the fp32 graph may differ from torch's
 _OPSET = 23  # the first with an Attention operator
@@ -47,15 +48,18 @@ def _int8(
 ) -> dict[str, Any]:
     path = full.with_name(MODELS["int8"])
     _quantize(full, path)
-    int8 = _scores(model, path, "int8", dev, threads)
-    labels = [query.labels for query in dev]
+    found = ranks_alike([query.labels for query in dev], fp32, _scores(model, path, "int8", dev, threads))
+    if not found["kept"]:
+        path.unlink()
+    return found
+
+
+def ranks_alike(labels: Sequence[Values], fp32: Sequence[Values], int8: Sequence[Values]) -> dict[str, Any]:
+    """Return how int8 ranks each query's documents, and whether that is near enough to fp32 to be kept."""
     rho = rank_correlations(fp32, int8)
     found = {"ndcg": mean_ndcg(labels, int8), "rho": float(np.mean(rho)), "lowest_rho": min(rho)}
-    lost = abs(found["ndcg"] - mean_ndcg(labels, fp32))
-    kept = found["rho"] >= LEAST_RHO and lost <= MOST_NDCG
-    if not kept:
-        path.unlink()
-    return found | {"kept": kept}
+    moved = abs(found["ndcg"] - mean_ndcg(labels, fp32))
+    return found | {"kept": found["rho"] >= LEAST_RHO and moved <= MOST_NDCG}
 
 
 def _write_graph(model: RerankerModel, path: Path) -> None:

@@ -14,6 +14,7 @@ pytest.importorskip("sentence_transformers")
 pytest.importorskip("onnxscript")
 
 from pairgrade import InputError, ModelError, Reranker, ResumeError
+from pairgrade.export.reranker import LEAST_RHO, ranks_alike
 from pairgrade.file_hashes import file_sha256
 from pairgrade.pair_encoder import PairEncoder
 from pairgrade.ranking_set import RankingGroup, RankingRow, grouped, write_ranking_set
@@ -148,6 +149,21 @@ def test_int8_that_ranks_otherwise_is_refused_with_its_figures(
     assert Reranker.open(job.out).quant == "fp32"
     with pytest.raises(ModelError, match="names no model-int8"):
         Reranker.open(job.out, "int8")
+
+
+def test_int8_must_keep_the_order_and_its_ndcg() -> None:
+    fp32 = [np.linspace(1, 0, 40), np.linspace(1, 0, 8)]
+    labels = [np.eye(40)[0] * 3, np.eye(8)[7]]
+    near_tie, top = np.array([0, 1, 2, 3, 5, 4, 6, 7]), np.array([1, 0, *range(2, 40)])
+    kept = ranks_alike(labels, fp32, [fp32[0], fp32[1][near_tie]])  # one swap in a short list
+    assert (kept["kept"], kept["lowest_rho"]) == (True, pytest.approx(0.976, abs=1e-3))
+    assert kept["rho"] > LEAST_RHO
+    other_top = ranks_alike(labels, fp32, [fp32[0][top], fp32[1]])  # one swap that costs the best document its place
+    assert other_top["rho"] > 0.999
+    assert not other_top["kept"]
+    turned = ranks_alike([np.zeros(40), np.zeros(8)], fp32, [fp32[0], fp32[1][::-1]])  # no labels to tell
+    assert turned["rho"] == pytest.approx(0)
+    assert not turned["kept"]
 
 
 @pytest.mark.parametrize("loss", LOSSES)
