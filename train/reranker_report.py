@@ -56,7 +56,8 @@ query and a document together, {options["max_length"]} tokens at most, and gives
 - Trained on {facts["train_queries"]} queries with {facts["train_documents"]} labelled documents; loss: \
 {LOSSES[options["loss"]]}; seed {options["seed"]}; best at step {state.best.step} of {state.step}.
 - nDCG@10 on {facts["dev_queries"]} dev queries, which also chose the step: {fp32["ndcg"]:.4f} in fp32, \
-{int8["ndcg"]:.4f} in int8 (rank correlation with fp32 by query: mean {int8["rho"]:.4f}, lowest {int8["lowest_rho"]:.4f}){verdict}.
+{int8["ndcg"]:.4f} in int8 (rank correlation with fp32 by query: mean {int8["rho"]:.4f}, \
+lowest {int8["lowest_rho"]:.4f}){verdict}.
 - Licence and limits are those of the encoder and of the training data.
 
 ```python
