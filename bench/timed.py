@@ -46,6 +46,7 @@ class TimedBackend:
         self._backend = backend
         self.tokenizer = TimedTokenizer(backend.tokenizer)
         self.context = backend.context
+        self.threads = backend.threads
         self.exact = backend.exact
         self.is_chat_model = backend.is_chat_model
 

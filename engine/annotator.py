@@ -99,6 +99,11 @@ class Annotator:
         return self._backend.counters
 
     @property
+    def threads(self) -> int:
+        """How many threads the model computes with."""
+        return self._backend.threads
+
+    @property
     def exact(self) -> bool:
         """Whether no bit of a judgment depends on what runs beside it."""
         return self._backend.exact

@@ -51,6 +51,10 @@ class Backend(Protocol):
         """The longest prompt, in tokens."""
 
     @property
+    def threads(self) -> int:
+        """How many threads compute; information, see ``identity``."""
+
+    @property
     def exact(self) -> bool:
         """Whether ``score`` gives a suffix the same bits whatever runs beside it."""
 

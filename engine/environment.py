@@ -9,6 +9,8 @@ from typing import Any
 
 from pairgrade.hardware import cpu_model, usable_cores
 
+_PACKAGES = ("pairgrade", "llama-cpp-python", "onnxruntime", "tokenizers", "numpy")
+
 
 def package_version(name: str = "pairgrade") -> str:
     """Return the version of an installed package, or "none"."""
@@ -26,6 +28,6 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "packages": {name: package_version(name) for name in ("pairgrade", "llama-cpp-python", "onnxruntime", "numpy")},
+        "packages": {name: package_version(name) for name in _PACKAGES},
         "process": os.getpid(),
     }

@@ -67,6 +67,7 @@ class FakeBackend:
 
     is_chat_model = False
     exact = True
+    threads = 1
 
     def __init__(self, context: int = 1024, delay: float = 0.0, nonfinite: int | None = None) -> None:
         self.tokenizer = FakeTokenizer()

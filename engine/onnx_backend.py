@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from pairgrade.backend import Counters, Scores
+from pairgrade.environment import package_version
 from pairgrade.errors import InputError, ModelError
 from pairgrade.folder_tokenizer import FolderTokenizer, has_chat_template
-from pairgrade.hardware import usable_cores
+from pairgrade.hardware import cpu_features, usable_cores
 from pairgrade.onnx_layout import cut, least_rows
 from pairgrade.onnx_manifest import EMBEDDING, HEAD, PROBE, read_manifest
 from pairgrade.onnx_runner import OnnxRunner
@@ -99,13 +100,15 @@ class OnnxBackend:
         return self._runner.counters
 
     def identity(self) -> dict[str, str]:
-        """Name the library, how this processor multiplies, and the settings that can move a logit."""
+        """Name the libraries, how this processor multiplies, and the settings that can move a logit."""
         own = {} if self.exact else {"batch_tokens": str(self.options.batch_tokens)}
         if self.threads > _SURE_THREADS:
             own["threads"] = str(self.threads)
         return own | {
             "kind": "onnx",
             "onnxruntime": str(runtime().__version__),
+            "tokenizers": package_version("tokenizers"),
+            "features": " ".join(sorted(cpu_features())),
             "provider": self.options.provider,
             "quant": self.manifest.quant,
             "product": self._product,

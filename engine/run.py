@@ -152,7 +152,7 @@ class _Run:
         return None
 
     def _work(self, annotator: Annotator, identity: Identity, prepare: float, load: float) -> Summary:
-        self._claim(identity)
+        self._claim(identity, annotator)
         with (
             closing(Spool(self._spool(identity))) as spool,
             Heartbeat(self._folder.heartbeat, len(spool), spool.rejected()) as heartbeat,
@@ -165,13 +165,14 @@ class _Run:
         self._write_qrels()
         effort = replace(effort, prepare_seconds=prepare, load_seconds=load, write_seconds=self._clock.lap())
         result = {"tally": asdict(tally), "effort": asdict(effort), "out_sha256": file_sha256(self._job.out)}
-        Manifest(identity, self._environment(), result).save(self._job.manifest)
+        Manifest(identity, self._environment(annotator), result).save(self._job.manifest)
         return self._summary(tally, effort, canaries=self._canaries.report() if self._canaries else None)
 
-    def _environment(self) -> dict[str, object]:
+    def _environment(self, annotator: Annotator) -> dict[str, object]:
         qrels = self._job.qrels
         known = (self._finished.environment if self._finished else {}).get("qrels")
-        return environment() | {"qrels": str(qrels.resolve()) if qrels else known}
+        own = {"threads": annotator.threads, "qrels": str(qrels.resolve()) if qrels else known}
+        return environment() | own
 
     def _summary(
         self, tally: Tally, effort: Effort, already_finished: bool = False, canaries: CanaryReport | None = None
@@ -198,7 +199,7 @@ class _Run:
     def _graded(self) -> Iterator[tuple[str, str, int]]:
         return ((j.query_id, j.doc_id, j.grade) for j in read_judgments(self._job.out))
 
-    def _claim(self, identity: Identity) -> None:
+    def _claim(self, identity: Identity, annotator: Annotator) -> None:
         """Make the folder this job's own, or see that it is; another job's is refused or, if told so, replaced."""
         self._refuse_others(self._running, identity)
         if self._running is None or self._running.identity != identity:
@@ -206,7 +207,7 @@ class _Run:
                 how = _difference(self._finished, identity) if self._finished else "it was not made by this command"
                 raise ResumeError(f"{self._job.out} exists already, of another job: {how}. {_WAYS_OUT}")
             self._folder.journal.unlink(missing_ok=True)
-        Manifest(identity, self._environment()).save(self._folder.manifest)
+        Manifest(identity, self._environment(annotator)).save(self._folder.manifest)
 
     def _refuse_others(self, running: Manifest | None, identity: Identity) -> None:
         """Refuse to touch the unfinished run of another job."""

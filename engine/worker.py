@@ -78,6 +78,11 @@ class WorkerBackend:
         return int(self._facts["context"])
 
     @property
+    def threads(self) -> int:
+        """How many threads compute in the worker."""
+        return int(self._facts["threads"])
+
+    @property
     def exact(self) -> bool:
         """Whether ``score`` gives a suffix the same bits whatever runs beside it."""
         return bool(self._facts["exact"])

@@ -59,6 +59,7 @@ def _serve(channel: socket.socket, job: dict[str, Any], told: _Told) -> None:
     facts = {
         "identity": backend.identity(),
         "context": backend.context,
+        "threads": backend.threads,
         "exact": backend.exact,
         "is_chat_model": backend.is_chat_model,
     }

@@ -60,6 +60,7 @@ class TorchBackend:
         self.is_chat_model = has_chat_template(folder)
         self.counters = Counters()
         self.model = load_folder(folder, options.threads)
+        self.threads = options.threads or usable_cores()
         config = self.model.config.get_text_config()
         self.context = options.context or min(_DEFAULT_CONTEXT, int(config.max_position_embeddings))
         require_known_head(self.model, folder)

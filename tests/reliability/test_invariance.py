@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ import pytest
 from helpers import make_pairs, write_jsonl
 from pairgrade import Annotator, AnnotatorOptions, Judgment, LlamaOptions, PlanOptions, Rubric
 from pairgrade.backend import Backend
+from pairgrade.hardware import cpu_features
 from pairgrade.llama import LlamaBackend
 from pairgrade.onnx_backend import OnnxBackend, OnnxOptions
 from pairgrade.prompt import Prompt, PromptBuilder
@@ -141,6 +143,26 @@ def test_pairs_of_the_real_model(smollm2_path: Path) -> None:
     assert judged[0] == judged[1] == judged[2]
 
 
+LLAMA = {
+    *("kind", "llama_cpp_python", "features", "context", "gpu_layers", "sequences", "kv_unified", "flash_attention"),
+    "micro_batch",
+}
+ONNX = {"kind", "onnxruntime", "tokenizers", "features", "provider", "quant", "product", "context", "label_mass"}
+
+
+def test_an_identity_has_all_that_can_move_a_bit(
+    engine: Callable[..., Backend], tiny_onnx_folder: Callable[[str], Path]
+) -> None:
+    with closing(engine()) as backend:
+        identity = backend.identity()
+        assert set(identity) == (LLAMA if isinstance(backend, LlamaBackend) else ONNX)
+        assert all(isinstance(value, str) for value in identity.values())
+        if cpu_features():  # by Linux's names
+            assert re.search("avx|neon|asimd", identity["features"], re.IGNORECASE)
+    with closing(OnnxBackend(tiny_onnx_folder("fp32"), OnnxOptions(CONTEXT, threads=17))) as many:
+        assert set(many.identity()) == ONNX | {"batch_tokens", "threads"}
+
+
 def test_fresh_processes_and_any_number_of_threads_give_the_same_bytes(tiny_gguf_path: Path, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "pairs.jsonl", PAIRS[:12])
     written = []
@@ -160,4 +182,6 @@ def test_fresh_processes_and_any_number_of_threads_give_the_same_bytes(tiny_gguf
     assert "AVX" in identity["backend.features"] or "NEON" in identity["backend.features"]
     assert {"backend.context", "backend.kv_unified", "backend.flash_attention", "label_tokens"} <= identity.keys()
     assert {"cpu", "cores", "python", "packages", "system"} <= place.keys()
+    threads = [json.loads((tmp_path / f"{name}.jsonl.manifest.json").read_text()) for name in "abcd"]
+    assert [manifest["environment"]["threads"] for manifest in threads] == [1, 1, 2, 3]
     assert record["result"]["out_sha256"]
