@@ -101,8 +101,8 @@ def command(
     loss is the cross-entropy over the label words at the answer cue; validation pairs come from queries of their
     own, and the step that is best on them is kept. The same command resumes a run that was stopped or killed.
 
-    ADAPTER holds the weights in peft's format, report.json, curves.png, confusion.png, and held-out.qrels: the graded
-    pairs of the validation queries, to calibrate on.
+    ADAPTER holds the weights in peft's format, the rubric, report.json, curves.png, confusion.png, and held-out.qrels:
+    what people graded of the validation queries, to calibrate on.
     """
     from pairgrade.cli.train_progress import TerminalTrainProgress
     from pairgrade.train.run import TrainJob, train

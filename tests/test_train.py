@@ -13,13 +13,13 @@ import pytest
 
 import tiny_models
 from helpers import write_jsonl
-from pairgrade import InputError, ModelError, Pair, ResumeError, Rubric
+from pairgrade import InputError, ModelError, Pair, ResumeError, Rubric, spool
 from pairgrade.agreement import agreement
 from pairgrade.judgments import open_writer
 from pairgrade.llama import LlamaBackend
 from pairgrade.prompt import PromptBuilder, detect_chat_format
 from pairgrade.qrels import read_qrels
-from pairgrade.readers import Source, read_pairs
+from pairgrade.readers import Source, numbered_pairs, read_pairs
 from pairgrade.records import Judgment
 from pairgrade.stop import StopRequested
 
@@ -245,6 +245,29 @@ def test_another_annotators_labels_train_without_human_grades(
         train(TrainJob(source, str(tiny_folder("llama")), tmp_path / "a", RUBRIC), SMALL)
     trained = train(TrainJob(source, str(tiny_folder("llama")), tmp_path / "a", RUBRIC, judgments), SMALL)
     assert trained.steps == 4
+    assert not (tmp_path / "a" / "held-out.qrels").exists()  # nobody graded a pair
+    assert "held-out.qrels" not in (tmp_path / "a" / "README.md").read_text()
+    some = [replace(pair, grade=3 if place % 3 else None) for place, pair in enumerate(bare)]
+    source = Source(str(write_jsonl(tmp_path / "some.jsonl", some)))
+    train(TrainJob(source, str(tiny_folder("llama")), tmp_path / "b", RUBRIC, judgments), SMALL)
+    queries = set(json.loads((tmp_path / "b" / "report.json").read_text())["validation_query_ids"])
+    assert len(queries) == 3
+    people = {(p.query_id, p.doc_id) for p in some if p.grade is not None and p.query_id in queries}
+    held = list(read_qrels(tmp_path / "b" / "held-out.qrels"))
+    assert {(row.query_id, row.doc_id) for row in held} == people
+    assert {row.grade for row in held} == {3}
+
+
+def test_pairs_of_the_same_ids_are_told_as_label_tells_them(tmp_path: Path) -> None:
+    pairs = graded_pairs()
+    bare = Pair("q1", "d2", "q", "d")  # without a grade, of the ids of another
+    path = write_jsonl(tmp_path / "twice.jsonl", [*pairs, pairs[3], *pairs[20:26], pairs[3], bare])
+    with pytest.raises(InputError) as of_label:
+        spool.build(tmp_path / "spool", numbered_pairs(Source(str(path))), spool.Selection(), str(path))
+    with pytest.raises(InputError) as of_train:
+        train(TrainJob(Source(str(path)), "no model is looked for", tmp_path / "a", RUBRIC), SMALL)
+    assert "8 pair(s) of ids occur more than once: ('q0', 'd3') on lines 4, 65, 72" in str(of_train.value)
+    assert str(of_label.value) == f"{of_train.value}, or take the first of each with --duplicates first"
 
 
 def test_the_ordinal_loss_makes_far_misses_dearer() -> None:

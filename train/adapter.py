@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pairgrade.train.run import Trained
 
 
-HELD_OUT = "held-out.qrels"  # the graded pairs of queries that no step was trained on
+HELD_OUT = "held-out.qrels"  # the pairs that people graded, of queries that no step was trained on
 
 
 def save_adapter(
@@ -39,8 +39,9 @@ def save_adapter(
         model.save_pretrained(str(work), safe_serialization=True, save_embedding_layers=False)
         (work / "README.md").unlink(missing_ok=True)  # peft's form, with nothing filled in
         write_text(work / "report.json", json.dumps(_report(trained, options), indent=2, allow_nan=False) + "\n")
-        with suppress(InputError):  # ids that qrels cannot hold; the report has the queries in any case
-            write_qrels(work / HELD_OUT, trained.held_out)
+        if trained.held_out:
+            with suppress(InputError):  # ids that qrels cannot hold; the report has the queries in any case
+                write_qrels(work / HELD_OUT, trained.held_out)
         draw_curves(trained.losses, trained.evaluations, work / "curves.png")
         draw_confusions(trained.evaluations[0], trained.best, rubric.values, work / "confusion.png")
         write_text(work / "README.md", _card(trained, options, rubric))
@@ -80,7 +81,7 @@ def _report(trained: Trained, options: dict[str, Any]) -> dict[str, Any]:
             "validation_queries": trained.split.validation_queries,
             "rejected": trained.rejected,
         },
-        "validation_query_ids": list(dict.fromkeys(query_id for query_id, _, _ in trained.held_out)),
+        "validation_query_ids": trained.held_queries,
         "steps": trained.steps,
         "stopped_early": trained.stopped_early,
         "seconds": round(trained.seconds, 1),
@@ -95,6 +96,7 @@ def _card(trained: Trained, options: dict[str, Any], rubric: Rubric) -> str:
     before, best = trained.evaluations[0], trained.best
     rows = [("loss", before.loss, best.loss), ("quadratic kappa", before.kappa, best.kappa)]
     rows += [("Kendall tau-b", before.tau, best.tau), ("accuracy", before.accuracy, best.accuracy)]
+    held = ["`held-out.qrels` has what people graded of the validation queries, not trained on: calibrate there."]
     lines = [
         f"# {trained.adapter.name}",
         "",
@@ -109,7 +111,7 @@ def _card(trained: Trained, options: dict[str, Any], rubric: Rubric) -> str:
         "|---|---|---|",
         *(f"| {name} | {_figure(a)} | {_figure(b)} |" for name, a, b in rows),
         "",
-        "`held-out.qrels` has the graded pairs of the validation queries, none of them trained on: calibrate there.",
+        *(held if trained.held_out else []),
         "The validation pairs chose the step, so a test on pairs of their own is needed before the figures are",
         "believed. Merge it with `pairgrade merge`, export it with `pairgrade export`. Only for the rubric it was",
         f"trained with, `rubric.toml`, and prompts of at most {options['context']} tokens (`label --ctx`).",

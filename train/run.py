@@ -18,6 +18,7 @@ from pairgrade.environment import package_version
 from pairgrade.errors import InputError, ResumeError
 from pairgrade.file_hashes import file_sha256
 from pairgrade.judgments import read_judgments
+from pairgrade.lines import shown
 from pairgrade.lock import exclusive
 from pairgrade.manifest import Identity, Manifest, differences
 from pairgrade.prompt import PROMPT_VERSION, PromptBuilder
@@ -36,6 +37,8 @@ from pairgrade.train.metrics import Evaluation, is_better
 from pairgrade.train.options import TrainOptions
 from pairgrade.train.prompts import builder_of
 from pairgrade.train.sampling import Row, Split, split
+
+_SHOWN = 5  # duplicates named in an error
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,8 @@ class Trained:
     best: Evaluation
     stopped_early: bool
     seconds: float
-    held_out: list[tuple[str, str, int]]  # query id, document id and grade of every pair of the validation queries
+    held_queries: list[str]  # the validation queries
+    held_out: list[tuple[str, str, int]]  # query id, document id and grade of each of their pairs that people graded
     helped: bool  # whether the best step beats the model before training
 
 
@@ -113,11 +117,13 @@ def _train(job: TrainJob, options: TrainOptions, folder: Path, progress: TrainPr
     checkpoints.load_best({name: p for name, p in model.named_parameters() if p.requires_grad})
     progress.phase("writing")
     seconds = time.monotonic() - start
-    held = set(chosen.held_out)
-    held_out = [(row.query_id, row.doc_id, row.grade) for row in found if row.place in held]
+    places = set(chosen.held_out)
+    held = [row for row in found if row.place in places]
+    held_out = [(row.query_id, row.doc_id, row.grade) for row in held if row.by_people]
     trained = Trained(
         job.out, base, chosen, rejected, state.step, state.losses, state.evaluations, state.best,
-        state.stopped_early, seconds, held_out, is_better(state.best, state.evaluations[0], options.select_by),
+        state.stopped_early, seconds, list(dict.fromkeys(row.query_id for row in held)), held_out,
+        is_better(state.best, state.evaluations[0], options.select_by),
     )  # fmt: skip
     save_adapter(model, trained, identity, asdict(options), job.rubric, replace=job.overwrite)
     for path in folder.iterdir():
@@ -130,13 +136,17 @@ def _rows(source: Source, blend: Blend) -> tuple[list[Row], int]:
     """Return the place, query and grade of each usable pair, and how many rows are none."""
     rows: list[Row] = []
     rejected = 0
-    for place, pair in _numbered(source):
+    lines: dict[tuple[str, str], list[int]] = {}
+    for place, line, pair in _numbered(source):
+        if isinstance(pair, Pair):
+            lines.setdefault((pair.query_id, pair.doc_id), []).append(line)
         grade = None if isinstance(pair, Rejection) else blend.grade(pair)
         if isinstance(pair, Rejection) or grade is None:
             rejected += 1
         else:
             blend.target(pair)  # a grade that the rubric lacks is told here
-            rows.append(Row(place, pair.query_id, grade, pair.doc_id))
+            rows.append(Row(place, pair.query_id, grade, pair.doc_id, pair.grade is not None))
+    _refuse_duplicates(source, lines)
     if not rows:
         raise InputError(
             f"{source.pairs}: none of its {rejected} rows is a pair with a grade; training needs a grade column "
@@ -146,13 +156,29 @@ def _rows(source: Source, blend: Blend) -> tuple[list[Row], int]:
 
 
 def _pairs(source: Source, places: set[int]) -> dict[int, Pair]:
-    return {place: pair for place, pair in _numbered(source) if place in places and isinstance(pair, Pair)}
+    return {place: pair for place, _, pair in _numbered(source) if place in places and isinstance(pair, Pair)}
 
 
-def _numbered(source: Source) -> Iterator[tuple[int, Pair | Rejection]]:
+def _numbered(source: Source) -> Iterator[tuple[int, int, Pair | Rejection]]:
+    """Yield each row's place, line and pair."""
     with closing(readers.numbered_pairs(source)) as rows:
-        for place, (_, pair) in enumerate(rows):
-            yield place, pair
+        for place, (line, pair) in enumerate(rows):
+            yield place, line, pair
+
+
+def _refuse_duplicates(source: Source, lines: dict[tuple[str, str], list[int]]) -> None:
+    """Refuse pairs that share ids, in the words of `pairgrade label`."""
+    repeated = [(ids, places) for ids, places in lines.items() if len(places) > 1]
+    if repeated:
+        named = [
+            f"({shown(query_id)}, {shown(doc_id)}) on lines {', '.join(map(str, places[:6]))}"
+            for (query_id, doc_id), places in repeated[:_SHOWN]
+        ]
+        raise InputError(
+            f"{source.pairs}: {len(repeated)} pair(s) of ids occur more than once: {'; '.join(named)}"
+            + ("; ..." if len(repeated) > _SHOWN else "")
+            + ". Make the ids distinct"
+        )
 
 
 def _soft_targets(path: Path | None, rubric: Rubric) -> Targets:

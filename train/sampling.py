@@ -18,6 +18,7 @@ class Row:
     query_id: str
     grade: int
     doc_id: str = ""
+    by_people: bool = True  # whether the grade is theirs, not the most probable one of a soft target
 
 
 @dataclass(frozen=True, slots=True)
