@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,12 +25,14 @@ from typing import Any
 
 from pairgrade.errors import ModelError
 from pairgrade.file_hashes import MANIFEST, remembered_sha256
+from pairgrade.foreign_text import shown
 from pairgrade.hub_cache import is_foreign_link
 
 DOCUMENTS, PREFIX, WEIGHTS = "documents.onnx", "prefix.onnx", "weights.bin"
 EMBEDDING, HEAD = "embedding.npy", "head.npy"
 PROBE = "probe.onnx"
 MIN_ONNXRUNTIME = (1, 31)  # the oldest that this was tested with
+QUANTS = ("fp32", "int8", "int4")
 _FORMAT, _VERSION = "pairgrade-onnx", 1
 
 
@@ -37,7 +40,7 @@ _FORMAT, _VERSION = "pairgrade-onnx", 1
 class OnnxManifest:
     """The facts that the engine needs, and the files."""
 
-    quant: str  # how the document graph multiplies: fp32, int8 or int4
+    quant: str  # how the document graph multiplies, one of QUANTS
     opset: int
     family: str
     vocabulary: int
@@ -109,8 +112,13 @@ def _check_facts(path: Path, manifest: OnnxManifest) -> None:
         raise ModelError(f"{path}: sizes must be whole numbers above 0")
     if not isinstance(manifest.files, dict) or not wanted <= set(manifest.files):
         raise ModelError(f"{path}: files must name {', '.join(sorted(wanted))}")
-    if not isinstance(manifest.recipe, dict):
-        raise ModelError(f"{path}: recipe must be an object")
+    if manifest.quant not in QUANTS:
+        raise ModelError(f"{path}: quant is {shown(repr(manifest.quant))}; it can be {', '.join(QUANTS)}")
+    if type(manifest.tied) is not bool or not isinstance(manifest.recipe, dict):
+        raise ModelError(f"{path}: tied must be true or false, and recipe an object")
+    cap = manifest.final_cap
+    if cap is not None and not (type(cap) in (int, float) and 0 < cap < math.inf):
+        raise ModelError(f"{path}: final_cap is {shown(repr(cap))}; it must be a number above 0, or null")
 
 
 def _table(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ pairgrade's own errors; whatever else comes out of it is a defect.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -164,6 +165,18 @@ def _adapter(path: Path) -> None:
     os.path.isdir(manifest["base"])
 
 
+def _model_manifest(path: Path) -> None:
+    """Read a manifest beside the file that the sound one names."""
+    (path.parent / "a").write_bytes(b"x")
+    verify_files(path.parent)
+
+
+def _onnx_manifest(path: Path) -> None:
+    for name in ONNX_MANIFEST["files"]:
+        (path.parent / name).write_bytes(b"x")
+    read_onnx_manifest(path.parent)
+
+
 def _lines(rows: Iterable[Iterable[object]], separator: str) -> bytes:
     return "".join(separator.join(map(str, row)) + "\n" for row in rows).encode()
 
@@ -212,12 +225,13 @@ grade = 1
 """
 MATRIX = b'models = ["fake:"]\nthreads = [1, 2]\nusd_per_hour = 0.1\n[data]\npairs = "pairs.jsonl"\nseed = 3\n'
 MANIFEST = json.dumps({"manifest": 1, "identity": {"input": "a" * 64}, "environment": {}, "result": {"tally": {}}})
-ONNX_MANIFEST = {
+SHA256_OF_X = hashlib.sha256(b"x").hexdigest()
+ONNX_MANIFEST: dict[str, Any] = {
     "format": "pairgrade-onnx", "version": 1, "quant": "fp32", "opset": 21, "family": "llama", "vocabulary": 9,
-    "hidden": 8, "layers": 1, "kv_heads": 1, "head_dim": 8, "context": 99, "final_cap": None, "tied": True,
+    "hidden": 8, "layers": 1, "heads": 2, "kv_heads": 1, "head_dim": 8, "context": 99, "final_cap": None, "tied": True,
     "recipe": {}, "min_onnxruntime": "1.31",
     "files": dict.fromkeys(
-        ["documents.onnx", "prefix.onnx", "weights.bin", "embedding.npy", "tokenizer.json"], "0" * 64
+        ["documents.onnx", "prefix.onnx", "weights.bin", "embedding.npy", "tokenizer.json"], SHA256_OF_X
     ),
 }  # fmt: skip
 RERANKER_MANIFEST = {
@@ -323,10 +337,10 @@ def targets(scratch: Path) -> dict[str, Target]:
         "examples-tsv": Target("rows.tsv", lambda path: _drain(read_examples(str(path))), (b"a\tb\tc\nd\te\tf\n",)),
         "calibration": Target("calibration.json", Calibration.load, CALIBRATIONS),
         "manifest": Target("out.jsonl.manifest.json", _manifest, (MANIFEST.encode(),)),
-        "model-manifest": Target("manifest.json", lambda path: verify_files(path.parent), (b'{"files": {"a": "00"}}',)),
-        "onnx-manifest": Target(
-            "manifest.json", lambda path: read_onnx_manifest(path.parent), (json.dumps(ONNX_MANIFEST).encode(),)
+        "model-manifest": Target(
+            "manifest.json", _model_manifest, (json.dumps({"files": {"a": SHA256_OF_X}}).encode(),)
         ),
+        "onnx-manifest": Target("manifest.json", _onnx_manifest, (json.dumps(ONNX_MANIFEST).encode(),)),
         "reranker-manifest": Target(
             "manifest.json", lambda path: read_reranker_manifest(path.parent), (json.dumps(RERANKER_MANIFEST).encode(),)
         ),

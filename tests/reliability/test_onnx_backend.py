@@ -151,6 +151,11 @@ def test_an_altered_file_is_refused(name: str, folders: Callable[..., Path], tmp
         ("layers", "2", "above 0"),
         ("files", {}, "must name"),
         ("extra", 1, "not known: extra"),
+        ("quant", "weird", "quant is 'weird'; it can be fp32, int8, int4"),
+        ("tied", "no", "tied must be true or false"),
+        ("final_cap", "x", "final_cap is 'x'; it must be a number above 0"),
+        ("final_cap", -1.0, "final_cap is -1.0"),
+        ("final_cap", float("inf"), "final_cap is inf"),
     ],
 )
 def test_a_manifest_that_is_not_ours_is_refused(
