@@ -40,7 +40,7 @@ def _flag(name: str, text: str) -> Callable[[Any], Any]:
 @click.argument("pairs", metavar="PAIRS")
 @click.option("--base", "-b", required=True, metavar="MODEL",
               help="A transformers folder, hf:org/repo@revision, or a GGUF by path, pkg:PACKAGE or hf:, which is "
-              "dequantized into OUT.base first.")  # fmt: skip
+              "dequantized into OUT.base first. Text-only models: of Gemma 3 the 270m and 1b.")  # fmt: skip
 @click.option(
     "--out", "-o", required=True, metavar="ADAPTER", type=click.Path(path_type=Path), help="The folder to write."
 )

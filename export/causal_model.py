@@ -31,6 +31,11 @@ def load_causal(folder: Path, **settings: Any) -> Any:
     with quiet_transformers():
         try:
             config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+            if getattr(config, "text_config", None) is not None:  # a composite of several models
+                raise ModelError(
+                    f"{folder}: a model of type '{config.model_type}' reads pictures or sound as well as text; only "
+                    "text-only models are run and trained (of Gemma 3 the 270m and 1b)"
+                )
             if getattr(config, "attn_logit_softcapping", None):  # the fused attention leaves the cap out
                 settings["attn_implementation"] = "eager"
             model, found = AutoModelForCausalLM.from_pretrained(

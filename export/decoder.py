@@ -24,7 +24,16 @@ FAMILIES = {
     "Gemma2ForCausalLM": "gemma2",
     "Gemma3ForCausalLM": "gemma3",
 }
+_EXPORTED = (
+    f"What can be exported: {', '.join(FAMILIES)}, with the tokenizers of Llama 3, Qwen 2 and 3, SmolLM2, GPT-2 or "
+    "Gemma; llama.cpp's own convert_hf_to_gguf.py knows many more, and pairgrade labels with its files too"
+)
 _ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
+
+
+def not_exported(what: str) -> ModelError:
+    """Return the refusal of a model that is sound, but of a kind that pairgrade does not export."""
+    return ModelError(f"{what}. {_EXPORTED}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +122,7 @@ def read_decoder(folder: Path) -> Decoder:
     names = raw.get("architectures") or ["(none named)"]
     family = FAMILIES.get(names[0])
     if family is None:
-        raise ModelError(
-            f"{folder}: architecture {names[0]} is not one that pairgrade exports ({', '.join(FAMILIES)}); "
-            "llama.cpp's own convert_hf_to_gguf.py knows many more"
-        )
+        raise not_exported(f"{folder}: architecture {names[0]} is not one that pairgrade exports")
     config, sizes = _standard_config(folder)
     gemma = family.startswith("gemma")
     layers, head_dim = int(sizes.num_layers), _head_dim(config)
@@ -124,9 +130,9 @@ def read_decoder(folder: Path) -> Decoder:
     rope, local_rope = _ropes(config, folder)
     activation = getattr(config, "hidden_activation", None) or config.hidden_act
     if activation not in _ACTIVATIONS:
-        raise ModelError(f"{folder}: activation '{activation}'; known are {', '.join(_ACTIVATIONS)}")
+        raise not_exported(f"{folder}: activation '{activation}'; known are {', '.join(_ACTIVATIONS)}")
     if family != "qwen2" and (getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False)):
-        raise ModelError(f"{folder}: a {family} model with biases; only Qwen 2's query, key and value biases are known")
+        raise not_exported(f"{folder}: a {family} model with biases; known are only Qwen 2's of query, key and value")
     scalar = getattr(config, "query_pre_attn_scalar", None) if gemma else None
     eos = config.eos_token_id
     return Decoder(
@@ -212,7 +218,7 @@ def _ropes(config: Any, folder: Path) -> tuple[Rope, Rope]:
 def _rope(table: dict[str, Any], folder: Path) -> Rope:
     kind, theta = table.get("rope_type", "default"), float(table["rope_theta"])
     if float(table.get("partial_rotary_factor", 1.0)) != 1.0:
-        raise ModelError(f"{folder}: rotary embeddings over a part of the head are not known here")
+        raise not_exported(f"{folder}: rotary embeddings over a part of the head are not known here")
     if kind == "default":
         return Rope(theta)
     if kind == "linear":
@@ -220,4 +226,4 @@ def _rope(table: dict[str, Any], folder: Path) -> Rope:
     if kind == "llama3":
         low, high = float(table["low_freq_factor"]), float(table["high_freq_factor"])
         return Rope(theta, kind, float(table["factor"]), low, high, int(table["original_max_position_embeddings"]))
-    raise ModelError(f"{folder}: rotary scaling '{kind}' is not known here; known are default, linear and llama3")
+    raise not_exported(f"{folder}: rotary scaling '{kind}' is not known here; known are default, linear and llama3")

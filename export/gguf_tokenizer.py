@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pairgrade.errors import ModelError
+from pairgrade.export.decoder import not_exported
 from pairgrade.folder_tokenizer import FolderTokenizer
 
 _SPACE = "\u2581"  # SentencePiece's
@@ -66,7 +67,7 @@ def read_vocabulary(folder: Path, size: int) -> Vocabulary:
     odd = [name for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix") if model.get(name)]
     if model.get("type") != "BPE" or odd:
         kind = " with ".join([f"a {model.get('type')} tokenizer", *odd])
-        raise ModelError(f"{path}: {kind}; byte-level BPE and Gemma's are what can be exported")
+        raise not_exported(f"{path}: {kind}; byte-level BPE and Gemma's are what can be exported")
     merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ", 1)) for m in model["merges"]]
     pieces = bool(model.get("byte_fallback"))
     tokens, types = _tokens(path, table, size, pieces)
@@ -121,18 +122,18 @@ def _tokens(path: Path, table: dict[str, Any], size: int, pieces: bool) -> tuple
 
 def _byte_level_name(path: Path, table: dict[str, Any]) -> str:
     if (table.get("normalizer") or {"type": "NFC"})["type"] != "NFC":
-        raise ModelError(f"{path}: llama.cpp knows no normalizer {table['normalizer']['type']} for byte-level BPE")
+        raise not_exported(f"{path}: llama.cpp knows no normalizer {table['normalizer']['type']} for byte-level BPE")
     steps = tuple(step for part in _parts(table.get("pre_tokenizer")) for step in _steps(part))
     found = _BYTE_LEVEL.get(steps)
     if found is None:
-        raise ModelError(
+        raise not_exported(
             f"{path}: its pre-tokenizer is none of those known by name "
             f"({', '.join(name for name, _ in _BYTE_LEVEL.values())}), so llama.cpp would split words another way. "
             f"It is {json.dumps(table.get('pre_tokenizer'))[:300]}"
         )
     name, whole_words = found
     if bool(table["model"].get("ignore_merges")) != whole_words:
-        raise ModelError(
+        raise not_exported(
             f"{path}: ignore_merges is {str(not whole_words).lower()}, and llama.cpp's pre-tokenizer {name} works as "
             f"if it were {str(whole_words).lower()}"
         )
@@ -165,7 +166,7 @@ def _require_pieces(path: Path, table: dict[str, Any]) -> None:
     plain = plain and normalizer["pattern"] == {"String": " "}
     # a split at spaces does nothing once they are replaced
     if not plain or any(s["type"] != "Split" or s["pattern"] != {"String": " "} for s in steps):
-        raise ModelError(
+        raise not_exported(
             f"{path}: a SentencePiece tokenizer with other steps than Gemma's, which only replaces each space: "
             f"{json.dumps(normalizer)[:200]}, {json.dumps(table.get('pre_tokenizer'))[:200]}"
         )

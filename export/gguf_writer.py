@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from pairgrade.errors import MissingExtraError, ModelError, StorageError
-from pairgrade.export.decoder import Decoder, read_decoder
+from pairgrade.errors import MissingExtraError, StorageError
+from pairgrade.export.decoder import Decoder, not_exported, read_decoder
 from pairgrade.export.gguf_tensors import tensors
 from pairgrade.export.gguf_tokenizer import Vocabulary, read_vocabulary
 from pairgrade.export.weights import TensorSource, Weights
@@ -75,7 +75,7 @@ def _require_known(d: Decoder, folder: Path) -> None:
     elif d.window is not None and sliding_period(d.sliding) is None:
         problem = "sliding and full layers that do not alternate in a fixed period"
     if problem:
-        raise ModelError(f"{folder}: a {d.family} model with {problem}, which cannot be exported to GGUF")
+        raise not_exported(f"{folder}: a {d.family} model with {problem}, which cannot be exported to GGUF")
 
 
 def sliding_period(sliding: tuple[bool, ...]) -> int | None:

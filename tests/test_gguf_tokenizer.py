@@ -92,5 +92,7 @@ def test_unknown_tokenizers_are_refused(
     tmp_path: Path,
 ) -> None:
     folder = edit(tiny_folder(family), tmp_path / "folder", change)
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError, match=message) as caught:
         read_vocabulary(folder, 500)
+    assert "What can be exported: LlamaForCausalLM, Qwen2ForCausalLM" in str(caught.value)
+    assert "llama.cpp's own convert_hf_to_gguf.py" in str(caught.value)

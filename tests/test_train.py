@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -339,6 +340,16 @@ def test_grades_that_the_rubric_lacks_are_told(tmp_path: Path, tiny_folder: Call
     path = write_jsonl(tmp_path / "odd.jsonl", [Pair("q", "d", "a", "b", grade=7)])
     with pytest.raises(InputError, match=r"grade 7; the rubric's grades are 0, 1, 2, 3"):
         train(TrainJob(Source(str(path)), str(tiny_folder("llama")), tmp_path / "a", RUBRIC), SMALL)
+
+
+def test_a_model_of_several_is_refused(source: Source, tmp_path: Path, tiny_folder: Callable[[str], Path]) -> None:
+    folder = tmp_path / "gemma-3-4b"
+    shutil.copytree(tiny_folder("gemma3"), folder)
+    text = json.loads((folder / "config.json").read_text())
+    parts = {"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"], "text_config": text}
+    (folder / "config.json").write_text(json.dumps(parts))
+    with pytest.raises(ModelError, match=r"type 'gemma3' reads pictures or sound .* only text-only models"):
+        train(TrainJob(source, str(folder), tmp_path / "a", RUBRIC), SMALL)
 
 
 @pytest.fixture(autouse=True)
