@@ -30,7 +30,8 @@ from pairgrade.ranking_columns import FORMS
               help="Take FILE's labels instead of BM25's: with QUERIES and DOCS qrels, a run, triples or clicks by id; "
               "without them rows that hold texts (.jsonl, .parquet, .csv, .tsv).")  # fmt: skip
 @click.option("--known", metavar="FILE",
-              help="Known positives by id (qrels, triples, clicks); BM25 then brings hard negatives.")  # fmt: skip
+              help="Known positives by id (qrels, triples, clicks); BM25, or the run of --from, then brings hard "
+              "negatives.")  # fmt: skip
 @click.option("--known-from", type=int, default=1, show_default=True, metavar="N",
               help="Documents of --known qrels are positive from this grade on.")  # fmt: skip
 @click.option("--candidates", metavar="FILE",

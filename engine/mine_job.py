@@ -5,7 +5,7 @@ The set is put together in memory, for a document may come in many triples and a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ class MineJob:
     queries: str | None = None  # the queries' texts
     docs: str | None = None  # the documents' texts
     examples: str | None = None  # rows with texts; with queries and docs, qrels, a run, triples or clicks by id
-    known: str | None = None  # positives that are known, as ids: qrels, triples or clicks
+    known: str | None = None  # positives that are known, as ids: qrels, triples or clicks; with a run, or BM25
     candidates: str | None = None  # rank only a query's documents in this file of ids
     run: Path | None = None  # where the BM25 ranking goes, as a TREC run
     form: str = "set"  # the columns of OUT: a ranking set, or one of sentence-transformers' forms
@@ -50,8 +50,10 @@ class MineJob:
             raise InputError("give the files of both queries and docs, or of neither for rows that hold their texts")
         if self.queries is None and self.examples is None:
             raise InputError("nothing to mine: give QUERIES and DOCS, or rows that hold their texts with --from")
-        if self.examples is not None and (self.known or self.candidates or self.run):
-            raise InputError("--from takes the labels as they are: leave out --known, --candidates and --run")
+        if self.examples is not None and (self.candidates or self.run):
+            raise InputError("--from takes the place of BM25's ranking: leave out --candidates and --run")
+        if self.known is not None and self.queries is None:
+            raise InputError("--known is of ids: give the files of both queries and docs, which hold the texts")
 
 
 @dataclass(slots=True)
@@ -102,7 +104,7 @@ def _by_bm25(job: MineJob, queries_file: str, docs_file: str, report: MineReport
     queries = {query_id: text.document for query_id, text in _texts(queries_file, "query", report).items()}
     documents = _texts(docs_file, "document", report)
     candidates = None if job.candidates is None else read_ids(job.candidates)
-    known = None if job.known is None else read_ids(job.known)
+    known = _known(job)
     _count_unknown([candidates, known], queries, report)
     index = Bm25({doc_id: "\n".join(text) for doc_id, text in documents.items()}, job.bm25)
     ranked: list[tuple[str, str, float]] = []
@@ -112,33 +114,50 @@ def _by_bm25(job: MineJob, queries_file: str, docs_file: str, report: MineReport
         else:
             ranking = index.rank_only(query, candidates.documents.get(query_id, {}))[: job.mining.depth]
         ranked += ((query_id, doc_id, score) for doc_id, score in ranking)
-        labels = None if known is None else _known_labels(known, query_id, job.known_from)
-        source = "known" if known is None else known.kind
-        labelled = labels_of_ranking(query_id, ranking, "bm25", job.mining, labels, source)
-        if labels is not None and not any(labels.values()):
-            labelled = []  # no positive is known, so nothing can be learnt of its negatives
+        labelled = _labelled(job, query_id, ranking, "bm25", known)
         yield from _with_texts(query_id, query, labelled, documents, report)
     if job.run is not None:
         write_run(job.run, ranked)
 
 
-def _known_labels(known: IdFile, query_id: str, known_from: int) -> dict[str, float]:
+def _known(job: MineJob) -> IdFile | None:
+    if job.known is None:
+        return None
+    known = read_ids(job.known)
+    if known.kind == "run":
+        raise InputError(
+            f"{job.known} is a run, whose scores are no labels; --known takes qrels, triples or clicks. --from takes "
+            "a run, and labels it by rank"
+        )
+    return known
+
+
+def _labelled(
+    job: MineJob, query_id: str, ranking: Sequence[tuple[str, float]], source: str, known: IdFile | None
+) -> list[Labelled]:
+    """Label a ranking by its ranks, or by what is known and its ranks."""
+    if known is None:
+        return labels_of_ranking(query_id, ranking, source, job.mining)
     labels = known.documents.get(query_id, {})
-    if known.kind in ("qrels", "run"):
-        return {doc_id: float(value >= known_from) for doc_id, value in labels.items()}
-    return labels
+    if known.kind == "qrels":
+        labels = {doc_id: float(value >= job.known_from) for doc_id, value in labels.items()}
+    if not any(labels.values()):
+        return []  # no positive is known, so nothing can be learnt of its negatives
+    return labels_of_ranking(query_id, ranking, source, job.mining, labels, known.kind)
 
 
 def _by_ids(job: MineJob, queries_file: str, docs_file: str, path: str, report: MineReport) -> Iterator[RankingRow]:
-    ids = read_ids(path)
+    ids, known = read_ids(path), _known(job)
+    if known is not None and ids.kind != "run":
+        raise InputError(f"{path} holds {ids.kind}, whose labels stand as they are; --known goes with a run's ranks")
     queries = {query_id: text.document for query_id, text in _texts(queries_file, "query", report).items()}
-    wanted = {doc_id for documents in ids.documents.values() for doc_id in documents}
+    files = [ids] if known is None else [ids, known]
+    wanted = {doc_id for file in files for documents in file.documents.values() for doc_id in documents}
     documents = _texts(docs_file, "document", report, wanted)
-    _count_unknown([ids], queries, report)
+    _count_unknown(files, queries, report)
     for query_id, query in queries.items():
         if ids.kind == "run":
-            ranking = ids.ranking(query_id)[: job.mining.depth]
-            labelled = labels_of_ranking(query_id, ranking, "run", job.mining)
+            labelled = _labelled(job, query_id, ids.ranking(query_id)[: job.mining.depth], "run", known)
         else:
             labels = ids.documents.get(query_id, {})
             labelled = [Labelled(doc_id, max(0.0, label), ids.kind, None, None) for doc_id, label in labels.items()]

@@ -10,7 +10,7 @@ One row is one document of one query. A set is readable as pairs by ``pairgrade 
 ``title``           its title, empty where there is none (optional)
 ``label``           how relevant it is held to be, 0 or more: from 0 to 1, or grades such as 0 to 3. What a
                     re-ranker is trained on
-``source``          where the label came from: ``bm25``, ``random``, ``triples``, ``rows``, ``qrels``, ``run`` or
+``source``          where the label came from: ``bm25``, ``clicks``, ``triples``, ``rows``, ``qrels``, ``run`` or
                     whatever the set's maker calls it (optional)
 ``rank``            place of the document in the ranking that proposed it, from 1; null if none did (optional)
 ``score``           its score there; null likewise (optional)

@@ -137,6 +137,28 @@ def test_known_positives_get_hard_negatives(files: tuple[Path, Path], tmp_path: 
     assert labels(rows) == {("q1", "d4"): 0, ("q1", "d1"): 1}
 
 
+def test_known_positives_go_with_the_ranks_of_a_run(files: tuple[Path, Path], tmp_path: Path) -> None:
+    ranked, qrels = tmp_path / "own.run", tmp_path / "human.qrels"
+    lines = ["q1 Q0 d5 1 9 x", "q1 Q0 d1 2 8 x", "q1 Q0 d3 3 7 x", "q1 Q0 d2 4 6 x", "q2 Q0 d3 1 9 x"]
+    ranked.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    qrels.write_text("q1 0 d1 2\nq1 0 d4 1\nq2 0 d3 0\n", encoding="utf-8")  # no positive of q2
+    known = ("--known", qrels, "--known-from", 2)
+    rows, _ = mined(tmp_path, *files, "--from", ranked, *known, "--depth", 3)
+    assert [(row.query_id, row.doc_id, row.label, row.source, row.rank) for row in rows] == [
+        ("q1", "d1", 1.0, "qrels", 2),
+        ("q1", "d4", 0.0, "qrels", None),
+        ("q1", "d5", 0.0, "run", 1),
+        ("q1", "d3", 0.0, "run", 3),
+    ]
+    out = tmp_path / "other.jsonl"
+    with pytest.raises(InputError, match="is a run, whose scores are no labels; --known takes qrels, triples"):
+        run(*files, "--known", ranked, "--out", out)
+    with pytest.raises(InputError, match="holds qrels, whose labels stand as they are; --known goes with a run's"):
+        run(*files, "--from", qrels, "--known", qrels, "--out", out)
+    with pytest.raises(InputError, match="--known is of ids: give the files of both queries and docs"):
+        run("--from", files[0], "--known", qrels, "--out", out)
+
+
 def test_a_ranking_is_not_written_over_what_is_there(files: tuple[Path, Path], tmp_path: Path) -> None:
     ranking = tmp_path / "bm25.run"
     ranking.write_text("made by hand")
@@ -294,8 +316,8 @@ def test_what_cannot_be_mined_is_refused(files: tuple[Path, Path], tmp_path: Pat
         run("--out", out)
     with pytest.raises(InputError, match="both queries and docs"):
         run(files[0], "--out", out)
-    with pytest.raises(InputError, match="leave out --known"):
-        run(*files, "--from", files[0], "--known", files[0], "--out", out)
+    with pytest.raises(InputError, match="leave out --candidates"):
+        run(*files, "--from", files[0], "--candidates", files[0], "--out", out)
     with pytest.raises(InputError, match="as in 2-50"):
         run(*files, "--negative-ranks", "5", "--out", out)
     with pytest.raises(InputError, match=r"set\.csv: ranking sets end in"):
