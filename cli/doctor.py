@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
+from typing import Any
 
 import rich_click as click
 from rich.table import Table
 
 from pairgrade.cli.consoles import result_console
 from pairgrade.diagnosis import Diagnosis
+from pairgrade.hardware import usable_cores
 
 _PRODUCTS = {
     "u8s8": "exact by u8s8, the fast product",
@@ -19,7 +22,11 @@ _PRODUCTS = {
 
 
 @click.command("doctor")
-@click.option("--measure", is_flag=True, help="Measure the processor's ceiling, too: some seconds on all cores.")
+@click.option(
+    "--measure",
+    is_flag=True,
+    help="Measure the ceiling of fp32 and int8 products and of a copy of memory, too: some seconds on all cores.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(measure: bool, as_json: bool) -> None:
     """Show the machine, the libraries, which features work here and why others do not.
@@ -40,13 +47,13 @@ def command(measure: bool, as_json: bool) -> None:
         sys.exit(1)
 
 
-def _ceilings() -> dict[str, float]:
-    from pairgrade.bench.ceiling import copy_gigabytes, fp32_gflops
+def _ceilings() -> dict[str, Any]:
+    from pairgrade.bench.ceiling import measure_ceiling
 
-    return {"fp32_gflops": fp32_gflops(), "copy_gigabytes_per_second": copy_gigabytes()}
+    return asdict(measure_ceiling(usable_cores()))
 
 
-def _machine(diagnosis: Diagnosis, ceilings: dict[str, float]) -> Table:
+def _machine(diagnosis: Diagnosis, ceilings: dict[str, Any]) -> Table:
     table = _table("machine")
     facts = diagnosis.environment
     for name in ("cpu", "cores", "machine", "system", "python"):
@@ -63,8 +70,13 @@ def _machine(diagnosis: Diagnosis, ceilings: dict[str, float]) -> Table:
         total, free = diagnosis.memory_bytes / 2**30, diagnosis.memory_free_bytes / 2**30
         table.add_row("memory", f"{total:.1f} GiB, {free:.1f} GiB free")
     if ceilings:
+        int8 = ceilings["int8_gops"]
+        table.add_row("cores measured", str(ceilings["threads"]))
         table.add_row("fp32 product", f"{ceilings['fp32_gflops']:.0f} GFLOP/s")
-        table.add_row("copy of memory", f"{ceilings['copy_gigabytes_per_second']:.1f} GB/s")
+        table.add_row(
+            "int8 product", "not measured: onnx or onnxruntime is missing" if int8 is None else f"{int8:.0f} GOP/s"
+        )
+        table.add_row("copy of memory", f"{ceilings['copy_gb_per_second']:.1f} GB/s")
     return table
 
 

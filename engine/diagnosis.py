@@ -14,6 +14,7 @@ from typing import Any
 from pairgrade.advisories import ADVISORIES, Advisory, known_bad
 from pairgrade.environment import environment, package_version
 from pairgrade.hardware import cpu_features, has_vnni, memory_bytes
+from pairgrade.onnx_manifest import MIN_PYTHON
 
 _IMPORT_SECONDS = 300.0
 _MARK = "import:"
@@ -58,7 +59,7 @@ class Feature:
 FEATURES = (
     Feature("label with GGUF models", ("llama_cpp",), None),
     Feature("label with ONNX models", ("onnxruntime", "tokenizers"), "onnx"),
-    Feature("export to ONNX", ("onnx", "onnxruntime", "torch", "transformers"), "onnx"),
+    Feature("export to ONNX", ("onnx", "onnxruntime", "torch", "transformers"), "train"),
     Feature("export to GGUF", ("gguf", "torch", "transformers"), "train"),
     Feature("train an annotator", ("torch", "transformers", "peft"), "train"),
     Feature("train a re-ranker", ("torch", "sentence_transformers"), "rerank"),
@@ -138,6 +139,9 @@ def exact_product() -> str:
 def _verdict(feature: Feature, faults: Mapping[str, str]) -> Verdict:
     missing = [module for module in feature.modules if importlib.util.find_spec(module) is None]
     if missing:
+        if "onnxruntime" in missing and sys.version_info[:2] < MIN_PYTHON:
+            oldest = ".".join(map(str, MIN_PYTHON))
+            return Verdict(feature.name, False, f"onnxruntime needs Python {oldest} or later")
         target = f"'pairgrade[{feature.extra}]'" if feature.extra else "pairgrade"
         return Verdict(feature.name, False, f"{', '.join(missing)} not installed; run: pip install {target}")
     why = "; ".join(f"{module}: {faults[module]}" for module in feature.modules if module in faults)

@@ -32,6 +32,7 @@ DOCUMENTS, PREFIX, WEIGHTS = "documents.onnx", "prefix.onnx", "weights.bin"
 EMBEDDING, HEAD = "embedding.npy", "head.npy"
 PROBE = "probe.onnx"
 MIN_ONNXRUNTIME = (1, 31)  # the oldest that this was tested with
+MIN_PYTHON = (3, 11)  # the oldest that it is built for
 QUANTS = ("fp32", "int8", "int4")
 _FORMAT, _VERSION = "pairgrade-onnx", 1
 

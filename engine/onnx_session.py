@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from pairgrade.denormals import can_flush, flushed_denormals
 from pairgrade.errors import MissingExtraError, ModelError
 from pairgrade.onnx_check import check_onnx
-from pairgrade.onnx_manifest import MIN_ONNXRUNTIME
+from pairgrade.onnx_manifest import MIN_ONNXRUNTIME, MIN_PYTHON
 
 _INTERNAL = 3  # log level: errors only
 _MOVES_ROUNDING = "QDQPropagationTransformer"  # before a reshape, which then takes two roundings more
@@ -22,6 +23,9 @@ def runtime() -> Any:
     try:
         import onnxruntime
     except ImportError:
+        if sys.version_info[:2] < MIN_PYTHON:
+            wanted, python = (".".join(map(str, version)) for version in (MIN_ONNXRUNTIME, MIN_PYTHON))
+            raise ModelError(f"ONNX models need onnxruntime {wanted} or later, and that Python {python}") from None
         raise MissingExtraError("a model in an ONNX folder", "onnxruntime", "onnx") from None
     version = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
     if version < MIN_ONNXRUNTIME:

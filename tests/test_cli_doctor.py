@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
 
 import pytest
 from click.testing import CliRunner
 
 from pairgrade import diagnosis
+from pairgrade.bench import ceiling
 from pairgrade.cli import cli
 from pairgrade.diagnosis import Feature
+from pairgrade.hardware import usable_cores
 
 
 @pytest.fixture(autouse=True)
@@ -36,4 +40,34 @@ def test_doctor_for_people_and_machines() -> None:
     assert [v["works"] for v in found["verdicts"]] == [True, False]
     assert found["advisories"] == []
     assert found["ceilings"] == {}
-    assert found["onnx_product"] in ("u8s8", "u8u8", "none")
+
+
+@pytest.mark.parametrize(("product", "shown"), [
+    ("u8s8", "exact by u8s8, the fast product"), ("u8u8", "exact by u8u8"), ("none", "no exact product was found"),
+])  # fmt: skip
+def test_the_exact_product_is_told(product: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis, "exact_product", lambda: product)
+    assert shown in " ".join(CliRunner().invoke(cli, ["doctor"]).output.split())
+    assert json.loads(CliRunner().invoke(cli, ["doctor", "--json"]).output)["onnx_product"] == product
+
+
+def test_the_ceilings_are_measured_where_they_are_asked_for() -> None:
+    found = json.loads(CliRunner().invoke(cli, ["doctor", "--measure", "--json"]).output)["ceilings"]
+    assert found["threads"] == usable_cores()
+    assert found["fp32_gflops"] > 1
+    assert found["copy_gb_per_second"] > 0.1
+    has_onnx = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
+    assert found["int8_gops"] > 1 if has_onnx else found["int8_gops"] is None
+
+
+@pytest.mark.parametrize(("int8", "shown"), [(812.4, "int8 product 812 GOP/s"), (None, "int8 product not measured")])
+def test_the_ceilings_are_shown(int8: float | None, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ceiling, "measure_ceiling", lambda threads: ceiling.Ceiling(threads, 197.3, int8, 17.81))
+    text = re.sub("[│ \n]+", " ", CliRunner().invoke(cli, ["doctor", "--measure"]).output)
+    for expected in (
+        f"cores measured {usable_cores()} ",
+        "fp32 product 197 GFLOP/s",
+        shown,
+        "copy of memory 17.8 GB/s",
+    ):
+        assert expected in text

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import importlib.util
+import platform
+import re
+import sys
 from pathlib import Path
 
 import pytest
 
-from pairgrade import advisories, diagnosis, hardware
-from pairgrade.diagnosis import Feature, Verdict, diagnose
+from pairgrade import ModelError, advisories, diagnosis, hardware, onnx_session
+from pairgrade.diagnosis import FEATURES, Feature, Verdict, diagnose
 
 
 def test_each_feature_is_tried_in_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,9 +40,56 @@ def test_what_is_installed_is_held_against_the_advisories(monkeypatch: pytest.Mo
     assert advisories.known_bad("torch", "2.9.0")
 
 
+def _modules_of(extra: str | None) -> set[str]:
+    """Return the modules of the packages that pyproject.toml lists for an extra, those of extras in it among them."""
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    found: set[str] = set()
+    for wanted in project["optional-dependencies"][extra] if extra else project["dependencies"]:
+        name, others = re.match(r"([\w-]+)(?:\[([\w,]+)\])?", wanted).groups()  # type: ignore[union-attr]
+        if name == "pairgrade":
+            found = found.union(*map(_modules_of, others.split(",")))
+        else:
+            found.add({"llama-cpp-python": "llama_cpp"}.get(name, name.replace("-", "_")))
+    return found
+
+
+def test_the_extra_that_is_named_brings_every_module() -> None:
+    for feature in FEATURES:
+        assert set(feature.modules) <= _modules_of(feature.extra), feature.name
+
+
+def test_a_python_that_onnxruntime_is_not_built_for_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
+    feature = Feature("label with ONNX models", ("json", "onnxruntime"), "onnx")
+    monkeypatch.setattr(diagnosis, "MIN_PYTHON", (3, 10))
+    (verdict,) = diagnose((feature,)).verdicts
+    assert verdict.why == "onnxruntime not installed; run: pip install 'pairgrade[onnx]'"
+    monkeypatch.setattr(diagnosis, "MIN_PYTHON", (3, 99))
+    (verdict,) = diagnose((feature,)).verdicts
+    assert verdict.why == "onnxruntime needs Python 3.99 or later"
+    monkeypatch.setattr(onnx_session, "MIN_PYTHON", (3, 99))
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ModelError, match=r"need onnxruntime 1\.\d+ or later, and that Python 3\.99$"):
+        onnx_session.runtime()
+
+
+def test_the_8_bit_product_that_is_exact_here() -> None:
+    """On x86 u8s8 adds pairs in 16 bits, and saturates, unless it is one instruction."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        assert diagnose(()).onnx_product == "none"
+    else:
+        saturates = platform.machine() in ("x86_64", "AMD64") and not hardware.has_vnni(hardware.cpu_features())
+        assert diagnose(()).onnx_product == ("u8u8" if saturates else "u8s8")
+
+
 def test_processor_and_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    found = diagnose(())
-    assert found.vnni == hardware.has_vnni(frozenset(found.cpu_features))
+    for features, vnni in (({"avx512_vnni", "avx2"}, True), ({"avx2", "avx512f"}, False)):
+        with monkeypatch.context() as patch:
+            patch.setattr(diagnosis, "cpu_features", lambda features=features: frozenset(features))
+            found = diagnose(())
+        assert (found.cpu_features, found.vnni) == (tuple(sorted(features)), vnni)
     assert found.memory_bytes is None or found.memory_bytes > 2**28
     assert not hardware.has_vnni(frozenset({"avx2", "avx512f"}))
     assert hardware.has_vnni(frozenset({"avx2", "avx_vnni"}))
