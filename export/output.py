@@ -17,29 +17,40 @@ def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a hidden folder beside ``out`` to write into; it becomes ``out`` when the block ends without an error.
 
     Else it is removed, and so is what killed processes left for the same ``out``. InputError where ``out`` exists
-    already, unless it is a folder to ``replace``.
+    already, unless it is a folder to ``replace``, which is set aside until the new one has its name.
     """
+    _settle_stale(out)
     if out.exists() and not replace:
         raise InputError(f"{out} exists already; name a folder that is to be made")
-    work = out.with_name(f".{out.name}.{os.getpid()}.part")
-    _remove_stale_parts(out)
+    work, old = (out.with_name(f".{out.name}.{os.getpid()}.{kind}") for kind in ("part", "old"))
     shutil.rmtree(work, ignore_errors=True)
     try:
         work.mkdir(parents=True)
         yield work
         if replace and out.is_dir():
-            shutil.rmtree(out)
+            out.rename(old)
         work.rename(out)
     finally:
+        _put_back_or_remove(old, out)
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _remove_stale_parts(out: Path) -> None:
-    name = re.compile(re.escape(f".{out.name}.") + r"(\d+)\.part")
-    for path in out.parent.iterdir() if out.parent.is_dir() else ():
+def _settle_stale(out: Path) -> None:
+    """Remove what killed processes left, and put back a folder that one had set aside and not replaced."""
+    name = re.compile(re.escape(f".{out.name}.") + r"(\d+)\.(part|old)")
+    for path in list(out.parent.iterdir()) if out.parent.is_dir() else ():
         found = name.fullmatch(path.name)
         if found and not _is_alive(int(found[1])):
-            shutil.rmtree(path, ignore_errors=True)
+            if found[2] == "old":
+                _put_back_or_remove(path, out)
+            else:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _put_back_or_remove(old: Path, out: Path) -> None:
+    if old.is_dir() and not out.exists():
+        old.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _is_alive(process: int) -> bool:

@@ -98,3 +98,34 @@ def test_a_folder_that_is_there_is_refused_or_replaced(tmp_path: Path) -> None:
     with new_folder(out, replace=True) as work:
         (work / "new").touch()
     assert [path.name for path in out.iterdir()] == ["new"]
+
+
+def test_a_folder_is_replaced_at_once_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, rename = tmp_path / "out", Path.rename
+    out.mkdir()
+    (out / "old").touch()
+
+    def refused(folder: Path, target: Path) -> None:
+        if folder.suffix == ".part":
+            assert not out.exists()  # the old one has been set aside
+            raise OSError("no")
+        rename(folder, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(OSError, match="no"), new_folder(out, replace=True):
+        pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "old"]
+
+
+def test_what_a_killed_writer_set_aside_is_put_back(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    aside = tmp_path / f".out.{gone.pid}.old"
+    for name in ("first", "second"):
+        aside.mkdir()
+        (aside / name).touch()
+        with pytest.raises(InputError, match="exists already"), new_folder(out):
+            pytest.fail("went on")
+        assert [path.name for path in out.iterdir()] == ["first"]  # the second is what a finished writer replaced
+        assert not aside.exists()
