@@ -18,10 +18,11 @@ from pairgrade.errors import ModelError
 from pairgrade.foreign_text import shown
 
 VERSIONS = (2, 3)
-MAX_ENTRIES = 100_000  # metadata keys or tensors of one file; real ones have hundreds
+MAX_ENTRIES = 50_000  # metadata keys or tensors of one file; real ones have hundreds
 MAX_KEY = 65_535  # bytes, by the specification
 MAX_TEXT = 2**24  # bytes of a text of the metadata; chat templates have thousands
-MAX_TOKENS = 2**20  # and merges; real ones have half of that
+MAX_ELEMENTS = 2**20  # of all arrays that are read; 262,144 tokens with their merges are 780,000
+MAX_VALUES = 4096  # numbers of an array that is read; hyper-parameters have one a layer
 MAX_HEADER = 2**26  # bytes; 262,144 tokens with their merges take 13 million
 TOKENS = "tokenizer.ggml.tokens"
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
@@ -98,6 +99,7 @@ class _Parser:
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self._path, self._file, self._at = path, file, 4
         self._size = os.fstat(file.fileno()).st_size
+        self._elements = 0  # of the arrays that were read
         file.seek(4)
 
     def header(self) -> GgufHeader:
@@ -130,7 +132,8 @@ class _Parser:
         if kind == _ARRAY:
             raise self._wrong(f"has arrays inside the array '{key}', which no model needs")
         if kind == STRING:
-            count = self._count("<Q", f"strings in '{key}'", 8, most=MAX_TOKENS)
+            count = self._count("<Q", f"strings in '{key}'", 8, most=None)
+            self._add(count, f"strings in '{key}'")
             what = f"a string of '{key}'"
             texts = [self._raw_string(what, MAX_KEY) for _ in range(count)] if key == TOKENS else []
             for _ in range(count - len(texts)):
@@ -141,11 +144,19 @@ class _Parser:
         layout = _SCALARS[kind]
         width = struct.calcsize(layout)
         count = self._count("<Q", f"numbers in '{key}'", width, most=None)
-        if count > MAX_ENTRIES:
+        if count > MAX_VALUES:
             self._at = self._file.seek(self._at + width * count)
             return ArrayValue(count, kind)
+        self._add(count, f"numbers in '{key}'")
         raw = self._take(width * count, f"the numbers in '{key}'")
         return ArrayValue(count, kind, struct.unpack(f"<{count}{layout[1]}", raw))
+
+    def _add(self, count: int, what: str) -> None:
+        self._elements += count
+        if self._elements > MAX_ELEMENTS:
+            raise self._wrong(
+                f"has {count:,} {what}, {self._elements:,} with those before; {MAX_ELEMENTS:,} are the most"
+            )
 
     def _tensor(self) -> TensorInfo:
         name = self._string("a tensor's name", MAX_KEY)
@@ -159,8 +170,10 @@ class _Parser:
     def _count(self, layout: str, what: str, width: int, most: int | None = MAX_ENTRIES) -> int:
         """Read how many things of at least ``width`` bytes follow."""
         count = int(self._number(layout, f"the number of {what}"))
-        if count * width > self._size - self._at or (most is not None and count > most):
+        if count * width > self._size - self._at:
             raise self._wrong(f"claims {count:,} {what}, more than a file of {self._size:,} bytes can hold")
+        if most is not None and count > most:
+            raise self._wrong(f"has {count:,} {what}; {most:,} are the most")
         return count
 
     def _number(self, layout: str, what: str) -> int | float | bool:

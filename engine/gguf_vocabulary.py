@@ -17,8 +17,10 @@ def check_vocabulary(metadata: Mapping[str, Value | ArrayValue]) -> int:
     if not isinstance(model, str) or model in ("", "none", "no_vocab"):
         raise UnsoundError(f"names no tokenizer ({_PREFIX}model is {model!r})")
     tokens = metadata.get(TOKENS)
-    if not isinstance(tokens, ArrayValue) or tokens.kind != STRING or tokens.count == 0:
+    if tokens is None:
         raise UnsoundError(f"has no vocabulary ({TOKENS})")
+    if not isinstance(tokens, ArrayValue) or tokens.kind != STRING or tokens.count == 0:
+        raise UnsoundError(f"has a vocabulary that is no list of texts ({TOKENS})")
     for name, kind in _PER_TOKEN.items():
         other = metadata.get(_PREFIX + name)
         if other is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pairgrade import ModelError
-from pairgrade.onnx_check import check_onnx
+from pairgrade.onnx_check import BITS, check_onnx
 
 onnx = pytest.importorskip("onnx")
 
@@ -66,6 +67,10 @@ BAD: dict[str, tuple[dict[str, str], str]] = {
     "a petabyte": ({"location": "weights.bin", "length": str(10**15)}, "ends at byte"),
     "offset near 2^64": ({"location": "weights.bin", "offset": str(2**63), "length": "16"}, "ends at byte"),
     "a name beyond the system's limit": ({"location": "a" * 5000}, "too long"),
+    "fewer bytes than its shape": ({"location": "weights.bin", "length": "8"}, "has 8 bytes in 'weights.bin'"),
+    "no length and an offset": ({"location": "weights.bin", "offset": "4"}, "has 12 bytes in 'weights.bin'"),
+    "an offset behind the end": ({"location": "weights.bin", "offset": "20"}, "ends at byte 20"),
+    "digits of another script": ({"location": "weights.bin", "length": "\u0661\u0666"}, "must be a whole number"),
     "no number": ({"location": "weights.bin", "length": "0x10"}, "the length '0x10'"),
 }
 
@@ -163,6 +168,76 @@ def test_what_another_reader_might_take_for_external_is_refused(kind: str, folde
     (folder / "\N{REPLACEMENT CHARACTER}").write_bytes(bytes(16))
     with pytest.raises(ModelError, match=reason):
         check(folder, field(7, field(5, tensor)))
+
+
+def tensor(dims: list[int], kind: int, *fields: bytes) -> bytes:
+    return b"".join(field(1, size) for size in dims) + field(2, kind) + b"".join(fields)
+
+
+def place(offset: int, length: int) -> bytes:
+    entries = {"location": "weights.bin", "offset": str(offset), "length": str(length)}
+    return b"".join(field(13, field(1, key.encode()) + field(2, value.encode())) for key, value in entries.items())
+
+
+WRONG = {  # tensors of one model -> a part of the reason
+    "more bytes than the shape": ([tensor([3], 1, field(9, bytes(16)))], "has 16 bytes; its shape and type take 12"),
+    "a packed shape": ([field(1, b"\x02\x03") + field(2, 1) + field(9, bytes(16))], "take 24"),
+    "halves of bytes": ([tensor([3], 22, field(9, bytes(3)))], "take 2"),
+    "a shape that wraps round": ([tensor([2**33, 2**31], 1, field(9, b""))], "has 0 bytes"),
+    "a negative dimension": ([tensor([2**64 - 1], 1, field(9, bytes(4)))], "a dimension below 0"),
+    "very many dimensions": ([tensor([1] * 65, 1, field(9, bytes(4)))], "65 dimensions"),
+    "no type": ([tensor([4], 0, field(9, bytes(16)))], "the data type 0"),
+    "a type of more than 32 bits": ([tensor([4], 2**32 + 1, field(9, bytes(16)))], f"the data type {2**32 + 1}"),
+    "inside and outside": ([tensor([4], 1, field(9, bytes(16)), place(0, 16))], "and 16 in the model's own"),
+    "one over the other": ([tensor([2], 1, place(0, 8)), tensor([2], 1, place(4, 8))], "lie one over the other"),
+    "one inside the other": ([tensor([4], 1, place(0, 16)), tensor([1], 1, place(8, 4))], "lie one over the other"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_tensor_whose_bytes_are_not_its_own_is_refused(kind: str, folder: Path) -> None:
+    tensors, reason = WRONG[kind]
+    with pytest.raises(ModelError) as caught:
+        check(folder, field(1, 11) + field(7, b"".join(field(5, t) for t in tensors)))
+    assert reason in str(caught.value)
+
+
+def test_tensors_side_by_side_and_in_the_same_place_pass(folder: Path) -> None:
+    tensors = [tensor([2], 1, place(0, 8)), tensor([2], 1, place(8, 8)), tensor([8], 2, place(0, 8))]
+    tensors += [tensor([0, 5], 1, place(4, 0)), tensor([5], 22, field(9, bytes(3))), tensor([], 1, field(9, bytes(4)))]
+    assert check(folder, field(1, 11) + field(7, b"".join(field(5, t) for t in tensors))) == 4
+
+
+def test_the_sizes_of_elements_are_those_of_the_format() -> None:
+    for name, kind in onnx.TensorProto.DataType.items():
+        if kind not in BITS:
+            assert name.startswith(("UNDEFINED", "STRING", "FLOAT6")), name
+            continue
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
+        if BITS[kind] >= 8:
+            assert dtype.itemsize * 8 == BITS[kind], name
+        else:
+            assert name.endswith({4: ("4", "4E2M1"), 2: "2"}[BITS[kind]])
+
+
+def test_two_graphs_that_readers_would_put_together_are_refused(folder: Path) -> None:
+    graph = field(7, field(2, b"g"))
+    assert check(folder, field(1, 11) + graph) == 0
+    with pytest.raises(ModelError, match="two of what an ONNX model has one of"):
+        check(folder, field(1, 11) + graph + graph)
+
+
+@pytest.mark.parametrize("version", [b"", field(1, 0), field(1, 2), field(1, 2**32 + 11)])
+def test_an_ir_version_of_no_onnx_is_refused(version: bytes, folder: Path) -> None:
+    with pytest.raises(ModelError, match="has the IR version"):
+        check(folder, version + field(7, field(2, b"g")))
+
+
+def test_a_million_fields_are_the_most(folder: Path) -> None:
+    start = time.process_time()
+    with pytest.raises(ModelError, match="more than 1,048,576 fields"):
+        check(folder, field(1, 11) + field(7, b"\x10\x01" * 10_000_000))
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize(

@@ -41,12 +41,14 @@ BAD: dict[str, tuple[bytes, str]] = {
     "key twice": (content(b'{"a": 1, "a": 2}'), "'a' twice"),
     "missing key": (content({"a": {"dtype": "F32", "shape": [1]}}, 4), "other keys"),
     "a dtype that is a list": (changed(dtype=[]), "the dtype []"),
-    "a million dimensions": (changed(shape=[2**61] * 1_000_000), "1,000,000 dimensions"),
+    "very many dimensions": (changed(shape=[2**61] * 100_000), "100,000 dimensions"),
     "key twice among many": (
         content(b"{" + b",".join(b'"%d":1' % i for i in range(100_000)) + b',"7":1}'),
         "'7' twice",
     ),
     "notes that are no texts": (content(GOOD | {"__metadata__": {"a": 1}}), "no table of texts"),
+    "many empty lists": (content(b'{"a":[' + b"[]," * 3_000_000 + b"[]]}"), "more lists and tables than"),
+    "a list of many numbers": (content(b'{"a":[' + b"1," * 4_900_000 + b"1]}"), "other keys"),
     "UTF-16": (content(json.dumps(GOOD).encode("utf-16")), "not JSON"),
     "unknown dtype": (changed(dtype="F7"), "'F7'"),
     "negative shape": (changed(shape=[-4]), "whole numbers"),
@@ -80,7 +82,7 @@ def test_a_header_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
         file.write((200_000_000).to_bytes(8, "little"))
         file.truncate(200_000_008)  # sparse
     start = time.perf_counter()
-    with pytest.raises(ModelError, match="100,000,000 are the most"):
+    with pytest.raises(ModelError, match="10,000,000 are the most"):
         check_safetensors(path)
     assert time.perf_counter() - start < 2
 
