@@ -55,7 +55,9 @@ def command(
     """Manipulate irrelevant documents and count how many become falsely relevant.
 
     PAIRS is what `pairgrade label` reads, with human grades. Of the pairs that people found irrelevant some are
-    labelled as they are, with the query stuffed into the document, with a claim of relevance, with forged answers.
+    labelled as they are, with the query stuffed into the document, with a claim of relevance, with forged answers
+    (their turns are those of the model's own chat format). What is added stands at the document's end: the column "cut
+    off" counts the documents that did not fit the context and lost it.
     """
     from pairgrade.rubric import Rubric
 
@@ -101,8 +103,16 @@ def _print(report: AttackReport, model: str) -> None:
     table.add_column("95%", justify="right")
     table.add_column("mean expected grade", justify="right")
     table.add_column("rise", justify="right")
+    table.add_column("cut off", justify="right")
     for result in report.results:
         what = ATTACKS[result.name][0] if result.name in ATTACKS else "as it is"
         interval = f"{result.interval[0]:.1%} to {result.interval[1]:.1%}"
-        table.add_row(what, f"{result.rate:.1%}", interval, f"{result.expected_grade:.3f}", f"{result.rise:+.3f}")
+        figures = f"{result.expected_grade:.3f}", f"{result.rise:+.3f}", f"{result.cut:,}"
+        table.add_row(what, f"{result.rate:.1%}", interval, *figures)
     result_console().print(table)
+    if any(result.cut for result in report.results[1:]):
+        click.echo(
+            "cut off: documents that do not fit the context lose their end, where the manipulation stands; with a "
+            "larger --ctx, or shorter documents, it is tried on them, too",
+            err=True,
+        )

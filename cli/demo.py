@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from pairgrade.cli.report import summary_table
               help="Another model, as for `pairgrade label`.")  # fmt: skip
 @click.option("--out", "-o", type=click.Path(file_okay=False, path_type=Path), default=Path("demo-output"),
               show_default=True, metavar="FOLDER", help="Where the judgments go.")  # fmt: skip
-@click.option("--limit", type=int, metavar="N", help="Only the first N pairs.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N pairs.")
 @click.option("--overwrite", is_flag=True, help="Replace the output of a demo with other settings.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def command(model: str, out: Path, limit: int | None, overwrite: bool, as_json: bool) -> None:
@@ -28,13 +29,13 @@ def command(model: str, out: Path, limit: int | None, overwrite: bool, as_json: 
     """
     from pairgrade.agreement import AgreementOptions, agreement
     from pairgrade.annotator import Annotator
+    from pairgrade.cli.options import entered
     from pairgrade.cli.progress import TerminalProgress
     from pairgrade.job import LabelJob
     from pairgrade.judgments import read_judgments
     from pairgrade.matching import match
     from pairgrade.readers import Source, read_pairs
     from pairgrade.records import Pair, Qrel
-    from pairgrade.rubric import Rubric
     from pairgrade.run import label
     from pairgrade.spool import Selection
 
@@ -42,7 +43,7 @@ def command(model: str, out: Path, limit: int | None, overwrite: bool, as_json: 
         source = Source(str(sample))
         job = LabelJob(source, out / "judgments.jsonl", out / "judgments.qrels", Selection(limit), overwrite)
         with TerminalProgress() as progress:
-            summary = label(job, lambda: Annotator.open(model, Rubric.load("trec")), progress)
+            summary = label(job, partial(entered, partial(Annotator.open, model, isolate=True)), progress)
         pairs = [row for row in read_pairs(source) if isinstance(row, Pair)]
     ours = [Qrel(pair.query_id, pair.doc_id, pair.grade) for pair in pairs if pair.grade is not None]
     judgments = read_judgments(job.out)

@@ -39,8 +39,8 @@ from pairgrade.cli.report import print_summary
     panel="Output",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="A few pairs, JSONL or CSV, that are judged again and again: the run stops where one no longer gets "
-    "what it got first, and forgets what was judged since the last check; a run that was stopped does that again.",
+    help="A few pairs, JSONL, CSV, TSV or Parquet, that are judged again and again: the run stops where one no longer "
+    "gets what it got first, and forgets what was judged since the last check; a run that was stopped does that again.",
 )
 @click.option(
     "--canary-every",
@@ -69,9 +69,9 @@ def command(
 ) -> None:
     """Label the pairs of a file.
 
-    PAIRS is a JSONL, CSV, TSV or Parquet file with the columns query_id, doc_id, query and document (title and
-    grade if there are any), .gz or not; a qrels or run file together with --queries and --docs; or irds:DATASET,
-    a dataset of ir_datasets where that package is installed.
+    PAIRS is a JSONL, CSV or TSV file, .gz or not, or a Parquet file with the columns query_id, doc_id, query and
+    document (title and grade if there are any); a qrels or run file together with --queries and --docs; or
+    irds:DATASET, a dataset of ir_datasets where that package is installed.
 
     The work is journaled: the same command resumes a run that was stopped or killed, and ends with the same bytes.
     Rows that are no usable pairs go to OUT.errors.jsonl with their line and the reason, and so do pairs on which the

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,8 +39,9 @@ def _choice(
     return _option(*names, type=click.Choice(choices), metavar=metavar, panel=panel, default=default, help=help_text)
 
 
-def _number(name: str, text: str, panel: str, default: int | None = None) -> Any:
-    return _option(name, type=int, metavar="N", panel=panel, default=default, help=text)
+def _number(name: str, text: str, panel: str, default: int | None = None, least: int | None = 1) -> Any:
+    kind = int if least is None else click.IntRange(min=least)
+    return _option(name, type=kind, metavar="N", panel=panel, default=default, help=text)
 
 
 def _text(*names: str, metavar: str, panel: str, text: str, default: str | None = None, required: bool = False) -> Any:
@@ -54,7 +56,8 @@ def _option(*names: str, default: str | int | None, **settings: Any) -> Any:
 
 
 _PAIRS = [
-    _text("--queries", metavar="FILE", panel=_INPUT, text="Queries (JSONL or TSV): PAIRS is then a qrels or run file."),
+    _text("--queries", metavar="FILE", panel=_INPUT, text="Queries (JSONL, TSV or Parquet): PAIRS is then a qrels "
+          "or run file."),
     _text("--docs", metavar="FILE", panel=_INPUT, text="Documents (JSONL, TSV or Parquet), with --queries."),
     _choice("--format", "file_format", choices=_FORMATS, metavar="FORMAT", panel=_INPUT,
             text="Format of PAIRS, where its suffix does not tell."),
@@ -68,7 +71,7 @@ _PAIRS = [
 _SELECTION = [
     _number("--limit", "Take only the first N usable pairs.", _INPUT),
     _number("--sample", "Take N of the pairs at random; see --seed.", _INPUT),
-    _number("--seed", "Seed of --sample.", _INPUT, 0),
+    _number("--seed", "Seed of --sample.", _INPUT, 0, least=None),
     _choice("--duplicates", choices=["refuse", "first"], metavar="POLICY", default="refuse", panel=_INPUT,
             text="Pairs with the ids of an earlier one: refuse the file, or take the first and reject the others."),
 ]  # fmt: skip
@@ -83,7 +86,7 @@ _MODEL = [
     _choice("--chat", choices=["auto", *FORMAT_NAMES], metavar="NAME", default="auto", panel=_MODEL_PANEL,
             text="The turns around the prompt; auto tells by the model's control tokens."),
     _number("--ctx", "Longest prompt in tokens; documents are cut to fit.  [default: 2048, or what the model was "
-            "trained with, if less]", _MODEL_PANEL),
+            "trained with, if less]", _MODEL_PANEL, least=64),
     _choice("--too-long", choices=["cut", "reject"], metavar="POLICY", default="cut", panel=_MODEL_PANEL,
             text="A document that does not fit is cut and marked, or its row rejected."),
     _text("--calibration", metavar="FILE", panel=_MODEL_PANEL,
@@ -98,7 +101,7 @@ _ENGINE = [
     _number("--batch-tokens", "Document tokens of one batch, which is what a killed run loses at most.",
             _ENGINE_PANEL, PlanOptions().batch_tokens),
     _number("--window", "Pairs that are planned together.", _ENGINE_PANEL, AnnotatorOptions().window),
-    _number("--gpu-layers", "Layers on the GPU, -1 for all. Not verified on hardware.", _ENGINE_PANEL, 0),
+    _number("--gpu-layers", "Layers on the GPU, -1 for all. Not verified on hardware.", _ENGINE_PANEL, 0, least=-1),
     _number("--sequences", "Documents in one decode; more than 1 is for GPUs, and not exact.", _ENGINE_PANEL, 1),
     click.option("--flash-attention", is_flag=True, panel=_ENGINE_PANEL,
                  help="llama.cpp's flash attention: other roundings, and no faster on the CPUs we measured."),
@@ -106,7 +109,8 @@ _ENGINE = [
                  help="Of ONNX models: tell the share of probability on label words, which takes a product with the "
                  "whole vocabulary for each document. GGUF models always tell it."),
     _choice("--provider", choices=list(PROVIDERS), metavar="NAME", default="cpu", panel=_ENGINE_PANEL,
-            text="What runs ONNX models; cuda needs onnxruntime-gpu. Not verified on hardware."),
+            text="What runs ONNX models; cuda needs onnxruntime-gpu (pairgrade[gpu]) and is not exact. Not verified on "
+            "hardware."),
     click.option("--in-process", is_flag=True, panel=_ENGINE_PANEL,
                  help="Run the model in this process, not in a worker whose death is survived."),
 ]  # fmt: skip
@@ -166,25 +170,32 @@ def onnx_options(values: dict[str, Any]) -> OnnxOptions:
     )
 
 
-def annotator_opener(
-    model: str, rubric: Rubric, values: dict[str, Any]
-) -> Callable[[], AbstractContextManager[Annotator]]:
-    """Return what opens the annotator that the options describe, in a worker process unless --in-process is given."""
-    settings, isolate = annotator_options(values, rubric), not values["in_process"]
+def chosen_model(model: str, values: dict[str, Any]) -> str:
+    """Return the model that runs, and say why where there were several."""
     choice = choose_model(model, values["backend"], cuda=values["provider"] == "cuda")
     if values["provider"] == "cuda" and not is_onnx_folder(Path(choice.model)):
         raise InputError(f"--provider cuda runs ONNX models, and {choice.model} is none; for a GGUF give --gpu-layers")
     if choice.why:
         click.echo(f"model: {choice.why}", err=True)
+    return choice.model
+
+
+def annotator_opener(
+    model: str, rubric: Rubric, values: dict[str, Any]
+) -> Callable[[], AbstractContextManager[Annotator]]:
+    """Return what opens the annotator that the options describe, in a worker process unless --in-process is given."""
+    settings, isolate = annotator_options(values, rubric), not values["in_process"]
+    chosen = chosen_model(model, values)
     llama, onnx = llama_options(values), onnx_options(values)
+    opened = partial(Annotator.open, chosen, rubric, options=settings, llama=llama, onnx=onnx, isolate=isolate)
+    return partial(entered, opened) if isolate else opened
 
-    def opened() -> Annotator:
-        return Annotator.open(choice.model, rubric, options=settings, llama=llama, onnx=onnx, isolate=isolate)
 
-    @contextmanager
-    def opened_when_entered() -> Iterator[Annotator]:
-        with opened() as annotator:
-            yield annotator
+@contextmanager
+def entered(opened: Callable[[], Annotator]) -> Iterator[Annotator]:
+    """Open an annotator in a worker process when this is entered.
 
-    # A run holds signals back while it makes the context, not while it enters it: the wait for a worker can be cut.
-    return opened_when_entered if isolate else opened
+    A run holds signals back while it makes the context, not while it enters it: so the wait for a worker can be cut.
+    """
+    with opened() as annotator:
+        yield annotator

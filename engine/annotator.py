@@ -11,6 +11,7 @@ from types import TracebackType
 from pairgrade.backend import Backend, Counters
 from pairgrade.backends import open_backend
 from pairgrade.calibration import Calibration
+from pairgrade.chat import ChatFormat
 from pairgrade.errors import InputError, NonFiniteError
 from pairgrade.file_hashes import remembered_sha256
 from pairgrade.llama import LlamaOptions
@@ -97,6 +98,11 @@ class Annotator:
     def counters(self) -> Counters:
         """Tokens computed and reused since the model was loaded, and seconds inside it."""
         return self._backend.counters
+
+    @property
+    def chat(self) -> ChatFormat:
+        """The turns around the prompt."""
+        return self._builder.format
 
     @property
     def threads(self) -> int:

@@ -1,7 +1,7 @@
 """From a model reference to a file: a path, ``pkg:PACKAGE`` or ``hf:org/repo/file.gguf@revision``.
 
-Nothing leaves the machine unless the reference starts with ``hf:``; the hub's own environment variables
-(HF_HUB_OFFLINE, HF_HOME, HF_TOKEN) are honoured.
+Nothing leaves the machine unless the reference starts with ``hf:`` (or an input with ``irds:``: ``pairgrade.irds``);
+the hub's own environment variables (HF_HUB_OFFLINE, HF_HOME, HF_TOKEN) are honoured.
 """
 
 from __future__ import annotations

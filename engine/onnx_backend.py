@@ -60,6 +60,7 @@ class OnnxBackend:
     def __init__(self, folder: Path, options: OnnxOptions | None = None) -> None:
         self.options = options = options or OnnxOptions()
         self.manifest = manifest = read_manifest(folder)
+        runtime(manifest.least_onnxruntime)
         self.context = options.context or min(_DEFAULT_CONTEXT, manifest.context)
         if self.context > manifest.context:
             _log.warning(
@@ -90,9 +91,10 @@ class OnnxBackend:
         """Whether neighbours move no bit.
 
         ONNX Runtime's 4-bit product moves the sixth digit with the batch's size, and with very many threads a share
-        of a product may be a single row, which has a kernel of its own.
+        of a product may be a single row, which has a kernel of its own. What other providers do is not known.
         """
-        return self.manifest.quant != "int4" and self.threads <= _SURE_THREADS
+        on_cpu = self.options.provider == PROVIDERS["cpu"]
+        return on_cpu and self.manifest.quant != "int4" and self.threads <= _SURE_THREADS
 
     @property
     def counters(self) -> Counters:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ MIN_ONNXRUNTIME = (1, 31)  # the oldest that this was tested with
 MIN_PYTHON = (3, 11)  # the oldest that it is built for
 QUANTS = ("fp32", "int8", "int4")
 _FORMAT, _VERSION = "pairgrade-onnx", 1
+_LEAST = ".".join(map(str, MIN_ONNXRUNTIME))
+_VERSIONS = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +58,16 @@ class OnnxManifest:
     tied: bool
     recipe: dict[str, str]  # how the quantization was made, for people and for a run's identity
     files: dict[str, str]  # name to sha256
+    min_onnxruntime: str = _LEAST  # an older one does not run it
+
+    @property
+    def least_onnxruntime(self) -> tuple[int, ...]:
+        """The oldest version of onnxruntime that runs it."""
+        return tuple(map(int, self.min_onnxruntime.split(".")))
 
     def write(self, folder: Path) -> None:
         """Write manifest.json."""
-        table = {"format": _FORMAT, "version": _VERSION, "min_onnxruntime": ".".join(map(str, MIN_ONNXRUNTIME))}
+        table = {"format": _FORMAT, "version": _VERSION}
         text = json.dumps(table | asdict(self), indent=2, sort_keys=True)
         (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
@@ -92,7 +101,7 @@ def read_facts(folder: Path) -> OnnxManifest:
     table = _table(path)
     if table.pop("format", None) != _FORMAT or table.pop("version", None) != _VERSION:
         raise ModelError(f"{path}: not a manifest of format {_FORMAT} {_VERSION}; export the model again")
-    table.pop("min_onnxruntime", None)
+    table.setdefault("min_onnxruntime", _LEAST)
     if set(table) != set(OnnxManifest.__dataclass_fields__):
         odd = ", ".join(sorted(set(table) ^ set(OnnxManifest.__dataclass_fields__)))
         raise ModelError(f"{path}: fields that are missing or not known: {odd}; export the model again")
@@ -117,6 +126,8 @@ def _check_facts(path: Path, manifest: OnnxManifest) -> None:
         raise ModelError(f"{path}: quant is {shown(repr(manifest.quant))}; it can be {', '.join(QUANTS)}")
     if type(manifest.tied) is not bool or not isinstance(manifest.recipe, dict):
         raise ModelError(f"{path}: tied must be true or false, and recipe an object")
+    if not isinstance(manifest.min_onnxruntime, str) or not _VERSIONS.fullmatch(manifest.min_onnxruntime):
+        raise ModelError(f"{path}: min_onnxruntime is {shown(repr(manifest.min_onnxruntime))}; it must be like '1.31'")
     cap = manifest.final_cap
     if cap is not None and not (type(cap) in (int, float) and 0 < cap < math.inf):
         raise ModelError(f"{path}: final_cap is {shown(repr(cap))}; it must be a number above 0, or null")

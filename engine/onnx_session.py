@@ -18,8 +18,11 @@ _MOVES_ROUNDING = "QDQPropagationTransformer"  # before a reshape, which then ta
 _FUSES = "QDQSelectorActionTransformer"
 
 
-def runtime() -> Any:
-    """Import onnxruntime; MissingExtraError where it is not installed, ModelError where it is too old."""
+def runtime(least: tuple[int, ...] = MIN_ONNXRUNTIME) -> Any:
+    """Import onnxruntime; MissingExtraError where it is not installed, ModelError where it is too old.
+
+    ``least``: the oldest that a folder needs; one older than what this engine needs is no help.
+    """
     try:
         import onnxruntime
     except ImportError:
@@ -28,8 +31,9 @@ def runtime() -> Any:
             raise ModelError(f"ONNX models need onnxruntime {wanted} or later, and that Python {python}") from None
         raise MissingExtraError("a model in an ONNX folder", "onnxruntime", "onnx") from None
     version = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
-    if version < MIN_ONNXRUNTIME:
-        wanted = ".".join(map(str, MIN_ONNXRUNTIME))
+    least = max(least, MIN_ONNXRUNTIME)
+    if version < least:
+        wanted = ".".join(map(str, least))
         raise ModelError(f"onnxruntime {onnxruntime.__version__} is too old; {wanted} or later is needed")
     return onnxruntime
 
@@ -55,7 +59,10 @@ def open_session(
     check_onnx(path)
     if provider not in library.get_available_providers():
         have = ", ".join(library.get_available_providers())
-        raise ModelError(f"this onnxruntime has no {provider}, only {have}; CUDA needs onnxruntime-gpu instead of it")
+        raise ModelError(
+            f"this onnxruntime has no {provider}, only {have}; CUDA needs onnxruntime-gpu instead of it: "
+            "pip uninstall onnxruntime, then pip install 'pairgrade[gpu]'"
+        )
     options = library.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -15,7 +15,7 @@ _EXAMPLE = Pair("q", "d", "how long to boil an egg", "A medium egg needs eight m
 
 def check_rubric(rubric: Rubric, model: str | Path, chat: str = "auto", show_prompt: bool = False) -> dict[str, Any]:
     """Return what was found, JSON-ready; RubricError where a label word is not one token of the model."""
-    backend, _ = open_backend(model)
+    backend, _ = open_backend(model, isolate=True)
     try:
         tokenizer = backend.tokenizer
         if chat == "auto":

