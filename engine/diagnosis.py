@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 from pairgrade.advisories import ADVISORIES, Advisory, known_bad
 from pairgrade.environment import environment, package_version
 from pairgrade.hardware import cpu_features, has_vnni, memory_bytes
-from pairgrade.onnx_manifest import MIN_PYTHON
+from pairgrade.onnx_manifest import MIN_ONNXRUNTIME, MIN_PYTHON
 
 _IMPORT_SECONDS = 300.0
 _MARK = "import:"
@@ -107,7 +108,7 @@ def diagnose(features: tuple[Feature, ...] = FEATURES) -> Diagnosis:
     memory = memory_bytes()
     has = cpu_features()
     modules = dict.fromkeys(module for feature in features for module in feature.modules)
-    faults = _faults([module for module in modules if importlib.util.find_spec(module) is not None])
+    faults = _faults([module for module in modules if importlib.util.find_spec(module) is not None]) | _too_old()
     return Diagnosis(
         environment=environment(),
         cpu_features=tuple(sorted(has)),
@@ -146,6 +147,17 @@ def _verdict(feature: Feature, faults: Mapping[str, str]) -> Verdict:
         return Verdict(feature.name, False, f"{', '.join(missing)} not installed; run: pip install {target}")
     why = "; ".join(f"{module}: {faults[module]}" for module in feature.modules if module in faults)
     return Verdict(feature.name, not why, why)
+
+
+def _too_old() -> dict[str, str]:
+    """Return what is wrong with an onnxruntime that can be imported and is older than any that a model is run with."""
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        version = package_version(name)
+        match = re.match(r"(\d+)\.(\d+)", version)
+        if match and (int(match[1]), int(match[2])) < MIN_ONNXRUNTIME:
+            wanted = ".".join(map(str, MIN_ONNXRUNTIME))
+            return {"onnxruntime": f"{version} is too old; {wanted} or later is needed"}
+    return {}
 
 
 def _faults(modules: Sequence[str]) -> dict[str, str]:

@@ -10,6 +10,8 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from pairgrade.advisories import refuse_known_bad
+
 OPSET = 23  # the first with RMSNormalization and RotaryEmbedding
 IR_VERSION = 11  # the newest that every ONNX Runtime with this opset reads
 MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators
@@ -52,6 +54,7 @@ class Graph:
     def __init__(self, name: str, data: DataFile | None = None) -> None:
         from onnx import helper
 
+        refuse_known_bad("onnx")
         self._helper = helper
         self._name, self._data = name, data
         self._nodes: list[Any] = []

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pairgrade.advisories import refuse_known_bad
 from pairgrade.errors import MissingExtraError, ModelError
 from pairgrade.onnx_session import open_session
 from pairgrade.reranker import Reranker, Scores
@@ -124,6 +125,7 @@ def _exporter() -> Any:
             __import__(package)
         except ImportError:
             raise MissingExtraError("exporting a re-ranker", package, "rerank") from None
+    refuse_known_bad("onnx", "torch")
     import torch
 
     return torch

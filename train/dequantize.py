@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pairgrade.advisories import refuse_known_bad
 from pairgrade.atomic import write_text
 from pairgrade.errors import MissingExtraError, ModelError
 from pairgrade.export.causal_model import quiet_transformers
@@ -19,6 +20,7 @@ from pairgrade.folder_tokenizer import FolderTokenizer
 from pairgrade.llama_model import LlamaModel
 
 _MARK = "dequantized.json"
+_READERS = ("torch", "transformers", "llama-cpp-python")
 # What llama.cpp's names of pre-tokenizers mean, where transformers' reading of a GGUF does something else
 _DIGITS_APART = {
     "type": "Sequence",
@@ -55,6 +57,7 @@ def write_tokenizer(gguf: Path, folder: Path) -> None:
         from transformers import AutoTokenizer
     except ImportError as error:
         raise MissingExtraError("the tokenizer of a GGUF", error.name or "transformers", "train") from None
+    refuse_known_bad(*_READERS)
     with quiet_transformers(), _alone(gguf) as (source, settings):
         try:
             AutoTokenizer.from_pretrained(source, **settings).save_pretrained(str(folder))
@@ -89,6 +92,7 @@ def _convert(gguf: Path, folder: Path) -> None:
         from transformers import AutoModelForCausalLM
     except ImportError as error:
         raise MissingExtraError("training from a GGUF", error.name or "transformers", "train") from None
+    refuse_known_bad(*_READERS)
     with quiet_transformers(), _alone(gguf) as (source, settings):
         try:
             model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **settings)

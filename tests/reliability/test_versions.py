@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -52,6 +53,47 @@ def test_no_folder_is_loaded_in_torch_by_a_bad_version(
     monkeypatch.setattr(advisories, "package_version", lambda name: version if name == library else "none")
     with pytest.raises(ModelError, match=rf"{library} {version} .*{advisory}"):
         load_causal(tiny_folder("llama"))
+
+
+@pytest.mark.parametrize(
+    ("library", "version"), [("torch", "2.5.1"), ("transformers", "5.2.0"), ("llama-cpp-python", "0.2.71")]
+)
+def test_no_gguf_is_read_for_training_by_a_bad_version(
+    library: str, version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pairgrade.train.dequantize import dequantize, write_tokenizer
+
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF")
+    monkeypatch.setattr(advisories, "package_version", lambda name: version if name == library else "none")
+    with pytest.raises(ModelError, match=rf"{library} {version} .*known to be unsafe"):
+        dequantize(path, tmp_path / "folder")
+    with pytest.raises(ModelError, match=rf"{library} {version} .*known to be unsafe"):
+        write_tokenizer(path, tmp_path)
+
+
+def test_no_graph_is_written_by_a_bad_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxscript")
+    from pairgrade.export.onnx_writer import Graph
+    from pairgrade.export.reranker import export_reranker
+
+    monkeypatch.setattr(advisories, "package_version", lambda name: "1.20.1" if name == "onnx" else "none")
+    with pytest.raises(ModelError, match=r"onnx 1\.20\.1 .*CVE-2026-27489"):
+        Graph("documents")
+    model: Any = None  # which is not come to
+    with pytest.raises(ModelError, match=r"onnx 1\.20\.1 .*CVE-2026-27489"):
+        export_reranker(model, [], tmp_path, 1)
+
+
+def test_the_doctor_says_that_an_old_onnxruntime_runs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    feature = diagnosis.Feature("label with ONNX models", ("onnxruntime",), "onnx")
+    for version, works in (("1.30.2", False), ("1.31.0", True), ("2.0.0", True)):
+        monkeypatch.setattr(
+            diagnosis, "package_version", lambda name, v=version: v if name == "onnxruntime" else "none"
+        )
+        (verdict,) = diagnosis.diagnose((feature,)).verdicts
+        assert verdict.works == works
+        assert verdict.why == ("" if works else f"onnxruntime: {version} is too old; 1.31 or later is needed")
 
 
 def test_an_old_onnxruntime_runs_nothing(
