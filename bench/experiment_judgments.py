@@ -6,9 +6,9 @@ A calibration is fitted on some pairs of the dev queries of the training collect
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,14 @@ from pairgrade.bench.experiment_sets import Layout, arms_to_label, divide, read_
 from pairgrade.bench.experiment_steps import Step
 from pairgrade.calibration import Calibration
 from pairgrade.calibration_fit import fit
+from pairgrade.cli.options import entered
 from pairgrade.cli.progress import TerminalProgress
 from pairgrade.file_hashes import MANIFEST, remembered_sha256
 from pairgrade.job import LabelJob
 from pairgrade.judgments import JudgmentsFile, open_writer, read_judgments
 from pairgrade.label_change_plot import draw_label_changes
 from pairgrade.matching import match
+from pairgrade.model_choice import choose_model
 from pairgrade.models import resolve
 from pairgrade.onnx_backend import OnnxOptions
 from pairgrade.onnx_manifest import is_onnx_folder
@@ -45,10 +47,11 @@ _METHOD = "cuts"
 
 def judge_steps(options: ExperimentOptions) -> list[Step]:
     """Return the steps of the stage ``judge``: the longest of all."""
-    layout = Layout(options)
+    layout, choose = Layout(options), cache(choose_model)  # once: it depends on the memory that is free
     steps: dict[Path, Step] = {}
     for way in options.directions():
-        for arm, model in options.annotators(way).items():
+        for arm, reference in options.annotators(way).items():
+            model = choose(reference).model
             for name in (way.train, way.test) if options.annotator_as_ranker else (way.train,):
                 out = layout.judgments(ANNOTATORS[arm], way, name)
                 rubric = Rubric.load(options.rubric)
@@ -77,9 +80,9 @@ def judge(
 ) -> None:
     """Label pairs with progress on the terminal, or go on where that was stopped."""
     llama, onnx = LlamaOptions(context=context, threads=threads), OnnxOptions(context=context, threads=threads)
-    opened: Callable[[], Annotator] = partial(Annotator.open, model, rubric, llama=llama, onnx=onnx)
+    opened = partial(Annotator.open, model, rubric, llama=llama, onnx=onnx, isolate=True)
     with TerminalProgress() as progress:
-        label(LabelJob(Source(str(pairs)), out, overwrite=overwrite), opened, progress)
+        label(LabelJob(Source(str(pairs)), out, overwrite=overwrite), partial(entered, opened), progress)
 
 
 def relabel_steps(options: ExperimentOptions) -> list[Step]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ from pairgrade.onnx_manifest import is_onnx_folder
 from pairgrade.tokenizer import Tokenizer
 from pairgrade.worker import WorkerBackend
 
+_log = logging.getLogger(__name__)
+
 
 def open_backend(
     reference: str | Path,
@@ -31,11 +34,14 @@ def open_backend(
 ) -> tuple[Backend, Path | None]:
     """Load a model; return its backend and its file, which is None for the fake that needs none.
 
-    Of a folder that holds several models, the one that ``choose_model`` takes on this machine.
+    Of a folder that holds several models, the one that ``choose_model`` takes on this machine; the log says why.
     ``isolate``: in a worker process, whose death is survived; the scores are the same.
     """
     cuda = onnx is not None and onnx.provider == PROVIDERS["cuda"]
-    text = choose_model(str(reference), cuda=cuda).model
+    choice = choose_model(str(reference), cuda=cuda)
+    if choice.why:
+        _log.info("%s: %s", reference, choice.why)
+    text = choice.model
     if text.startswith("fake:"):
         if isolate:
             return WorkerBackend(text, lambda: _tokenizer(text), llama), None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from pairgrade import Annotator, ModelError, ResumeError
 from pairgrade.cli.label import command
 from pairgrade.export.gguf_writer import write_gguf
 from pairgrade.export.quantize import QUANTS, quantize
+from pairgrade.file_hashes import MANIFEST, file_sha256
 from pairgrade.model_choice import Machine, choose_model, exports
 
 VNNI = frozenset({"avx2", "avx512f", "avx512_vnni"})
@@ -119,11 +121,31 @@ def test_a_backend_refuses_what_the_other_runs(folder: Path, tmp_path: Path) -> 
         choose_model(str(folder), "cuda")
 
 
-def test_whatever_opens_a_model_takes_a_folder_of_several(folder: Path) -> None:
-    chosen, pairs = choose_model(str(folder)).model, make_pairs(1, 3)
-    with Annotator.open(folder) as of_folder, Annotator.open(chosen) as named:
-        assert of_folder.identity() == named.identity()
-        assert list(of_folder.label(pairs)) == list(named.label(pairs))
+def test_whatever_opens_a_model_takes_a_folder_of_several_and_logs_why(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    choice, pairs = choose_model(str(folder)), make_pairs(1, 3)
+    caplog.set_level(logging.INFO, "pairgrade")
+    with Annotator.open(folder) as of_folder:
+        assert caplog.messages == [f"{folder}: {choice.why}"]
+        with Annotator.open(choice.model) as named:
+            assert of_folder.identity() == named.identity()
+            assert list(of_folder.label(pairs)) == list(named.label(pairs))
+    assert len(caplog.messages) == 1  # with one model there is nothing to tell
+
+
+def test_the_experiment_labels_with_the_chosen_one(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bm25s")
+    from pairgrade.bench.experiment_judgments import judge_steps
+    from pairgrade.bench.experiment_options import ExperimentOptions
+
+    for name in ("learn", "try"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "qrels.txt").write_text("1 0 a 1\n")
+    options = ExperimentOptions(tmp_path, tmp_path / "out", "learn", "try", zero_shot=str(folder))
+    chosen = Path(choose_model(str(folder)).model)
+    (step,) = judge_steps(options)
+    assert step.settings["model"] == file_sha256(chosen / MANIFEST if chosen.is_dir() else chosen)
 
 
 def test_label_says_which_model_it_took(folder: Path, tmp_path: Path) -> None:
