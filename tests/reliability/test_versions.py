@@ -86,6 +86,7 @@ def test_no_graph_is_written_by_a_bad_version(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_doctor_says_that_an_old_onnxruntime_runs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
     feature = diagnosis.Feature("label with ONNX models", ("onnxruntime",), "onnx")
     for version, works in (("1.30.2", False), ("1.31.0", True), ("2.0.0", True)):
         monkeypatch.setattr(
