@@ -98,8 +98,9 @@ _ENGINE = [
             text="llama runs GGUF files, onnx ONNX folders. Of a folder that holds several models, auto takes the one "
             "that this processor is fastest with, and says why."),
     _number("--threads", "Threads.  [default: the physical cores that it may use]", _ENGINE_PANEL),
-    _number("--batch-tokens", "Document tokens of one batch, which is what a killed run loses at most.",
-            _ENGINE_PANEL, PlanOptions().batch_tokens),
+    _number("--batch-tokens", "Document tokens of one batch, which is what a killed run loses at most. An ONNX model "
+            "computes so many at once: more memory, and no other judgments where it is exact.  [default: 2048, of "
+            "which an ONNX model computes 512 at a time]", _ENGINE_PANEL),
     _number("--window", "Pairs that are planned together.", _ENGINE_PANEL, AnnotatorOptions().window),
     _number("--gpu-layers", "Layers on the GPU, -1 for all. Not verified on hardware.", _ENGINE_PANEL, 0, least=-1),
     _number("--sequences", "Documents in one decode; more than 1 is for GPUs, and not exact.", _ENGINE_PANEL, 1),
@@ -144,7 +145,7 @@ def selection(values: dict[str, Any]) -> Selection:
 
 def annotator_options(values: dict[str, Any], rubric: Rubric) -> AnnotatorOptions:
     """Build the prompt and planning options; the calibration must be one for the rubric's grades."""
-    path, plan = values["calibration"], PlanOptions(values["batch_tokens"])
+    path, plan = values["calibration"], PlanOptions(values["batch_tokens"] or PlanOptions().batch_tokens)
     calibration = Calibration.load(path, rubric.values) if path else None
     return AnnotatorOptions(values["chat"], values["too_long"], values["window"], plan, calibration)
 
@@ -165,6 +166,7 @@ def onnx_options(values: dict[str, Any]) -> OnnxOptions:
     return OnnxOptions(
         context=values["ctx"],
         threads=values["threads"],
+        batch_tokens=values["batch_tokens"] or OnnxOptions().batch_tokens,
         label_mass=values["label_mass"],
         provider=PROVIDERS[values["provider"]],
     )

@@ -8,7 +8,9 @@ import pytest
 import rich_click as click
 from click.testing import CliRunner
 
+from pairgrade import PlanOptions, Rubric
 from pairgrade.cli import options
+from pairgrade.cli.label import command as label
 from pairgrade.onnx_backend import OnnxOptions
 
 
@@ -35,7 +37,19 @@ def _values(*arguments: str) -> dict[str, Any]:
         (("--label-mass", "--no-label-mass"), OnnxOptions()),
         (("--provider", "cuda"), OnnxOptions(provider="CUDAExecutionProvider")),
         (("--ctx", "512", "--threads", "3"), OnnxOptions(context=512, threads=3)),
+        (("--batch-tokens", "700"), OnnxOptions(batch_tokens=700)),
     ],
 )
 def test_options_of_the_onnx_backend(arguments: tuple[str, ...], expected: OnnxOptions) -> None:
     assert options.onnx_options(_values(*arguments)) == expected
+
+
+@pytest.mark.parametrize(("arguments", "plan"), [((), PlanOptions()), (("--batch-tokens", "700"), PlanOptions(700))])
+def test_the_batch_is_planned_and_computed_alike(arguments: tuple[str, ...], plan: PlanOptions) -> None:
+    assert options.annotator_options(_values(*arguments), Rubric.load("trec")).plan == plan
+
+
+def test_the_help_tells_the_batches_of_both_engines() -> None:
+    text = " ".join(CliRunner().invoke(label, ["--help"]).output.replace("│", " ").split())
+    assert f"[default: {PlanOptions().batch_tokens}, of which an ONNX model computes" in text
+    assert f"computes {OnnxOptions().batch_tokens} at a time]" in text
