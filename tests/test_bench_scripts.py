@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -7,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from onnx_helpers import export
-from pairgrade import InputError
+from pairgrade import InputError, errors
+from pairgrade.bench import commit_package, micro
 from pairgrade.bench.micro import compare
 
 
@@ -89,7 +91,7 @@ def test_micro_benchmarks_run_and_are_compared(tmp_path: Path, monkeypatch: pyte
     pytest.importorskip("pytest_benchmark")
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # beside other processes pytest-benchmark measures nothing
     path = tmp_path / "before.json"
-    command = [sys.executable, "-m", "pairgrade.bench.micro", "run", str(path), "-k", "batch_of_sixteen"]
+    command = [sys.executable, "-m", "pairgrade.bench.micro", "run", str(path), "-k", "batch_of_sixteen and fake"]
     subprocess.run(command, check=True, capture_output=True)
     table = json.loads(path.read_text())
     assert [change.is_slower for change in compare(path, path, 0.1)] == [False]
@@ -102,3 +104,39 @@ def test_micro_benchmarks_run_and_are_compared(tmp_path: Path, monkeypatch: pyte
     slower.write_text("{}")
     with pytest.raises(InputError, match="not a baseline"):
         compare(path, slower, 0.1)
+
+
+def test_two_commits_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pytest_benchmark")
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    repository = tmp_path / "repository"
+    (repository / "engine").mkdir(parents=True)
+    (repository / "bench").mkdir()
+    package_dir = '[tool.setuptools.package-dir]\npairgrade = "engine"\n"pairgrade.bench" = "bench"\n'
+    (repository / "pyproject.toml").write_text(package_dir)
+    (repository / "engine" / "__init__.py").touch()
+    shutil.copy(errors.__file__, repository / "engine")
+    for module in (micro, commit_package):
+        shutil.copy(module.__file__, repository / "bench")
+    identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+
+    def commit(rounds: int) -> None:
+        suite = f"def test_it(benchmark):\n    assert benchmark(lambda: sum(range({rounds})))\n"
+        (repository / "bench" / "micro_one.py").write_text(suite)
+        for command in (["add", "."], [*identity, "commit", "-q", "-m", "x"]):
+            subprocess.run(["git", *command], cwd=repository, check=True)
+
+    subprocess.run(["git", "init", "-q"], cwd=repository, check=True)
+    commit(1_000)
+    commit(30_000)
+    monkeypatch.chdir(repository / "bench")
+    (slower,) = micro.commits("HEAD~1", "HEAD", 0.1)
+    assert slower.name == "micro_one.py::test_it"
+    assert slower.is_slower
+    assert slower.after > 5 * slower.before
+    with pytest.raises(InputError, match=r"gone.*no such commit"):
+        micro.commits("gone", "HEAD", 0.1)
+    (repository / "bench" / "micro_one.py").write_text("def test_it():\n    assert False\n")
+    subprocess.run(["git", *identity, "commit", "-q", "-a", "-m", "x"], cwd=repository, check=True)
+    with pytest.raises(InputError, match="of HEAD could not be run"):
+        micro.commits("HEAD~1", "HEAD", 0.1)
