@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
-from pairgrade.bench.arithmetic import model_bytes, operations_per_token
+from pairgrade.bench.arithmetic import model_bytes, operations
 from pairgrade.bench.ceiling import Ceiling
 from pairgrade.bench.cell_records import CellRun
 from pairgrade.bench.matrix import Cell
@@ -66,14 +66,21 @@ def cell_figures(
         dominated=False,
         identity=last.identity or {},
         gpu_joules_per_pair=None if gpu_joules is None else gpu_joules / last.pairs,
+        bound=all(run.bound for run in runs),
     )
 
 
 def _gops(model: str, runs: Sequence[CellRun]) -> float | None:
     """Return the rate of the weights' products inside the model, in 10**9 operations a second."""
-    operations = operations_per_token(model)
-    tokens = _median(_ratio((run.prefix_tokens or 0) + (run.document_tokens or 0), run.model_seconds) for run in runs)
-    return operations * tokens / 1e9 if operations and tokens else None
+    each = operations(model)
+    if each is None:
+        return None
+    work = [
+        ((run.prefix_tokens or 0) + (run.document_tokens or 0)) * each.per_token + run.pairs * each.per_document
+        for run in runs
+    ]
+    rate = _median(_ratio(sum_, run.model_seconds) for sum_, run in zip(work, runs, strict=True))
+    return None if rate is None else rate / 1e9
 
 
 def _ratio(numerator: float | None, denominator: float | None) -> float | None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from pairgrade import Annotator, LlamaOptions, Pair
 from pairgrade.atomic import write_text
-from pairgrade.bench.arithmetic import operations_per_token
+from pairgrade.bench.arithmetic import operations
 from pairgrade.bench.meters import pin
 from pairgrade.bench.report_plots import plain_logarithms
 from pairgrade.bench.spread import Spread, spread
@@ -124,7 +124,8 @@ def draw(found: Sequence[Found], places: Sequence[float], expected: Sequence[flo
 
 def by_size(found: Sequence[Found]) -> tuple[list[Found], list[float], list[float]]:
     """Return the points whose arithmetic is known, its size, and the rates at one rate of arithmetic."""
-    sizes = {point: operations_per_token(point.point.model) for point in found}
+    counted = {point: operations(point.point.model) for point in found}
+    sizes = {point: each and each.whole for point, each in counted.items()}
     known = sorted((point for point in found if sizes[point]), key=lambda point: sizes[point] or 0.0)
     places = [(sizes[point] or 0.0) / 2e6 for point in known]
     if not known:

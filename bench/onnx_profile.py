@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pairgrade.annotator import Annotator
-from pairgrade.bench.arithmetic import operations_per_token
+from pairgrade.bench.arithmetic import operations
 from pairgrade.bench.ceiling import measure_ceiling
 from pairgrade.bench.data import add_data_options, take_pairs
 from pairgrade.environment import environment
@@ -57,8 +57,9 @@ def main() -> None:
         _print(graph, seconds)
     tokens = counters.computed - counters.prefix_computed
     per_second = tokens / (counters.seconds - counters.prefix_seconds)
-    operations = operations_per_token(str(options.folder))
-    rate = None if operations is None else per_second * operations / 1e9
+    each = operations(str(options.folder))
+    documents = len(pairs) / (counters.seconds - counters.prefix_seconds)  # a second
+    rate = None if each is None else (per_second * each.per_token + documents * each.per_document) / 1e9
     print(
         f"documents: {tokens:,} tokens, {per_second:,.0f} a second, {rate or 0:,.0f} GOP/s in products of the weights"
     )
