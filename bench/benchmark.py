@@ -18,6 +18,7 @@ from pairgrade.bench.frontier import dominated
 from pairgrade.bench.judged import MEASURES, against_people, against_reference, read_judged
 from pairgrade.bench.matrix import Cell, Matrix, names
 from pairgrade.bench.peers import not_measured
+from pairgrade.bench.portable import PortableNames
 from pairgrade.bench.prices import MachinePrice, PriceTable, age_warning, load_prices
 from pairgrade.bench.results import ApiCost, BenchResult, CellResult, load_beside
 from pairgrade.bench.rounds import Measured, Told, measure_rounds
@@ -36,6 +37,7 @@ class BenchOptions:
     measure: str = "quadratic_kappa"  # the agreement that the frontier is drawn by
     resamples: int = 1000  # of the bootstrap of agreement
     ceiling: bool = True
+    base: Path | None = None  # the folder that paths in the result are relative to; None: the working directory
 
     def __post_init__(self) -> None:
         if self.measure not in MEASURES:
@@ -52,10 +54,11 @@ def bench(matrix: Matrix, options: BenchOptions | None = None, tell: Told = lamb
     machine = prices.machine(matrix.machine) if matrix.machine else None
     pairs = take_slice(matrix.data)
     cells = list(matrix.cells())
-    reference = matrix.reference_cell()
-    if reference is not None and reference not in cells:
-        cells.append(reference)
-    titles = names(cells)
+    references = matrix.reference_cells()
+    cells += [cell for cell in references.values() if cell not in cells]
+    portable = PortableNames(matrix, options.base or Path.cwd())
+    shown = [portable.cell(cell) for cell in cells]
+    titles = names(shown)
     began = datetime.now(timezone.utc).isoformat(timespec="seconds")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pairs.jsonl"
@@ -74,18 +77,21 @@ def bench(matrix: Matrix, options: BenchOptions | None = None, tell: Told = lamb
     if not judged:
         raise ModelError("; ".join(f"{titles[place]}: {why}" for place, why in measured.failed.items()))
     usd = machine.usd_per_hour if machine else matrix.usd_per_hour
-    origin = judged.get(cells.index(reference)) if reference is not None else None
+    origins = {rubric: judged.get(cells.index(cell)) for rubric, cell in references.items()}
     figures = []
     for place, own in judged.items():
         cell = cells[place]
         found = cell_figures(cell, titles[place], measured.runs[place], ceilings.get(cell.threads), usd)
+        origin = origins.get(cell.rubric)
         equal, divergence = against_reference(own, origin) if origin else (None, None)
         people = against_people(own, pairs, options.resamples)
-        figures.append(replace(found, agreement=people, reference_agreement=equal, reference_kl=divergence))
+        found = replace(found, model=shown[place].model, rubric=shown[place].rubric, agreement=people)
+        figures.append(replace(found, reference_agreement=equal, reference_kl=divergence))
     finished = _with_frontier(figures, options.measure)
+    apis = _apis(prices, finished)
     return BenchResult(
         date=began,
-        settings=json.loads(json.dumps(asdict(matrix))),  # lists for tuples, as it is read back
+        settings=json.loads(json.dumps(asdict(portable.matrix(matrix)))),  # lists for tuples, as it is read back
         data=_about(pairs, digest),
         environment=environment(),
         ceilings=tuple(ceilings.values()),
@@ -96,8 +102,8 @@ def bench(matrix: Matrix, options: BenchOptions | None = None, tell: Told = lamb
         measure=options.measure,
         cells=finished,
         skipped={titles[place]: why for place, why in measured.failed.items()} | not_measured(matrix.engines),
-        apis=_apis(prices, finished),
-        notes=tuple(_notes(measured, machine, matrix, finished)),
+        apis=apis,
+        notes=(*_notes(measured, machine, matrix, finished), *_old_prices(machine, apis)),
     )
 
 
@@ -147,6 +153,14 @@ def _about(pairs: Sequence[Pair], digest: str) -> dict[str, Any]:
     }
 
 
+def _old_prices(machine: MachinePrice | None, apis: Sequence[ApiCost]) -> list[str]:
+    """Warn about each price of the report that is old."""
+    dated = [(machine.type, machine.date)] if machine else []
+    dated += [(f"{cost.price.provider} {cost.price.model}", cost.price.date) for cost in apis]
+    found = (age_warning(name, day, date.today()) for name, day in dated)
+    return [warning[0].upper() + warning[1:] + "." for warning in found if warning]
+
+
 def _notes(measured: Measured, machine: MachinePrice | None, matrix: Matrix, cells: Sequence[CellResult]) -> list[str]:
     """Say what a reader of the figures should know."""
     notes = [f"Rounds: {measured.rounds}; {measured.stopped}."]
@@ -162,13 +176,13 @@ def _notes(measured: Measured, machine: MachinePrice | None, matrix: Matrix, cel
             f"Dollars: as if {machine.provider} {machine.type} at {machine.usd_per_hour} USD an hour "
             f"({machine.source}, {machine.date}) ran at the speed measured here."
         )
-        warning = age_warning(machine.type, machine.date, date.today())
-        if warning:
-            notes.append(warning[0].upper() + warning[1:] + ".")
     elif matrix.usd_per_hour:
         notes.append(
             f"Dollars: at {matrix.usd_per_hour} USD an hour, the whole machine, however many threads are used."
         )
+    loose = [cell.name for cell in cells if not cell.bound]
+    if loose:
+        notes.append(f"Bound to no CPUs, for there are fewer cores than threads or no way to bind: {', '.join(loose)}.")
     if any(cell.unparsed for cell in cells):
         listed = ", ".join(f"{cell.name}: {cell.unparsed}" for cell in cells if cell.unparsed)
         notes.append(f"Pairs without a grade, left out of rates and agreement: {listed}.")

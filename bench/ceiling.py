@@ -24,7 +24,7 @@ _BOOT = "import sys; sys.path[:] = sys.argv[2:]; from pairgrade.bench.ceiling im
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
-    """The rates of one number of threads, each bound to a core of its own."""
+    """The rates of one number of threads, their process bound to as many cores where there are so many."""
 
     threads: int
     fp32_gflops: float

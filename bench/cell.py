@@ -18,22 +18,24 @@ from pairgrade.annotator import Annotator, AnnotatorOptions
 from pairgrade.backend import Counters
 from pairgrade.backends import open_backend
 from pairgrade.bench.cell_records import CellJob, CellRun
-from pairgrade.bench.meters import EnergyMeter, GpuEnergyMeter, LoadMeter, peak_rss_bytes, pin
+from pairgrade.bench.meters import EnergyMeter, GpuEnergyMeter, LoadMeter, peak_rss_bytes, pin, rss_bytes
 from pairgrade.bench.timed import BatchClock, TimedBackend
 from pairgrade.errors import ModelError, PairgradeError
 from pairgrade.job import LabelJob
 from pairgrade.judgments import read_judgments
 from pairgrade.llama import LlamaOptions
+from pairgrade.onnx_backend import OnnxOptions
 from pairgrade.plan import PlanOptions
 from pairgrade.qrels import write_qrels
 from pairgrade.readers import Source, read_pairs
 from pairgrade.records import Pair
 from pairgrade.rubric import Rubric
 from pairgrade.run import label
+from pairgrade.worker import WorkerBackend
 
 
 def run_cell(job: CellJob) -> CellRun:
-    """Load the model, judge the first pairs, then judge them all with the clock running."""
+    """Load the model, judge a few others like the pairs, then judge these with the clock running."""
     pairs = tuple(row for row in read_pairs(Source(job.pairs)) if isinstance(row, Pair))
     run = _own(job, pairs) if job.engine == "pairgrade" else _peer(job, pairs)
     if not run.pairs:
@@ -44,22 +46,26 @@ def run_cell(job: CellJob) -> CellRun:
 def _own(job: CellJob, pairs: Sequence[Pair]) -> CellRun:
     rubric = Rubric.load(job.rubric)
     start = time.perf_counter()
-    opened, path = open_backend(job.model, LlamaOptions(context=job.context, threads=job.threads))
+    llama = LlamaOptions(**job.llama or {"context": job.context, "threads": job.threads})
+    onnx = OnnxOptions(**job.onnx) if job.onnx else _onnx_options(job)
+    opened, path = open_backend(job.model, llama, onnx, isolate=job.isolate)
+    worker = opened if isinstance(opened, WorkerBackend) else None
     backend = TimedBackend(opened)
-    options = AnnotatorOptions(plan=PlanOptions(job.batch_tokens))
+    options = AnnotatorOptions(**job.prompt or {}, plan=PlanOptions(job.batch_tokens))
     with Annotator(backend, rubric, options, path) as annotator:
         load = time.perf_counter() - start
-        _judge(annotator, pairs[-1:])
+        others = warming(pairs[-job.warm :])
+        _judge(annotator, others[-1:])
         first = time.time() - job.started
-        _judge(annotator, pairs[-job.warm :])
+        _judge(annotator, others)
         before = replace(backend.counters)
         backend.tokenizer.seconds = 0.0
         clock = BatchClock()
         clock.begin(before)
-        energy, gpus, others = EnergyMeter(), GpuEnergyMeter(), LoadMeter()
+        energy, gpus, load_meter = EnergyMeter(), GpuEnergyMeter(), LoadMeter(worker.pid if worker else None)
         summary = label(LabelJob(Source(job.pairs), Path(job.out)), lambda: nullcontext(annotator), clock)
         effort = summary.effort
-        joules, gpu_joules, load_of_others = energy.joules(), gpus.joules(), others.cores()
+        joules, gpu_joules, load_of_others = energy.joules(), gpus.joules(), load_meter.cores()
         spent = _difference(backend.counters, before)
         return CellRun(
             pairs=summary.tally.labelled,
@@ -67,7 +73,8 @@ def _own(job: CellJob, pairs: Sequence[Pair]) -> CellRun:
             total_seconds=effort.prepare_seconds + effort.seconds + effort.write_seconds,
             load_seconds=load,
             first_seconds=first,
-            peak_rss_bytes=peak_rss_bytes(),
+            peak_rss_bytes=peak_rss_bytes() + (peak_rss_bytes(worker.pid) if worker and worker.pid else 0),
+            rss_bytes=rss_bytes(*([worker.pid] if worker and worker.pid else [])),
             read_seconds=effort.prepare_seconds,
             tokenize_seconds=backend.tokenizer.seconds,
             prefix_seconds=spent.prefix_seconds,
@@ -80,9 +87,27 @@ def _own(job: CellJob, pairs: Sequence[Pair]) -> CellRun:
             energy_joules=joules,
             gpu_joules=gpu_joules,
             other_load=load_of_others,
-            identity=annotator.identity(),
+            identity=_told(annotator.identity(), onnx),
             batches=tuple(clock.batches),
         )
+
+
+def _onnx_options(job: CellJob) -> OnnxOptions:
+    """Return the options of ONNX models; a batch other than the default is computed at once, as `label` does."""
+    usual = job.batch_tokens == PlanOptions().batch_tokens
+    batch = OnnxOptions().batch_tokens if usual else job.batch_tokens
+    return OnnxOptions(job.context, job.threads, batch)
+
+
+def _told(identity: dict[str, str], onnx: OnnxOptions) -> dict[str, str]:
+    """Add what an ONNX model computes at once: it moves no judgment where the model is exact, but the rate."""
+    own = {"backend.batch_tokens": str(onnx.batch_tokens)} if identity["backend.kind"] == "onnx" else {}
+    return identity | own
+
+
+def warming(pairs: Sequence[Pair]) -> list[Pair]:
+    """Return pairs of other texts and about the same length: no engine may have a measured prompt in its cache."""
+    return [replace(pair, query=f"warm up {pair.query}", document=f"warm up {pair.document}") for pair in pairs]
 
 
 def _judge(annotator: Annotator, pairs: Sequence[Pair]) -> None:
@@ -108,10 +133,11 @@ def _peer(job: CellJob, pairs: Sequence[Pair]) -> CellRun:
     start = time.perf_counter()
     with closing(open_peer(job)) as peer:
         load = time.perf_counter() - start
-        peer.answers(pairs[-1:])
+        others = warming(pairs[-job.warm :])
+        peer.answers(others[-1:])
         first = time.time() - job.started
-        peer.answers(pairs[-job.warm :])
-        energy, gpus, others = EnergyMeter(), GpuEnergyMeter(), LoadMeter(peer.process)
+        peer.answers(others)
+        energy, gpus, load_meter = EnergyMeter(), GpuEnergyMeter(), LoadMeter(peer.process)
         start = time.perf_counter()
         texts = [row for row in read_pairs(Source(job.pairs)) if isinstance(row, Pair)]
         read = time.perf_counter() - start
@@ -120,7 +146,7 @@ def _peer(job: CellJob, pairs: Sequence[Pair]) -> CellRun:
         known = [(p.query_id, p.doc_id, g) for p, g in zip(texts, grades, strict=True) if g is not None]
         write_qrels(job.out, known)
         end = time.perf_counter()
-        joules, gpu_joules, load_of_others = energy.joules(), gpus.joules(), others.cores()
+        joules, gpu_joules, load_of_others = energy.joules(), gpus.joules(), load_meter.cores()
         return CellRun(
             pairs=len(known),
             total_seconds=end - start,
@@ -141,9 +167,9 @@ def _peer(job: CellJob, pairs: Sequence[Pair]) -> CellRun:
 def main() -> None:
     """Answer one job."""
     job = CellJob(**json.load(sys.stdin))
-    pin(job.threads)
+    bound = not job.isolate and pin(job.threads)  # `pairgrade label` binds its threads to no core
     try:
-        answer: dict[str, object] = {"run": run_cell(job).to_dict()}
+        answer: dict[str, object] = {"run": replace(run_cell(job), bound=bound).to_dict()}
     except (PairgradeError, MemoryError) as error:
         answer = {"error": str(error) or type(error).__name__}
     Path(sys.argv[1]).write_text(json.dumps(answer, allow_nan=False), encoding="utf-8")

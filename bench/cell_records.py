@@ -20,6 +20,10 @@ class CellJob:
     out: str  # path of the judgments: .jsonl of pairgrade, qrels of a peer
     warm: int = 4  # pairs that are judged before the clock runs
     started: float = 0.0  # time.time() when the process was asked for
+    isolate: bool = False  # as `pairgrade label` runs: the model in a worker process, threads bound to no core
+    prompt: dict[str, Any] | None = None  # fields of AnnotatorOptions besides the plan; None: the defaults
+    llama: dict[str, Any] | None = None  # fields of LlamaOptions; None: the context and the threads above
+    onnx: dict[str, Any] | None = None  # fields of OnnxOptions; None: the context and the threads above
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,8 @@ class CellRun:
     total_seconds: float  # from the texts in a file to the judgments in a file, the model loaded before
     load_seconds: float
     first_seconds: float  # from the start of the process to its first judgment
-    peak_rss_bytes: int
+    peak_rss_bytes: int  # of a worker process besides, its own peak added
+    rss_bytes: int | None = None  # resident at the end, a worker's included; None where the system does not tell
     read_seconds: float | None = None
     tokenize_seconds: float | None = None
     prefix_seconds: float | None = None
@@ -52,6 +57,7 @@ class CellRun:
     unparsed: int = 0  # pairs without a grade: they do not fit, or a generating peer answers something else
     energy_joules: float | None = None  # of the processor's packages, while the pairs were judged
     gpu_joules: float | None = None  # of the GPUs, while the pairs were judged
+    bound: bool | None = None  # whether the process was bound to as many CPUs as it had threads; None: not known
     other_load: float | None = None  # cores that other processes kept busy meanwhile
     identity: dict[str, str] | None = None  # what the engine says of itself
     batches: tuple[BatchTime, ...] = ()

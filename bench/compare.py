@@ -49,6 +49,7 @@ class Comparison:
     changes: tuple[CellChange, ...]
     only_before: tuple[str, ...]
     only_after: tuple[str, ...]
+    lost: tuple[str, ...]  # those of only_before that the second benchmark was to measure and could not
     warnings: tuple[str, ...]  # what else differs, so that the figures may not be comparable
 
     @property
@@ -73,16 +74,29 @@ def compare(before: BenchResult, after: BenchResult, options: CompareOptions | N
     if not both:
         raise InputError("the two results have no cell in common, so there is nothing to compare")
     level = options.level / len(both)
+    gone = [cell for key, cell in first.items() if key not in second]
     return Comparison(
         tuple(_change(first[key], second[key], level, options.tolerance) for key in both),
-        tuple(cell.name for key, cell in first.items() if key not in second),
+        tuple(cell.name for cell in gone),
         tuple(cell.name for key, cell in second.items() if key not in first),
+        tuple(cell.name for cell in gone if _is_asked(cell, after.settings)),
         tuple(_warnings(before, after)),
     )
 
 
 def _key(cell: CellResult) -> tuple[str, str, str, int, int]:
     return cell.model, cell.engine, cell.rubric, cell.threads, cell.batch_tokens
+
+
+def _is_asked(cell: CellResult, settings: dict[str, Any]) -> bool:
+    """Whether a matrix, as it stands in a result, has a cell with these settings."""
+    return (
+        cell.model in [*settings["models"], settings["reference"]]
+        and cell.engine in settings["engines"]
+        and cell.rubric in settings["rubrics"]
+        and cell.threads in (settings["threads"] or [cell.threads])
+        and cell.batch_tokens in settings["batch_tokens"]
+    )
 
 
 def _change(before: CellResult, after: CellResult, level: float, tolerance: float) -> CellChange:

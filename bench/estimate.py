@@ -1,21 +1,27 @@
 """Predicts time, memory and cost of labelling a file, by labelling a sample of it.
 
 The sample is stratified by length: queries in the order of their documents' mean length, taken at equal steps, with
-all documents of each, or the most that are asked for. It runs as `pairgrade label` would run it. The seconds of its
-batches are regressed on their pairs and their computed tokens, and the whole file's pairs and tokens, which are
-counted without the model, are put in. The interval comes from a bootstrap over the batches.
+all documents of each, or the most that are asked for. It runs as `pairgrade label` would run it: with the options of
+that command, the model in a worker process (but on Linux only, for elsewhere that process's memory cannot be read).
+The seconds of its batches are regressed on their pairs and their computed tokens, and the whole file's pairs and
+tokens, which are counted without the model, are put in. The interval comes from a bootstrap over the batches.
+
+Memory lies between what both processes held together when the sample was done, and the sum of the most that each held,
+which may not have come at the same time; a longer document than the sample's may take more.
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pairgrade.annotator import AnnotatorOptions
 from pairgrade.bench.arithmetic import model_bytes
 from pairgrade.bench.cell_process import measure_cell
 from pairgrade.bench.cell_records import BatchTime, CellJob, CellRun
@@ -25,6 +31,8 @@ from pairgrade.bootstrap import Floats, interval
 from pairgrade.errors import InputError
 from pairgrade.hardware import usable_cores
 from pairgrade.judgments import read_judgments
+from pairgrade.llama import LlamaOptions
+from pairgrade.onnx_backend import OnnxOptions
 from pairgrade.readers import Source, read_pairs
 from pairgrade.records import Judgment, Pair
 
@@ -40,9 +48,10 @@ class EstimateOptions:
     model: str
     rubric: str = "trec"
     sample: int = 200  # pairs
-    threads: int | None = None  # None: the physical cores that this process may use
-    context: int = 2048
-    batch_tokens: int = 2048
+    annotator: AnnotatorOptions = field(default_factory=AnnotatorOptions)  # a calibration takes no time and is left out
+    llama: LlamaOptions = field(default_factory=LlamaOptions)
+    onnx: OnnxOptions = field(default_factory=OnnxOptions)
+    isolate: bool = True  # the model in a worker process, as `pairgrade label` runs it
     usd_per_hour: float | None = None
     resamples: int = 1000
     seed: int = 0
@@ -70,7 +79,8 @@ class Estimate:
     labelling_seconds: float  # of these, labelling
     pairs_per_second: float
     load_seconds: float
-    peak_rss_bytes: int
+    rss_low: int  # bytes of memory, of the processes together
+    rss_high: int
     model_bytes: int | None
     usd: float | None
     usd_low: float | None
@@ -90,15 +100,30 @@ def estimate(source: Source, options: EstimateOptions) -> Estimate:
     with tempfile.TemporaryDirectory() as folder:
         path, out = Path(folder) / "sample.jsonl", Path(folder) / "judgments.jsonl"
         write_slice(path, pairs)
-        threads = options.threads or usable_cores()
-        run = measure_cell(
-            CellJob(options.model, "pairgrade", options.rubric, threads, options.batch_tokens, options.context,
-                    str(path), str(out))
-        )  # fmt: skip
+        run = measure_cell(cell_job(options, path, out))
         judgments = list(read_judgments(out))
     if not judgments:
         raise InputError(f"none of {len(pairs)} sampled pairs could be graded: their queries do not fit the context")
     return _predicted(lengths, pairs, judgments, run, options)
+
+
+def cell_job(options: EstimateOptions, path: Path, out: Path) -> CellJob:
+    """Return the measurement that labels a file of pairs as the options say."""
+    own = options.annotator
+    return CellJob(
+        model=options.model,
+        engine="pairgrade",
+        rubric=options.rubric,
+        threads=options.llama.threads or usable_cores(),
+        batch_tokens=own.plan.batch_tokens,
+        context=0,  # those of llama and onnx are in force
+        pairs=str(path),
+        out=str(out),
+        isolate=options.isolate and sys.platform == "linux",
+        prompt={"chat": own.chat, "too_long": own.too_long, "window": own.window},
+        llama=asdict(options.llama),
+        onnx=asdict(options.onnx),
+    )
 
 
 def _chosen(source: Source, places: set[int]) -> Iterator[Pair]:
@@ -141,7 +166,8 @@ def _predicted(
         labelling_seconds=labelling,
         pairs_per_second=lengths.pairs / labelling,
         load_seconds=run.load_seconds,
-        peak_rss_bytes=run.peak_rss_bytes + _BYTES_A_ROW * lengths.pairs,
+        rss_low=(run.rss_bytes or run.peak_rss_bytes) + _BYTES_A_ROW * lengths.pairs,
+        rss_high=run.peak_rss_bytes + _BYTES_A_ROW * lengths.pairs,
         model_bytes=model_bytes(options.model),
         usd=usd[0],
         usd_low=usd[1],

@@ -125,14 +125,18 @@ class Matrix:
         kept = ((m, e, r, t, b) for m, e, r, t, b in found if e == "pairgrade" or m in of_peers)
         return tuple(dict.fromkeys(Cell(m, e, r, t, b if e == "pairgrade" else first) for m, e, r, t, b in kept))
 
-    def reference_cell(self) -> Cell | None:
-        """Return the cell whose judgments fidelity is against: the first of the reference model, or one added."""
+    def reference_cells(self) -> dict[str, Cell]:
+        """Return, by rubric, the cells whose judgments fidelity is against; none without a reference model.
+
+        The first cell of that model and rubric, or one to be added.
+        """
         if self.reference is None:
-            return None
-        name = located(self.reference)
-        known = (cell for cell in self.cells() if cell.model == name and cell.engine == "pairgrade")
-        threads = self.threads or (usable_cores(),)
-        return next(known, Cell(name, "pairgrade", self.rubrics[0], threads[0], self.batch_tokens[0]))
+            return {}
+        name, threads, found = located(self.reference), self.threads or (usable_cores(),), {}
+        for rubric in self.rubrics:
+            known = (c for c in self.cells() if (c.model, c.engine, c.rubric) == (name, "pairgrade", rubric))
+            found[rubric] = next(known, Cell(name, "pairgrade", rubric, threads[0], self.batch_tokens[0]))
+        return found
 
 
 def located(reference: str) -> str:

@@ -15,11 +15,13 @@ from pairgrade.hardware import one_cpu_a_core
 _RAPL = Path("/sys/class/powercap")
 
 
-def pin(threads: int) -> None:
-    """Bind this process to one CPU of each of so many cores, where the system allows it and has as many."""
+def pin(threads: int) -> bool:
+    """Bind this process to one CPU of each of so many cores; False where there are fewer, or the system has no way."""
     cpus = one_cpu_a_core()
-    if len(cpus) >= threads:
-        os.sched_setaffinity(0, cpus[:threads])
+    if len(cpus) < threads:
+        return False
+    os.sched_setaffinity(0, cpus[:threads])
+    return True
 
 
 def peak_rss_bytes(process: int | None = None) -> int:
@@ -38,6 +40,15 @@ def peak_rss_bytes(process: int | None = None) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def rss_bytes(*others: int) -> int | None:
+    """Return the memory that is resident now in this process and others; None where the system does not tell."""
+    try:
+        pages = [int(Path(f"/proc/{process}/statm").read_text().split()[1]) for process in ("self", *others)]
+    except OSError:
+        return None
+    return sum(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
 class EnergyMeter:
     """Joules of the processor's packages by Intel's and AMD's RAPL counters, which Linux lets root read."""
 
@@ -51,7 +62,7 @@ class EnergyMeter:
         total = 0
         for zone, start in zip(self._zones, self._start, strict=True):
             now = self._read(zone, "energy_uj")
-            if now is None or start is None:
+            if now is None or now == start or start is None:  # one that stands still does not count
                 return None
             if now < start:  # the counter went through its highest value
                 now += self._read(zone, "max_energy_range_uj") or 0
@@ -90,7 +101,7 @@ class GpuEnergyMeter:
         total = 0
         for gpu, start in zip(self._gpus, self._start, strict=True):
             now = self._read(gpu)
-            if now is None or start is None or now < start:  # the driver was loaded anew
+            if now is None or start is None or now <= start:  # it stands still, or the driver was loaded anew
                 return None
             total += now - start
         return total / 1e3 if self._gpus else None

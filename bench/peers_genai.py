@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from pairgrade.bench.cell_records import CellJob
-from pairgrade.bench.peers_prompts import PromptedPeer, folder_prompts, imported
+from pairgrade.bench.peers_prompts import NEW_TOKENS, PromptedPeer, folder_prompts, imported
 from pairgrade.environment import package_version
 from pairgrade.errors import ModelError
 from pairgrade.records import Pair
@@ -40,7 +40,7 @@ class OnnxGenai(PromptedPeer):
         except RuntimeError as error:
             raise ModelError(f"{folder}: onnxruntime-genai cannot load it ({error})") from None
         params = genai.GeneratorParams(self._model)
-        params.set_search_options(max_length=job.context, do_sample=False, batch_size=1)
+        params.set_search_options(max_length=job.context + NEW_TOKENS, do_sample=False, batch_size=1)
         self._generator: Any = genai.Generator(self._model, params)
         self._held: list[int] = []  # tokens whose keys and values the generator holds
 

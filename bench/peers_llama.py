@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pairgrade.bench.cell_records import CellJob
-from pairgrade.bench.peers_prompts import PromptedPeer, gguf_prompts
+from pairgrade.bench.peers_prompts import NEW_TOKENS, PromptedPeer, gguf_prompts
 from pairgrade.environment import package_version
 from pairgrade.records import Pair
 
@@ -20,7 +20,7 @@ class LlamaCpp(PromptedPeer):
         path, prompts = gguf_prompts(job, "llama-cpp-python")
         super().__init__(prompts)
         self._llama: Any = llama_cpp.Llama(
-            str(path), n_ctx=job.context, n_threads=job.threads, n_threads_batch=job.threads, verbose=False
+            str(path), n_ctx=job.context + NEW_TOKENS, n_threads=job.threads, n_threads_batch=job.threads, verbose=False
         )
 
     def answers(self, pairs: Sequence[Pair]) -> list[str]:

@@ -16,7 +16,7 @@ from pairgrade.prompt import PromptBuilder, detect_chat_format
 from pairgrade.records import Pair
 from pairgrade.rubric import Rubric
 
-NEW_TOKENS = 4  # the longest answer of any engine; prompts leave room for it
+NEW_TOKENS = 4  # the longest answer of any engine, for which each has room behind the longest prompt
 
 
 class Prompts:
@@ -25,7 +25,7 @@ class Prompts:
     def __init__(self, job: CellJob, tokenizer: Any, is_chat_model: bool) -> None:
         chat = detect_chat_format(tokenizer, is_chat_model)
         self._tokenizer = tokenizer
-        self._builder = PromptBuilder(Rubric.load(job.rubric), tokenizer, job.context - NEW_TOKENS, chat)
+        self._builder = PromptBuilder(Rubric.load(job.rubric), tokenizer, job.context, chat)
 
     def ids(self, pairs: Sequence[Pair]) -> Iterator[list[int]]:
         """Yield the ids of each pair's prompt."""

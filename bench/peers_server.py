@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pairgrade.bench.cell_records import CellJob
-from pairgrade.bench.peers_prompts import PromptedPeer, gguf_prompts
+from pairgrade.bench.peers_prompts import NEW_TOKENS, PromptedPeer, gguf_prompts
 from pairgrade.errors import ModelError
 from pairgrade.models import package_files
 from pairgrade.records import Pair
@@ -42,9 +42,9 @@ class LlamaServer(PromptedPeer):
         self._log = Path(self._scratch.name) / "log"
         port = _free_port()
         command = [
-            str(binary), "--model", str(path), "--host", _HOST, "--port", str(port), "--ctx-size", str(job.context),
-            "--threads", str(job.threads), "--threads-batch", str(job.threads), "--parallel", "1",
-            "--n-gpu-layers", "0",
+            str(binary), "--model", str(path), "--host", _HOST, "--port", str(port),
+            "--ctx-size", str(job.context + NEW_TOKENS), "--threads", str(job.threads),
+            "--threads-batch", str(job.threads), "--parallel", "1", "--n-gpu-layers", "0",
         ]  # fmt: skip
         # settings of a server of the user's own must not change this one
         environment = {name: value for name, value in os.environ.items() if not name.startswith("LLAMA_")}

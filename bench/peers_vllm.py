@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pairgrade.bench.cell_records import CellJob
-from pairgrade.bench.peers_prompts import PromptedPeer, folder_prompts, imported
+from pairgrade.bench.peers_prompts import NEW_TOKENS, PromptedPeer, folder_prompts, imported
 from pairgrade.environment import package_version
 from pairgrade.errors import ModelError
 from pairgrade.records import Pair
@@ -31,8 +31,8 @@ class Vllm(PromptedPeer):
         self._sampling: Any = vllm.SamplingParams(temperature=0.0, max_tokens=1, detokenize=False)
         try:
             self._llm: Any = vllm.LLM(
-                model=str(folder), skip_tokenizer_init=True, max_model_len=job.context, enable_prefix_caching=True,
-                trust_remote_code=False, seed=0,
+                model=str(folder), skip_tokenizer_init=True, max_model_len=job.context + NEW_TOKENS,
+                enable_prefix_caching=True, trust_remote_code=False, seed=0,
             )  # fmt: skip
         except (RuntimeError, ValueError, OSError) as error:
             self.close()

@@ -71,7 +71,7 @@ def age_warning(name: str, day: str, today: date) -> str | None:
     days = (today - date.fromisoformat(day)).days
     if days <= _OLD_DAYS:
         return None
-    return f"the price of {name} is of {day}, {days:,} days ago: look it up and give --usd-per-hour or --prices"
+    return f"the price of {name} is of {day}, {days:,} days ago: look it up; --prices takes a table of your own"
 
 
 _Text = Annotated[str, Field(min_length=1)]

@@ -72,6 +72,7 @@ class CellResult:
     dominated: bool  # another cell costs no more and agrees no less, and one of them truly
     identity: dict[str, str]
     gpu_joules_per_pair: float | None = None  # of the GPUs; results of before have none
+    bound: bool | None = None  # whether each process was bound to as many CPUs as threads; results of before do not say
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,9 +36,11 @@ _WHAT, _DATA, _ROUNDS, _PRICE, _OUTPUT = "What is measured", "Data", "Rounds", "
 @click.option("--engine", "engines", type=click.Choice(ENGINES), metavar="NAME", multiple=True, panel=_WHAT,
               help=f"What runs it: {', '.join(ENGINES)}.  [default: pairgrade]")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", multiple=True, panel=_WHAT,
-              help="Threads, each bound to a core.  [default: the physical cores that it may use]")  # fmt: skip
+              help="Threads; their process is bound to as many CPUs, each of another core, where there are so many.  "
+              "[default: the physical cores that it may use]")  # fmt: skip
 @click.option("--batch-tokens", type=click.IntRange(min=1), metavar="N", multiple=True, panel=_WHAT,
-              help="Document tokens of one batch.  [default: 2048]")  # fmt: skip
+              help="Document tokens of one batch.  [default: 2048, of which an ONNX model computes 512 at a "
+              "time]")  # fmt: skip
 @click.option("--rubric", "rubrics", metavar="RUBRIC", multiple=True, panel=_WHAT,
               help="trec, binary, esci or a TOML file.  [default: trec]")  # fmt: skip
 @click.option("--ctx", "context", type=click.IntRange(min=64), metavar="N", panel=_WHAT,
@@ -102,7 +104,9 @@ def command(
 
         if quiet or not console.is_terminal:
             status.stop()
-        result = bench(_matrix(matrix, values), BenchOptions(prices, measure), tell)
+        result = bench(
+            _matrix(matrix, values), BenchOptions(prices, measure, base=matrix.parent if matrix else None), tell
+        )
     _give(result, out, as_json)
 
 
@@ -117,7 +121,8 @@ def command(
 def compare_command(before: Path, after: Path, tolerance: float, level: float, as_json: bool) -> None:
     """Say which cells got faster or slower from A to B, two results.json, beyond the noise of both.
 
-    Exit code 1 where any got slower.
+    Cells are matched by model (its path in the matrix file's folder, or its name), engine, rubric, threads and batch.
+    Exit code 1 where any got slower, or B was to measure a cell of A and could not.
     """
     from pairgrade.bench.compare import CompareOptions, compare
     from pairgrade.bench.results import load_result
@@ -127,7 +132,7 @@ def compare_command(before: Path, after: Path, tolerance: float, level: float, a
         click.echo(json.dumps(found.to_dict(), ensure_ascii=False, allow_nan=False))
     else:
         _print_comparison(found)
-    if found.slower:
+    if found.slower or found.lost:
         sys.exit(1)
 
 
@@ -238,7 +243,8 @@ def _print_comparison(found: Comparison) -> None:
         table.add_row(c.name, f"{c.before:,.2f}", f"{c.after:,.2f}", f"{c.ratio:.3f}", between,
                       f"{c.memory_ratio:.2f}", c.verdict)  # fmt: skip
     console.print(table)
-    for title, names in (("Only in A", found.only_before), ("Only in B", found.only_after)):
+    others = tuple(name for name in found.only_before if name not in found.lost)
+    for title, names in (("No longer measured", found.lost), ("Only in A", others), ("Only in B", found.only_after)):
         if names:
             console.print(f"{title}: {', '.join(names)}")
     for warning in found.warnings:

@@ -19,18 +19,11 @@ if TYPE_CHECKING:
 
 @click.command("estimate")
 @click.argument("pairs", metavar="PAIRS")
-@click.option("--model", "-m", required=True, metavar="MODEL", help="A model as for `pairgrade label`.")
-@click.option("--rubric", "-r", default="trec", show_default=True, metavar="RUBRIC",
-              help="trec, binary, esci or a TOML file.")  # fmt: skip
+@options.model_options
 @options.pairs_options
+@options.engine_options
 @click.option("--sample", type=click.IntRange(min=2), default=200, show_default=True, metavar="N",
               help="Pairs that are labelled to see how long it takes, short and long ones.")  # fmt: skip
-@click.option("--threads", type=click.IntRange(min=1), metavar="N",
-              help="Threads.  [default: the physical cores that it may use]")  # fmt: skip
-@click.option("--ctx", type=click.IntRange(min=64), default=2048, show_default=True, metavar="N",
-              help="Longest prompt in tokens.")  # fmt: skip
-@click.option("--batch-tokens", type=click.IntRange(min=1), default=2048, show_default=True, metavar="N",
-              help="Document tokens of one batch.")  # fmt: skip
 @click.option("--usd-per-hour", type=click.FloatRange(min=0, min_open=True), metavar="USD",
               help="What the machine costs.")  # fmt: skip
 @click.option("--machine", metavar="TYPE", help="Take the price of this type from the price table.")
@@ -41,9 +34,6 @@ def command(
     model: str,
     rubric: str,
     sample: int,
-    threads: int | None,
-    ctx: int,
-    batch_tokens: int,
     usd_per_hour: float | None,
     machine: str | None,
     prices: Path | None,
@@ -52,15 +42,33 @@ def command(
 ) -> None:
     """Predict time, memory and cost of labelling PAIRS, from a sample of it that is labelled now.
 
-    The interval covers what the sample leaves open, not another load on the machine later.
+    Give the options that `pairgrade label` will be given: the sample is labelled in the same way. The interval of the
+    time covers what the sample leaves open, not another load on the machine later.
     """
+    from datetime import date
+
     from pairgrade.bench.estimate import EstimateOptions, estimate
-    from pairgrade.bench.prices import load_prices
+    from pairgrade.bench.prices import age_warning, load_prices
+    from pairgrade.rubric import Rubric
 
     if usd_per_hour is not None and machine is not None:
         raise InputError("give --machine or --usd-per-hour, not both")
-    price = load_prices(prices).machine(machine).usd_per_hour if machine else usd_per_hour
-    asked = EstimateOptions(model, rubric, sample, threads, ctx, batch_tokens, price)
+    if machine is not None:
+        price = load_prices(prices).machine(machine)
+        usd_per_hour = price.usd_per_hour
+        warning = age_warning(price.type, price.date, date.today())
+        if warning:
+            click.echo(f"beware: {warning}", err=True)
+    asked = EstimateOptions(
+        options.chosen_model(model, values),
+        rubric,
+        sample,
+        options.annotator_options(values, Rubric.load(rubric)),
+        options.llama_options(values),
+        options.onnx_options(values),
+        isolate=not values["in_process"],
+        usd_per_hour=usd_per_hour,
+    )
     found = estimate(options.source(pairs, values), asked)
     if as_json:
         click.echo(json.dumps(found.to_dict(), allow_nan=False))
@@ -80,7 +88,7 @@ def _table(pairs: str, model: str, e: Estimate) -> Table:
     table.add_row("time", f"{_duration(e.seconds)}{interval}")
     table.add_row("pairs/s", f"{e.pairs_per_second:,.2f}")
     table.add_row("tokens computed", f"{e.tokens:,.0f}")
-    table.add_row("memory", f"{e.peak_rss_bytes / 2**20:,.0f} MiB")
+    table.add_row("memory", f"{e.rss_low / 2**20:,.0f} to {e.rss_high / 2**20:,.0f} MiB")
     if e.model_bytes:
         table.add_row("model's files", f"{e.model_bytes / 2**20:,.0f} MiB")
     if e.usd is not None:

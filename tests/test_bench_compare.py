@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,19 @@ def test_cells_are_matched_by_their_settings_not_their_names() -> None:
     assert (found.only_before, found.only_after) == (("a",), ("c",))
     with pytest.raises(InputError, match="no cell in common"):
         compare(make_result(before.cells[:1]), make_result(after.cells[1:]))
+
+
+def test_a_cell_that_can_no_longer_be_measured_fails(tmp_path: Path) -> None:
+    before = make_result([make_cell("a", [4.0] * 5), make_cell("b", [4.0] * 5), make_cell("c", [4.0] * 5)])
+    after = make_result([make_cell("a", [4.0] * 5), make_cell("b", [4.0] * 5)])
+    after = replace(after, cells=after.cells[:1], skipped={"b": "no model file"})  # c was not asked for
+    found = compare(before, after)
+    assert (found.only_before, found.lost) == (("b", "c"), ("b",))
+    for name, result in (("a.json", before), ("b.json", after)):
+        result.save(tmp_path / name)
+    done = run_command(command, "compare", tmp_path / "a.json", tmp_path / "b.json")
+    assert done.exit_code == 1
+    assert "No longer measured: b\nOnly in A: c" in done.output
 
 
 def test_what_makes_a_comparison_doubtful_is_told() -> None:

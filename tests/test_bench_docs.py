@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from helpers import make_pairs, write_jsonl
 from pairgrade.bench.matrix_file import load_matrix
+from pairgrade.bench.results import load_result
 
 PAGE = (Path(__file__).parent.parent / "docs" / "benchmarks.md").read_text(encoding="utf-8")
 
@@ -44,3 +47,13 @@ def test_the_matrix_is_read(tmp_path: Path) -> None:
     matrix = load_matrix(tmp_path / "bench.toml")
     assert len(matrix.cells()) == 10
     assert matrix.machine == "c7i.xlarge"
+
+
+def test_the_matrix_of_the_report_is_that_of_its_result() -> None:
+    folder = Path(__file__).parent.parent / "docs" / "report"
+    matrix, result = load_matrix(folder / "matrix.toml"), load_result(folder / "results.json")
+    assert json.loads(json.dumps(asdict(matrix))) == result.settings
+    wanted = {(c.model, c.engine, c.rubric, c.threads, c.batch_tokens) for c in matrix.cells()}
+    assert {(c.model, c.engine, c.rubric, c.threads, c.batch_tokens) for c in result.cells} <= wanted
+    for model in matrix.models:
+        assert Path(model).name.removesuffix(".gguf").removeprefix("model-").removeprefix("onnx-") in PAGE

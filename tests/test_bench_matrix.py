@@ -8,6 +8,7 @@ from helpers import make_pairs, write_jsonl
 from pairgrade import InputError
 from pairgrade.bench.matrix import Cell, Data, Matrix, Rounds, names
 from pairgrade.bench.matrix_file import load_matrix
+from pairgrade.bench.portable import PortableNames
 from pairgrade.bench.prices import age_warning, load_prices
 from pairgrade.bench.slice import take_slice
 
@@ -55,10 +56,39 @@ def test_peers_run_the_models_that_are_meant_for_them(tmp_path: Path) -> None:
 
 def test_the_reference_is_measured_once(tmp_path: Path) -> None:
     data = Data("pairs.jsonl")
-    assert Matrix(("fake:", "fake:0"), data, threads=(2, 1), reference="fake:0").reference_cell() == Cell(
-        "fake:0", threads=2
-    )
-    assert Matrix(("fake:",), data, threads=(2,), reference="fake:0").reference_cell() == Cell("fake:0", threads=2)
+    one = {"trec": Cell("fake:0", threads=2)}
+    assert Matrix(("fake:", "fake:0"), data, threads=(2, 1), reference="fake:0").reference_cells() == one
+    assert Matrix(("fake:",), data, threads=(2,), reference="fake:0").reference_cells() == one
+    assert Matrix(("fake:",), data).reference_cells() == {}
+
+
+def test_every_rubric_has_a_reference_of_its_own() -> None:
+    matrix = Matrix(("fake:", "fake:0"), Data("p"), threads=(1,), rubrics=("trec", "other.toml"), reference="fake:0")
+    assert matrix.reference_cells() == {name: Cell("fake:0", rubric=name) for name in ("trec", "other.toml")}
+    assert set(matrix.reference_cells().values()) <= set(matrix.cells())
+
+
+def test_paths_are_named_so_that_another_folder_has_the_same(tmp_path: Path) -> None:
+    found = []
+    for place in ("here", "there"):
+        root, elsewhere = tmp_path / place, tmp_path / f"else-{place}"
+        for folder in (root / "models", elsewhere, elsewhere / "twin"):
+            folder.mkdir(parents=True)
+        for path in (root / "models" / "a.gguf", elsewhere / "b.gguf", root / "pairs.jsonl", root / "own.toml"):
+            path.touch()
+        models = ["models/a.gguf", str(elsewhere / "b.gguf"), "fake:", "gone.gguf"]
+        text = f'models = {models}\nrubrics = ["own.toml", "trec"]\nreference = "models/a.gguf"\n'
+        (root / "matrix.toml").write_text(f'{text}[data]\npairs = "pairs.jsonl"\n')
+        matrix = load_matrix(root / "matrix.toml")
+        portable = PortableNames(matrix, root)
+        found.append((portable.matrix(matrix), [portable.cell(cell) for cell in matrix.cells()]))
+    assert found[0] == found[1]
+    named, cells = found[0]
+    assert named.models == ("models/a.gguf", "b.gguf", "fake:", "gone.gguf")
+    assert (named.reference, named.rubrics, named.data.pairs) == ("models/a.gguf", ("own.toml", "trec"), "pairs.jsonl")
+    assert {cell.rubric for cell in cells} == {"own.toml", "trec"}
+    twins = Matrix((str(tmp_path / "else-here" / "b.gguf"), str(tmp_path / "else-there" / "b.gguf")), Data("p"))
+    assert PortableNames(twins, tmp_path / "here").matrix(twins).models == twins.models
 
 
 @pytest.mark.parametrize(

@@ -43,8 +43,8 @@ def test_the_energy_of_all_gpus_that_count_is_added(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(
     "counters",
-    [{}, {0: []}, {0: [5, 5]}, {0: [5000, 5000, 3000]}],
-    ids=["no GPU", "no counter", "no more readable", "driver loaded anew"],
+    [{}, {0: []}, {0: [5, 5]}, {0: [5000, 5000, 3000]}, {0: [5, 5, 5]}, {0: [5, 5, 9], 1: [7, 7, 7]}],
+    ids=["no GPU", "no counter", "no more readable", "driver loaded anew", "stands still", "one stands still"],
 )
 def test_energy_that_cannot_be_read_is_absent(counters: dict[int, list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", recorded(counters))

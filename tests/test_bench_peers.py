@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ from pairgrade.bench.cell_process import measure_cell
 from pairgrade.bench.cell_records import CellJob, CellRun
 from pairgrade.bench.matrix import ENGINES
 from pairgrade.bench.peers import PEERS, not_measured, open_peer, parsed
-from pairgrade.bench.peers_prompts import folder_prompts
+from pairgrade.bench.peers_prompts import NEW_TOKENS, folder_prompts
 from pairgrade.bench.peers_transformers import padding_id
 from pairgrade.qrels import read_qrels
 
@@ -71,6 +72,19 @@ def test_every_engine_is_known_and_those_left_out_have_a_reason(monkeypatch: pyt
     assert not_measured([])["llama-cpp-python"] == "not installed; run: pip install llama-cpp-python"
     with pytest.raises(ModelError, match="vllm is not installed; run: pip install vllm"):
         open_peer(CellJob("m", "vllm", "trec", 1, 2048, 1024, "", ""))
+
+
+def test_cut_documents_are_cut_as_by_pairgrade(tmp_path: Path, tiny_folder: Callable[[str], Path]) -> None:
+    pytest.importorskip("torch")
+    from pairgrade.export.measure import Task, prompts_of
+    from pairgrade.export.torch_backend import TorchBackend, TorchOptions
+
+    folder = tiny_folder("qwen2")
+    long = [replace(pair, document=pair.document * 20) for pair in PAIRS]
+    backend = TorchBackend(folder, TorchOptions(context=600, threads=1))
+    ours = [prompt.ids.tolist() for prompt in prompts_of(backend, Task(long, Rubric.load("trec")))[1].values()]
+    assert {len(ids) for ids in ours} == {600}
+    assert list(folder_prompts(job(folder, "transformers", tmp_path, 600), folder).ids(long)) == ours
 
 
 def test_transformers_gives_the_same_grades_alone_and_in_batches(
@@ -171,7 +185,7 @@ def test_onnxruntime_genai_keeps_the_common_prefix(
     assert answers == spell(folder, tmp_path, [41, 42, 43, 44, 45, 46])
     assert sum(computed) < sum(map(len, prompts)) / 2
     assert overlay["model"]["decoder"]["session_options"]["intra_op_num_threads"] == 1
-    assert overlay["max_length"] == 1024
+    assert overlay["max_length"] == 1024 + NEW_TOKENS
     assert overlay["do_sample"] is False
 
 
@@ -239,7 +253,7 @@ def test_vllm_is_given_all_prompts_as_ids(
     assert (os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"], os.environ["VLLM_NO_USAGE_STATS"]) == ("0", "1")
     assert asked["trust_remote_code"] is False
     assert asked["enable_prefix_caching"] is True
-    assert asked["max_model_len"] == 1024
+    assert asked["max_model_len"] == 1024 + NEW_TOKENS
 
 
 @pytest.mark.parametrize(
