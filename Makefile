@@ -3,16 +3,18 @@
 # make reliability   runs the tests behind docs/reliability.md, the slow ones too
 # make audit  asks a service on the network for advisories of every pinned library
 # make experiment   runs the experiment of docs/experiment.md; hours
+# make report   measures the matrix of docs/report/matrix.toml; needs models/ and data/ as docs/benchmarks.md says
 # make check  the same without installing anything but the package itself
 
 PYTHON ?= python3
 VENV ?= .venv
 EXPERIMENT_OUT ?= experiment
+REPORT_OUT ?= report
 # the parts of llama.cpp that run texts, less than half of the compilation; give CMAKE_ARGS for another build (a GPU's)
 export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF -DCMAKE_PROJECT_llama_cpp_INCLUDE=$(CURDIR)/.ci/llama.cmake
 PIP = $(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test reliability audit experiment check install clean
+.PHONY: demo test reliability audit experiment report check install clean
 
 demo: install
 	$(VENV)/bin/pairgrade demo
@@ -38,6 +40,12 @@ experiment:
 		--train trecdl20 --test trecdl19 --other cranfield antique_test --annotator-as-ranker \
 		--zero-shot $(ZERO_SHOT) --tuned $(TUNED) $(if $(TUNED_BACK),--both-ways --tuned-back $(TUNED_BACK)) \
 		$(EXPERIMENT_OPTIONS)
+
+report:
+	@test -d models -a -d data/trecdl19 || { echo 'make models/ and data/trecdl19, as docs/benchmarks.md says'; exit 2; }
+	$(MAKE) install
+	$(PIP) '.[all,peers]'
+	$(VENV)/bin/pairgrade bench --matrix docs/report/matrix.toml --out $(REPORT_OUT)
 
 check:
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps --force-reinstall .
