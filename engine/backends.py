@@ -46,7 +46,8 @@ def open_backend(
         if isolate:
             return WorkerBackend(text, lambda: _tokenizer(text), llama), None
         context = llama.context if llama else None
-        return FakeBackend(context or 1024, _delay(text)), None
+        delay, token_delay = _delays(text)
+        return FakeBackend(context or 1024, delay, token_delay=token_delay), None
     if is_onnx_folder(Path(text)):
         refuse_known_bad("onnxruntime", "onnxruntime-gpu")
         options = onnx or OnnxOptions(*((llama.context, llama.threads) if llama else ()))
@@ -73,10 +74,12 @@ def _tokenizer(model: str) -> Iterator[Tokenizer]:
             yield vocabulary.tokenizer
 
 
-def _delay(reference: str) -> float:
-    """Return the seconds of ``fake:SECONDS``, which the fake sleeps for each document."""
-    seconds = reference[len("fake:") :]
+def _delays(reference: str) -> tuple[float, float]:
+    """Return the seconds of ``fake:DOCUMENT+TOKEN``, which the fake sleeps for each of them."""
+    document, _, token = reference[len("fake:") :].partition("+")
     try:
-        return float(seconds or 0)
+        return float(document or 0), float(token or 0)
     except ValueError:
-        raise ModelError(f"'{reference}': behind fake: stands the seconds a document takes, or nothing") from None
+        raise ModelError(
+            f"'{reference}': behind fake: stand the seconds of a document, or nothing, and behind a + those of a token"
+        ) from None

@@ -63,18 +63,24 @@ class FakeTokenizer:
 
 
 class FakeBackend:
-    """Scores by hash. ``delay`` is slept per suffix; ``nonfinite`` makes the scores of prompts with this id NaN."""
+    """Scores by hash; ``nonfinite`` makes the scores of prompts with this id NaN.
+
+    ``delay`` is slept for each suffix, ``token_delay`` for each token that is computed, the prefix's among them: up to
+    twice as long for those of a suffix, by its hash, for real documents of one length differ, too.
+    """
 
     is_chat_model = False
     exact = True
     threads = 1
 
-    def __init__(self, context: int = 1024, delay: float = 0.0, nonfinite: int | None = None) -> None:
+    def __init__(
+        self, context: int = 1024, delay: float = 0.0, nonfinite: int | None = None, token_delay: float = 0.0
+    ) -> None:
         self.tokenizer = FakeTokenizer()
         self.counters = Counters()
         self.context = context
         self.calls: list[int] = []  # suffixes of each call
-        self._delay = delay
+        self._delay, self._token_delay = delay, token_delay
         self._nonfinite = nonfinite
         self._cached: tuple[bytes, ...] = ()
         _die_as_told(os.environ.get(DEATHS, "").encode())
@@ -97,13 +103,17 @@ class FakeBackend:
             logits[row] = noise / 2**29 - 4
             if self._nonfinite is not None and self._nonfinite in suffix:
                 logits[row, 0] = np.nan
-            if self._delay:
-                time.sleep(self._delay)
-                self.counters.seconds += self._delay  # as it was told, so that equal work counts equally
-        self._count(prefix, suffixes)
+            self._sleep(self._delay + self._token_delay * len(suffix) * 2 * int(noise[0]) / 2**32)
+        self._sleep(self._token_delay * self._count(prefix, suffixes))
         return Scores(logits, np.log(np.exp(logits.astype(np.float64)).sum(1)) + 0.25)
 
-    def _count(self, prefix: Sequence[Ids], suffixes: Sequence[Ids]) -> None:
+    def _sleep(self, seconds: float) -> None:
+        if seconds:
+            time.sleep(seconds)
+            self.counters.seconds += seconds  # as it was told, so that equal work counts equally
+
+    def _count(self, prefix: Sequence[Ids], suffixes: Sequence[Ids]) -> int:
+        """Count the tokens, and return those of the prefix that were not kept."""
         names = tuple(segment.tobytes() for segment in prefix)
         kept = 0
         while kept < min(len(names), len(self._cached)) and names[kept] == self._cached[kept]:
@@ -114,6 +124,7 @@ class FakeBackend:
         self.counters.computed += fresh + sum(len(s) for s in suffixes)
         self.counters.prefix_computed += fresh
         self.counters.reused += total * len(suffixes) - fresh
+        return fresh
 
     def close(self) -> None:
         """Free nothing."""
