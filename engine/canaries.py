@@ -92,7 +92,7 @@ class Canaries:
         try:
             table = json.loads(self._memory.read_text(encoding="utf-8"))
             known, sound = table["probabilities"], table["sound"]
-            if table["canaries"] == self._digest and len(known) == len(self.pairs) and isinstance(sound, int):
+            if table["canaries"] == self._digest and len(known) == len(self.pairs) and _are_sound(known, sound):
                 return known, sound
         except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
             pass
@@ -129,6 +129,13 @@ class Watch:
         self._journal.sync()
         self._sound, self._since = self._journal.end, 0
         self._canaries.remember(self._sound)
+
+
+def _are_sound(known: object, sound: object) -> bool:
+    """Whether what was remembered is a list of numbers for each pair, and a place of the journal."""
+    rows = isinstance(known, list) and all(isinstance(row, list) for row in known)
+    numbers = rows and all(type(p) in (int, float) for row in known for p in row)  # type: ignore[attr-defined]
+    return numbers and type(sound) is int and sound >= 0
 
 
 def _same(first: Sequence[float], now: Sequence[float], bound: float) -> bool:

@@ -7,6 +7,7 @@ pairgrade's own errors; whatever else comes out of it is a defect.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -21,11 +22,16 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 import tiny_models
+from bench_results import make_cell, make_result
 from helpers import make_pairs
+from pairgrade.annotator import Annotator
 from pairgrade.bench.matrix_file import load_matrix
+from pairgrade.bench.results import load_result
 from pairgrade.calibration import Calibration
+from pairgrade.canaries import Canaries
 from pairgrade.example_rows import read_examples
-from pairgrade.file_hashes import verify_files
+from pairgrade.fake import FakeBackend
+from pairgrade.file_hashes import remembered_sha256, verify_files
 from pairgrade.folder_check import check_folder
 from pairgrade.folder_tokenizer import FolderTokenizer
 from pairgrade.gguf_check import check_gguf
@@ -45,6 +51,7 @@ from pairgrade.rubric import Rubric
 from pairgrade.run_files import read_ranking
 from pairgrade.safetensors_check import check_safetensors
 from pairgrade.train.adapter import read_manifest as read_adapter_manifest
+from pairgrade.train.checkpoint import Checkpoints, State
 from tiny_gguf import SOUND
 
 PAIRS = [Pair(p.query_id, p.doc_id, p.query, f'{p.document} "x", é', "a title", p.grade) for p in make_pairs(2, 3)]
@@ -177,6 +184,56 @@ def _onnx_manifest(path: Path) -> None:
     read_onnx_manifest(path.parent)
 
 
+def _canaries(path: Path) -> None:
+    """Go on with what an earlier run's canaries got."""
+    pairs = path.with_name("canaries.jsonl")
+    pairs.write_bytes(_json_lines(ROWS))
+    canaries = Canaries(pairs, path)
+    with closing(Journal(path.with_name("journal"), "run")) as journal:
+        canaries.forget_unchecked(journal)
+    canaries.check(Annotator(FakeBackend(), Rubric.load("binary")))
+
+
+def _sound_canaries(folder: Path) -> bytes:
+    pairs, memory = folder / "canaries.jsonl", folder / "canaries.json"
+    pairs.write_bytes(_json_lines(ROWS))
+    canaries = Canaries(pairs, memory)
+    canaries.check(Annotator(FakeBackend(), Rubric.load("binary")))
+    canaries.remember(10)
+    return memory.read_bytes()
+
+
+def _hashes(path: Path) -> None:
+    """Read the memory of digests."""
+    large = path.with_name("large.bin")
+    large.write_bytes(bytes(2**20))
+    os.utime(large, (1, 1))  # long ago, so that it is remembered
+    cache = os.environ.get("PAIRGRADE_CACHE")
+    os.environ["PAIRGRADE_CACHE"] = str(path.parent)
+    try:
+        remembered_sha256(large)
+    finally:
+        del os.environ["PAIRGRADE_CACHE"]
+        if cache is not None:
+            os.environ["PAIRGRADE_CACHE"] = cache
+
+
+def _checkpoint(path: Path) -> None:
+    """Go on from a training's state, whose tensors are sound."""
+    import torch
+
+    model = torch.nn.Linear(2, 2)
+    parameters, optimizer = dict(model.named_parameters()), torch.optim.AdamW(model.parameters())
+    checkpoints = Checkpoints(path.parent)
+    damaged = path.read_bytes()
+    checkpoints.save(State(0), parameters, optimizer)
+    path.write_bytes(damaged)
+    state = checkpoints.load(parameters, optimizer)
+    if state is not None:
+        assert state.step + len(state.losses) + sum(state.losses) is not None
+        assert all(look.summary for look in [*state.evaluations, *([state.best] if state.best else [])])
+
+
 def _lines(rows: Iterable[Iterable[object]], separator: str) -> bytes:
     return "".join(separator.join(map(str, row)) + "\n" for row in rows).encode()
 
@@ -234,6 +291,15 @@ ONNX_MANIFEST: dict[str, Any] = {
         ["documents.onnx", "prefix.onnx", "weights.bin", "embedding.npy", "tokenizer.json"], SHA256_OF_X
     ),
 }  # fmt: skip
+LOOK = {"step": 0, "loss": 0.5, "kappa": None, "tau": 0.1, "accuracy": 1.0, "confusion": [[1, 0], [0, 1]]}
+STATE = {
+    "step": 0, "losses": [0.5, 0.25], "evaluations": [LOOK], "best": LOOK, "stopped_early": False,
+    "tensors": "step-0.safetensors",
+}  # fmt: skip
+MODULES = [
+    {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+    {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+]
 RERANKER_MANIFEST = {
     "format": "pairgrade-reranker", "version": 1, "max_length": 9, "pad_id": 0, "identity": {}, "metrics": {},
     "files": {"model.onnx": "0" * 64},
@@ -350,8 +416,16 @@ def targets(scratch: Path) -> dict[str, Target]:
         "config": Target("config.json", _folder, (b'{"architectures": ["LlamaForCausalLM"], "auto_map": {}}',)),
         "parts": Target("model.safetensors.index.json", _folder, (b'{"weight_map": {"a": "model.safetensors"}}',)),
         "tokenizer": Target("tokenizer.json", lambda path: FolderTokenizer(path.parent), (_tokenizer(scratch),)),
+        "modules": Target("modules.json", _folder, (json.dumps(MODULES).encode(),)),
+        "canaries": Target("canaries.json", _canaries, (_sound_canaries(scratch),)),
+        "hashes": Target("hashes.json", _hashes, (json.dumps({"large.bin": [2**20, 10**9, 5, 7, "0" * 64]}).encode(),)),
+        "bench": Target(
+            "results.json", load_result, (json.dumps(make_result([make_cell("a", [1, 2, 3])]).to_dict()).encode(),)
+        ),
         "heartbeat": Target("heartbeat.json", read_beat, (b'{"pid": 1, "started": 1.0}',)),
     }
+    if importlib.util.find_spec("torch"):
+        found["checkpoint"] = Target("state.json", _checkpoint, (json.dumps(STATE).encode(),))
     for suffix in ("jsonl", "csv", "tsv", "parquet"):
         found[f"judgments-{suffix}"] = Target(
             f"judged.{suffix}", lambda path: _drain(read_judgments(path)), (_sound_judgments(suffix, scratch),)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from pairgrade.errors import ResumeError
 from pairgrade.train.metrics import Evaluation
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's
+_DAMAGED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RuntimeError, OSError)
 
 
 @dataclass(slots=True)
@@ -53,8 +54,9 @@ class Checkpoints:
             table["evaluations"] = [self._evaluation(e) for e in table["evaluations"]]
             table["best"] = self._evaluation(table["best"]) if table["best"] else None
             state = State(**table)
+            _check_kinds(state)
             _restore(tensors, parameters, optimizer, state.step)
-        except (ValueError, KeyError, TypeError, RecursionError, OSError, SafetensorError) as error:
+        except (*_DAMAGED, SafetensorError) as error:
             raise ResumeError(
                 f"{self._folder} holds a checkpoint that cannot be read ({error}); remove the folder to start anew"
             ) from None
@@ -96,14 +98,34 @@ def _serialized(tensors: Mapping[str, Any]) -> bytes:
     return data
 
 
+def _check_kinds(state: State) -> None:
+    """ValueError where a state that was read holds something else than a run writes."""
+    looks = [*state.evaluations, *([] if state.best is None else [state.best])]
+    sound = type(state.step) is int and state.step >= 0 and type(state.stopped_early) is bool
+    sound = sound and isinstance(state.losses, list) and all(type(loss) in (int, float) for loss in state.losses)
+    if not sound or not all(_is_sound(getattr(look, f.name), f.type) for look in looks for f in fields(look)):
+        raise ValueError("values of another kind than a run writes")
+
+
+def _is_sound(value: Any, kind: Any) -> bool:
+    """Whether a figure of an evaluation is a number, or none where that may be, or a table of whole numbers."""
+    if "tuple" in str(kind):
+        return isinstance(value, tuple) and all(type(count) is int for row in value for count in row)
+    return type(value) in (int, float) or (value is None and "None" in str(kind))
+
+
 def _restore(tensors: Mapping[str, Any], parameters: Mapping[str, Any], optimizer: Any, step: int) -> None:
     import torch
 
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(tensors[f"parameter:{name}"])
+            kinds = ("parameter", *_MOMENTS) if step else ("parameter",)
+            own = {kind: tensors[f"{kind}:{name}"] for kind in kinds}
+            if any(tensor.shape != parameter.shape for tensor in own.values()):
+                raise ValueError(f"{name} has another shape than the model's")
+            parameter.copy_(own["parameter"])
             if step:
-                moments = {moment: tensors[f"{moment}:{name}"].to(parameter.device) for moment in _MOMENTS}
+                moments = {moment: own[moment].to(parameter.device) for moment in _MOMENTS}
                 optimizer.state[parameter] = {"step": torch.tensor(float(step))} | moments
 
 

@@ -13,7 +13,7 @@ from helpers import make_pairs, run_command, write_jsonl
 from pairgrade import Annotator, InputError, PairgradeError, Rubric
 from pairgrade.annotator import AnnotatorOptions
 from pairgrade.backend import Counters, Scores
-from pairgrade.canaries import CanaryReport
+from pairgrade.canaries import Canaries, CanaryReport
 from pairgrade.cli.label import command
 from pairgrade.errors import SuspectError
 from pairgrade.fake import FakeBackend
@@ -111,6 +111,29 @@ def test_what_was_judged_after_the_last_check_of_a_stopped_run_is_done_again(tmp
     (tmp_path / "calm").mkdir()
     label(job(tmp_path / "calm"), lambda: annotator(FakeBackend()))
     assert wanted.out.read_bytes() == (tmp_path / "calm" / "out.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"probabilities": [1, 2, 3, 4, 5, 6]}, {"probabilities": [["x"] * 4] * 6}, {"probabilities": "abcdef"},
+        {"probabilities": dict.fromkeys("abcdef", [0.25] * 4)}, {"sound": -1}, {"sound": True}, {"sound": "0"}, None,
+    ],
+)  # fmt: skip
+def test_a_damaged_memory_is_begun_anew(damage: dict[str, object] | None, tmp_path: Path) -> None:
+    wanted = job(tmp_path)
+    assert wanted.canaries is not None
+    memory = tmp_path / "memory.json"
+    canaries = Canaries(wanted.canaries, memory)
+    canaries.check(annotator(FakeBackend()))
+    canaries.remember(7)
+    table = json.loads(memory.read_text())
+    assert Canaries(wanted.canaries, memory)._sound == 7
+    memory.write_text(json.dumps(table | damage if damage else [table]))
+    again = Canaries(wanted.canaries, memory)
+    assert (again._first, again._sound) == (None, None)
+    again.check(annotator(FakeBackend()))
+    assert again._first == table["probabilities"]
 
 
 def test_a_backend_that_is_not_exact_may_move_a_little(tmp_path: Path) -> None:

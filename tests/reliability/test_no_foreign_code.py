@@ -307,8 +307,8 @@ def _sources() -> list[Path]:
 
 
 PICKLE_MODULES = {
-    *("pickle", "_pickle", "cPickle", "cloudpickle", "jsonpickle", "pickletools", "dill", "joblib", "shelve", "marshal"),
-    "diskcache",
+    *("pickle", "_pickle", "cPickle", "cloudpickle", "jsonpickle", "pickletools"),
+    *("dill", "joblib", "shelve", "marshal", "diskcache"),
 }
 PICKLE_READERS = {"LlamaDiskCache", "Unpickler", "read_pickle"}
 MUST_BE_FALSE = {"allow_pickle", "trust_remote_code"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from pairgrade.readers import Source
 pytest.importorskip("torch")
 pytest.importorskip("peft")
 
+from pairgrade.train.checkpoint import Checkpoints, State
+from pairgrade.train.checkpoint import _evaluation as evaluation_of
 from pairgrade.train.fitting import TrainProgress
 from pairgrade.train.options import TrainOptions
 from pairgrade.train.run import TrainJob, train
@@ -72,6 +75,41 @@ def test_a_damaged_checkpoint_is_named(source: Source, tmp_path: Path, tiny_fold
     found.write_bytes(found.read_bytes()[:-7])
     with pytest.raises(ResumeError, match="cannot be read"):
         train(job, SMALL)
+
+
+LOOK = {"step": 0, "loss": 0.5, "kappa": None, "tau": 0.1, "accuracy": 1.0, "confusion": [[1, 0], [0, 1]]}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        '"x"', "[]", "null", "1",
+        *({"step": step} for step in ("1", -1, True, 10**400, None)),
+        *({"losses": losses} for losses in (5, ["x"], {"a": 1}, None)),
+        {"stopped_early": "no"}, {"seconds": []}, {"seconds": 10**400}, {"tensors": ["x"]}, {"tensors": "absent"},
+        *({"evaluations": [LOOK | {name: "x"}]} for name in LOOK),
+        *({"best": value} for value in ("x", [1], LOOK | {"loss": None}, LOOK | {"confusion": [["x"]]})),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_state_of_other_kinds_or_shapes_is_named(damage: str | dict[str, object], tmp_path: Path) -> None:
+    import torch
+
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    checkpoints = Checkpoints(tmp_path)
+    look = evaluation_of(LOOK)
+    checkpoints.save(State(0, [0.5], [look], look), dict(model.named_parameters()), optimizer)
+    assert checkpoints.load(dict(model.named_parameters()), optimizer) == State(0, [0.5], [look], look)
+    path = tmp_path / "state.json"
+    sound = path.read_text()
+    path.write_text(damage if isinstance(damage, str) else json.dumps(json.loads(sound) | damage))
+    with pytest.raises(ResumeError, match="holds a checkpoint that cannot be read"):
+        checkpoints.load(dict(model.named_parameters()), optimizer)
+    path.write_text(sound)
+    for other in (torch.nn.Linear(3, 2), torch.nn.Linear(2, 1), torch.nn.Linear(1, 1)):
+        with pytest.raises(ResumeError, match="has another shape than the model's"):
+            checkpoints.load(dict(other.named_parameters()), optimizer)
 
 
 def test_pickled_weights_are_not_loaded(tmp_path: Path, source: Source, tiny_folder: Callable[[str], Path]) -> None:
