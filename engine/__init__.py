@@ -21,8 +21,10 @@ from pairgrade.errors import (
     ResumeError,
     RubricError,
     StorageError,
+    SuspectError,
 )
 from pairgrade.llama import LlamaOptions
+from pairgrade.onnx_backend import OnnxOptions
 from pairgrade.plan import PlanOptions
 from pairgrade.records import Judgment, Pair, Qrel, Rejection
 from pairgrade.reranker import Reranker
@@ -41,6 +43,7 @@ __all__ = [
     "MissingExtraError",
     "ModelError",
     "NonFiniteError",
+    "OnnxOptions",
     "Pair",
     "PairgradeError",
     "PlanOptions",
@@ -51,4 +54,5 @@ __all__ = [
     "Rubric",
     "RubricError",
     "StorageError",
+    "SuspectError",
 ]

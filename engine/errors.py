@@ -6,7 +6,8 @@ The tree::
     |-- InputError        a file, row or option that cannot be used as it is
     |-- RubricError       a rubric that does not parse or does not fit the model's tokenizer
     |-- ModelError        a model that cannot be found, read or run
-    |   `-- NonFiniteError    a model whose logits are not numbers
+    |   |-- NonFiniteError    a model whose logits are not numbers
+    |   `-- SuspectError      a model that judges the same pair otherwise than before
     |-- ResumeError       the output belongs to a different job than the one asked for
     |-- LockedError       another process is writing the same output
     |-- StorageError      the disk refused a write; what was committed before is kept

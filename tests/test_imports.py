@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import re
 import subprocess
 import sys
 import zipfile
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import pairgrade
+from pairgrade import errors
 
 ROOT = Path(__file__).parent.parent
 HEAVY = (
@@ -35,6 +38,19 @@ def test_all_is_sorted_and_holds_the_public_names() -> None:
     tree = ast.parse((ROOT / "engine" / "__init__.py").read_text())
     imported = {a.name for node in tree.body if isinstance(node, ast.ImportFrom) for a in node.names}
     assert imported == set(pairgrade.__all__)
+
+
+def test_every_error_is_public_and_in_the_tree() -> None:
+    kinds = [value for value in vars(errors).values() if isinstance(value, type)]
+    assert len(kinds) > 8
+    for kind in kinds:
+        assert kind.__name__ in pairgrade.__all__
+        assert re.search(rf"^ +[|`\- ]*{kind.__name__}\b", str(errors.__doc__), re.MULTILINE)
+
+
+def test_what_an_annotator_is_opened_with_is_public() -> None:
+    named = re.findall(r"\w+Options", str(inspect.signature(pairgrade.Annotator.open)))
+    assert {"AnnotatorOptions", "LlamaOptions", "OnnxOptions"} == set(named) <= set(pairgrade.__all__)
 
 
 def test_the_folders_are_those_of_pyproject() -> None:
