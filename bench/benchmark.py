@@ -16,7 +16,7 @@ from pairgrade.bench.cell_process import measure_cell
 from pairgrade.bench.cell_records import CellJob, CellRun
 from pairgrade.bench.frontier import dominated
 from pairgrade.bench.judged import MEASURES, against_people, against_reference, read_judged
-from pairgrade.bench.matrix import Cell, Matrix, names
+from pairgrade.bench.matrix import Cell, Matrix, chosen_models, names
 from pairgrade.bench.peers import not_measured
 from pairgrade.bench.portable import PortableNames
 from pairgrade.bench.prices import MachinePrice, PriceTable, age_warning, load_prices
@@ -25,6 +25,7 @@ from pairgrade.bench.rounds import Measured, Told, measure_rounds
 from pairgrade.bench.slice import take_slice, write_slice
 from pairgrade.environment import environment
 from pairgrade.errors import InputError, ModelError
+from pairgrade.model_choice import Choice
 from pairgrade.records import Pair
 from pairgrade.rubric import Rubric
 
@@ -55,7 +56,9 @@ def bench(matrix: Matrix, options: BenchOptions | None = None, tell: Told = lamb
     pairs = take_slice(matrix.data)
     cells = list(matrix.cells())
     references = matrix.reference_cells()
-    cells += [cell for cell in references.values() if cell not in cells]
+    choices = chosen_models([*cells, *references.values()])
+    references = {rubric: _running(cell, choices) for rubric, cell in references.items()}
+    cells = list(dict.fromkeys([*(_running(cell, choices) for cell in cells), *references.values()]))
     portable = PortableNames(matrix, options.base or Path.cwd())
     shown = [portable.cell(cell) for cell in cells]
     titles = names(shown)
@@ -89,6 +92,7 @@ def bench(matrix: Matrix, options: BenchOptions | None = None, tell: Told = lamb
         figures.append(replace(found, reference_agreement=equal, reference_kl=divergence))
     finished = _with_frontier(figures, options.measure)
     apis = _apis(prices, finished)
+    told = [f"Of several exports: {choice.why}." for choice in choices.values() if choice.why]
     return BenchResult(
         date=began,
         settings=json.loads(json.dumps(asdict(portable.matrix(matrix)))),  # lists for tuples, as it is read back
@@ -103,7 +107,7 @@ def bench(matrix: Matrix, options: BenchOptions | None = None, tell: Told = lamb
         cells=finished,
         skipped={titles[place]: why for place, why in measured.failed.items()} | not_measured(matrix.engines),
         apis=apis,
-        notes=(*_notes(measured, machine, matrix, finished), *_old_prices(machine, apis)),
+        notes=(*told, *_notes(measured, machine, matrix, finished), *_old_prices(machine, apis)),
     )
 
 
@@ -141,6 +145,12 @@ def _apis(prices: PriceTable, cells: Sequence[CellResult]) -> tuple[ApiCost, ...
     if not tokens:
         return ()
     return tuple(ApiCost(api, api.usd_per_million_pairs(tokens[0])) for api in prices.apis)
+
+
+def _running(cell: Cell, choices: dict[str, Choice]) -> Cell:
+    """Return a cell with the model that runs in the place of a folder of several."""
+    choice = choices.get(cell.model) if cell.engine == "pairgrade" else None
+    return replace(cell, model=choice.model) if choice else cell
 
 
 def _about(pairs: Sequence[Pair], digest: str) -> dict[str, Any]:

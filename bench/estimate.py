@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ from pairgrade.errors import InputError
 from pairgrade.hardware import usable_cores
 from pairgrade.judgments import read_judgments
 from pairgrade.llama import LlamaOptions
-from pairgrade.onnx_backend import OnnxOptions
+from pairgrade.model_choice import choose_model
+from pairgrade.onnx_backend import PROVIDERS, OnnxOptions
 from pairgrade.readers import Source, read_pairs
 from pairgrade.records import Judgment, Pair
 
@@ -94,6 +95,8 @@ class Estimate:
 
 def estimate(source: Source, options: EstimateOptions) -> Estimate:
     """Read the input, label a sample, and predict the rest; InputError for an unusable input, ModelError likewise."""
+    cuda = options.onnx.provider == PROVIDERS["cuda"]
+    options = replace(options, model=choose_model(options.model, cuda=cuda).model)
     lengths = measure_lengths(source)
     chosen = lengths.sample(options.sample)
     pairs = tuple(_chosen(source, set(chosen.tolist())))

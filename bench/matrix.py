@@ -17,13 +17,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from pairgrade.errors import InputError
+from pairgrade.errors import InputError, ModelError
 from pairgrade.hardware import usable_cores
+from pairgrade.model_choice import Choice, choose_model
 
 ENGINES = (
     "pairgrade",
@@ -137,6 +139,15 @@ class Matrix:
             known = (c for c in self.cells() if (c.model, c.engine, c.rubric) == (name, "pairgrade", rubric))
             found[rubric] = next(known, Cell(name, "pairgrade", rubric, threads[0], self.batch_tokens[0]))
         return found
+
+
+def chosen_models(cells: Iterable[Cell]) -> dict[str, Choice]:
+    """Return what runs of each folder of several exports, chosen once: it depends on the memory that is free."""
+    found: dict[str, Choice] = {}
+    for model in dict.fromkeys(cell.model for cell in cells if cell.engine == "pairgrade"):
+        with suppress(ModelError):  # its cell tells what is wrong
+            found[model] = choose_model(model)
+    return {model: choice for model, choice in found.items() if choice.model != model}
 
 
 def located(reference: str) -> str:

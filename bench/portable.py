@@ -40,7 +40,12 @@ class PortableNames:
         )  # fmt: skip
 
     def _name(self, reference: str) -> str:
-        return self._names.get(reference) or self._names.get(located(reference), reference)
+        known = self._names.get(reference) or self._names.get(located(reference))
+        if known:
+            return known
+        path = Path(reference)  # an export in a folder of several has that folder's name before its own
+        inside = (f"{self._names[str(p)]}/{path.relative_to(p)}" for p in path.parents if str(p) in self._names)
+        return next(inside, reference)
 
     def _or_none(self, reference: str | None) -> str | None:
         return None if reference is None else self._name(reference)

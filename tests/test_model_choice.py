@@ -15,11 +15,15 @@ pytest.importorskip("onnx")
 from helpers import make_pairs, run_command, write_jsonl
 from onnx_helpers import export
 from pairgrade import Annotator, ModelError, ResumeError
+from pairgrade.bench.benchmark import BenchOptions, bench
+from pairgrade.bench.estimate import EstimateOptions, estimate
+from pairgrade.bench.matrix import Data, Matrix, Rounds
 from pairgrade.cli.label import command
 from pairgrade.export.gguf_writer import write_gguf
 from pairgrade.export.quantize import QUANTS, quantize
 from pairgrade.file_hashes import MANIFEST, file_sha256
 from pairgrade.model_choice import Machine, choose_model, exports
+from pairgrade.readers import Source
 
 VNNI = frozenset({"avx2", "avx512f", "avx512_vnni"})
 AVX2 = frozenset({"avx2"})
@@ -146,6 +150,24 @@ def test_the_experiment_labels_with_the_chosen_one(folder: Path, tmp_path: Path)
     chosen = Path(choose_model(str(folder)).model)
     (step,) = judge_steps(options)
     assert step.settings["model"] == file_sha256(chosen / MANIFEST if chosen.is_dir() else chosen)
+
+
+def test_a_bench_measures_the_chosen_one_and_tells_its_size(folder: Path, tmp_path: Path) -> None:
+    pairs = write_jsonl(tmp_path / "pairs.jsonl", make_pairs(1, 4))
+    chosen = choose_model(str(folder))
+    other = next(str(export.path) for export in exports(folder) if str(export.path) != chosen.model)
+    matrix = Matrix((str(folder), other), Data(str(pairs)), threads=(1,), rounds=Rounds(1, 1), reference=str(folder))
+    found = bench(matrix, BenchOptions(resamples=0, ceiling=False, base=folder.parent))
+    assert [cell.model for cell in found.cells] == [
+        Path(model).relative_to(folder.parent).as_posix() for model in (chosen.model, other)
+    ]
+    sizes = [sum(f.stat().st_size for f in Path(m).rglob("*")) if Path(m).is_dir() else Path(m).stat().st_size
+             for m in (chosen.model, other)]  # fmt: skip
+    assert [cell.model_bytes for cell in found.cells] == sizes
+    assert found.cells[0].reference_agreement is not None
+    assert f"Of several exports: {chosen.why}." in found.notes
+    source, options = Source(str(pairs)), EstimateOptions(str(folder), sample=4, isolate=False, resamples=2)
+    assert estimate(source, options).model_bytes == sizes[0]
 
 
 def test_label_says_which_model_it_took(folder: Path, tmp_path: Path) -> None:
