@@ -191,14 +191,14 @@ def _canaries(path: Path) -> None:
     canaries = Canaries(pairs, path)
     with closing(Journal(path.with_name("journal"), "run")) as journal:
         canaries.forget_unchecked(journal)
-    canaries.check(Annotator(FakeBackend(), Rubric.load("binary")))
+    canaries.check(Annotator(FakeBackend(), Rubric.load("trec")))
 
 
 def _sound_canaries(folder: Path) -> bytes:
     pairs, memory = folder / "canaries.jsonl", folder / "canaries.json"
     pairs.write_bytes(_json_lines(ROWS))
     canaries = Canaries(pairs, memory)
-    canaries.check(Annotator(FakeBackend(), Rubric.load("binary")))
+    canaries.check(Annotator(FakeBackend(), Rubric.load("trec")))
     canaries.remember(10)
     return memory.read_bytes()
 
