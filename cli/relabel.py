@@ -108,6 +108,8 @@ def _print(ranking_set: Path, judgments: Path, out: Path, changes: LabelChanges,
     console.print("\n".join(lines) + "\n")
     console.print(_summary(changes))
     console.print(_matrix(changes))
+    if changes.policy != "replace":  # whose grades, above, are the new labels
+        console.print(_moves(changes))
     console.print(_counts("by source", "source", changes.sources, _MOST_ROWS))
     if per_query:
         console.print(_counts("by query", "query", changes.per_query, len(changes.per_query)))
@@ -139,6 +141,15 @@ def _matrix(changes: LabelChanges) -> Table:
     for label, row, changed in zip(changes.labels, changes.matrix, changes.changed, strict=True):
         cells = [f"{count:,}\n{part:,}" for count, part in zip(row, changed, strict=True)]
         table.add_row(label, *cells, f"{sum(row):,}\n{sum(changed):,}")
+    return table
+
+
+def _moves(changes: LabelChanges) -> Table:
+    table = figures_table("labels of all rows", "in the set", "after", "rows")
+    for move in changes.moves[:_MOST_ROWS]:
+        table.add_row(move.before, move.after, f"{move.rows:,}")
+    if len(changes.moves) > _MOST_ROWS:
+        table.caption = f"and {len(changes.moves) - _MOST_ROWS:,} more, which --json lists"
     return table
 
 

@@ -11,6 +11,7 @@ from pairgrade.ranking_set import RankingRow
 
 OUTCOMES = ("kept", "raised", "lowered", "dropped", "uncertain", "unjudged")
 
+_DROPPED = float("inf")  # the label after of a row that was left out
 _MOST_LABELS = 12  # rows of the matrix; more labels are gathered at the nearest grade
 
 
@@ -68,6 +69,15 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
+class Move:
+    """The rows that had one label in the set and have another, or the same, in the output."""
+
+    before: str
+    after: str  # a label, "~" and the nearest grade's where there are many, or "dropped"
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
 class LabelChanges:
     """The report of a relabelling."""
 
@@ -89,6 +99,7 @@ class LabelChanges:
     matrix: tuple[tuple[int, ...], ...]  # judged rows: label (rows) by grade (columns)
     changed: tuple[tuple[int, ...], ...]  # of these, the changed ones
     cells: tuple[Cell, ...]  # with rows
+    moves: tuple[Move, ...]  # of every row, judged or not; ascending
     sources: dict[str, Counts]
     per_query: dict[str, Counts]
 
@@ -107,25 +118,38 @@ class _Tally:
 class ChangeCounter:
     """Counts relabelled rows one by one."""
 
-    def __init__(self, labels: Sequence[float], top: float, grades: Sequence[int], examples: int, texts: bool) -> None:
+    def __init__(
+        self,
+        labels: Sequence[float],
+        top: float,
+        highest: float,
+        grades: Sequence[int],
+        examples: int,
+        texts: bool,
+        continuous: bool,
+    ) -> None:
+        """Take the labels of the set, its top and the output's, and whether the output's labels are of any value."""
         self._grades = tuple(grades)
         self._exact = len(labels) <= _MOST_LABELS
-        self._top, self._limit, self._texts = top, examples, texts
-        spread = self._grades[-1] - self._grades[0]
-        self._names = (
-            {label: f"{label:g}" for label in sorted(labels)}
-            if self._exact
-            else {(g - self._grades[0]) / spread * top: f"~{(g - self._grades[0]) / spread * top:g}" for g in grades}
-        )
+        self._exact_after = self._exact and not continuous
+        self._limit, self._texts = examples, texts
+        self._names = {label: f"{label:g}" for label in sorted(labels)} if self._exact else self._places(top)
+        self._names_after = self._places(highest)
         self._cells: dict[tuple[str, int], _Tally] = {}
+        self._moves: dict[tuple[str, float], int] = {}
         self._number = 0
         self.total = Counts()
         self.sources: dict[str, Counts] = {}
         self.per_query: dict[str, Counts] = {}
 
-    def add(self, row: RankingRow, outcome: str, positive: bool, relevant: bool | None, certainty: float) -> None:
-        """Count a row as it was in the set, with the annotator's grade if it was judged."""
+    def add(
+        self, row: RankingRow, outcome: str, positive: bool, relevant: bool | None, certainty: float, after: float
+    ) -> None:
+        """Count a row as it was in the set, with the annotator's grade if it was judged, and its label after."""
         self._number += 1
+        place = after if self._exact_after else min(self._names_after, key=lambda place: abs(place - after))
+        move = (self._name(row.label), _DROPPED if outcome == "dropped" else place)
+        self._moves[move] = self._moves.get(move, 0) + 1
         by_source = self.sources.setdefault(row.source, Counts())
         by_query = self.per_query.setdefault(row.query_id, Counts())
         for counts in (self.total, by_source, by_query):
@@ -166,6 +190,22 @@ class ChangeCounter:
                     examples = tuple(example for *_, example in sorted(tally.examples, reverse=True))
                     found.append(Cell(label, grade, tally.rows, tally.changed, examples))
         return tuple(found)
+
+    def moves(self) -> tuple[Move, ...]:
+        """Return how many rows went from which label to which."""
+        rows: dict[tuple[str, str], int] = {}  # labels that differ in the seventh digit are one
+        for label in self.labels:
+            for (before, after), count in sorted(self._moves.items(), key=lambda item: item[0][1]):
+                if before == label:
+                    name = f"{after:g}" if self._exact_after else self._names_after.get(after, "")
+                    move = (label, "dropped" if after == _DROPPED else name)
+                    rows[move] = rows.get(move, 0) + count
+        return tuple(Move(before, after, count) for (before, after), count in rows.items())
+
+    def _places(self, top: float) -> dict[float, str]:
+        """Return the place of each grade on a scale from 0 to its top, and its name."""
+        low, spread = self._grades[0], self._grades[-1] - self._grades[0]
+        return {(grade - low) / spread * top: f"~{(grade - low) / spread * top:g}" for grade in self._grades}
 
     def _name(self, label: float) -> str:
         if self._exact:

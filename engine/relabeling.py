@@ -82,8 +82,9 @@ class _Work:
         options = relabeler.options
         self._relabeler = relabeler
         self._counter = ChangeCounter(
-            sorted(labels), relabeler.top, relabeler.grades, options.examples, options.example_texts
-        )
+            sorted(labels), relabeler.top, relabeler.highest, relabeler.grades, options.examples,
+            options.example_texts, options.policy == "soft",
+        )  # fmt: skip
         self._used = self._positive = self._positive_after = self._written = 0
         self._sum = self._sum_after = 0.0
 
@@ -99,8 +100,9 @@ class _Work:
             self._used += judgment is not None
             annotated = row if judgment is None else replace(row, judged_grade=judgment.grade)
             self._counter.add(
-                annotated, decision.outcome, decision.positive, decision.relevant, min(1.0, decision.certainty)
-            )
+                annotated, decision.outcome, decision.positive, decision.relevant, min(1.0, decision.certainty),
+                decision.label,
+            )  # fmt: skip
             self._positive += decision.positive
             self._sum += row.label / self._relabeler.top
             if decision.outcome != "dropped":
@@ -130,6 +132,7 @@ class _Work:
             matrix=counter.matrix("rows"),
             changed=counter.matrix("changed"),
             cells=counter.cells(),
+            moves=counter.moves(),
             sources=counter.sources,
             per_query=counter.per_query,
         )

@@ -160,6 +160,33 @@ def test_the_report(files: tuple[Path, Path], tmp_path: Path) -> None:
     assert [example.doc_id for example in mirrored.cells[1].examples] == ["false-negative", "unsure"]
 
 
+@pytest.mark.parametrize(
+    ("options", "moves"),
+    [
+        ({}, ["0 0 1", "0 0.666667 2", "1 0 1", "1 1 2"]),
+        ({"policy": "confident", "scale": "grades"}, ["0 0 2", "0 2 1", "1 0 1", "1 3 2"]),
+        ({"policy": "drop-false-negatives"}, ["0 0 1", "0 dropped 2", "1 1 3"]),
+        ({"policy": "demote-false-positives"}, ["0 0 3", "1 0 1", "1 1 2"]),
+        ({"policy": "soft"}, ["0 ~0 1", "0 ~0.666667 2", "1 ~0 1", "1 ~1 2"]),
+    ],
+)
+def test_which_label_became_which(
+    options: dict[str, Any], moves: list[str], files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    changes = relabel(*files, tmp_path / "out.jsonl", RelabelOptions(**options))
+    assert [f"{move.before} {move.after} {move.rows}" for move in changes.moves] == moves
+
+
+def test_the_command_shows_which_label_became_which(files: tuple[Path, Path], tmp_path: Path) -> None:
+    arguments = [files[0], "-j", files[1], "-o", tmp_path / "out.jsonl", "--force", "--policy"]
+    shown = run(*arguments, "drop-false-negatives").stdout
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines() if line.startswith("│")]
+    assert ["0", "dropped", "2"] in cells
+    assert "labels of all rows" not in run(*arguments, "replace").stdout
+    found = json.loads(run(*arguments, "demote-false-positives", "--json").stdout)
+    assert {"before": "1", "after": "0", "rows": 1} in found["moves"]
+
+
 def test_many_labels_are_gathered_at_the_nearest_grade(tmp_path: Path) -> None:
     items = [row(f"d{k}", k / 20) for k in range(21)]
     write_ranking_set(tmp_path / "set.jsonl", items)
