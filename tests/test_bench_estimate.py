@@ -20,20 +20,21 @@ from pairgrade.run import label
 
 @pytest.mark.slow
 def test_the_run_takes_what_was_predicted(tmp_path: Path) -> None:
-    model = "fake:0.002+0.00004"  # a document of 100 tokens takes 2 to 10 ms, one of 300 up to 26
-    long = [replace(p, document=p.document * (1 + i % 3)) for i, p in enumerate(make_pairs(45, 9))]
+    model = "fake:0.004+0.0001"  # a document of 100 tokens takes 4 to 24 ms, one of 300 up to 64
+    long = [replace(p, document=p.document * (1 + i % 3)) for i, p in enumerate(make_pairs(33, 6))]
     pairs = write_jsonl(tmp_path / "pairs.jsonl", long)
-    predicted = json.loads(run_command(command, pairs, "--model", model, "--usd-per-hour", 0.36, "--json").stdout)
+    options = ("--model", model, "--sample", 80, "--usd-per-hour", 0.36, "--json")
+    predicted = json.loads(run_command(command, pairs, *options).stdout)
     effort = label(
         LabelJob(Source(str(pairs)), tmp_path / "out.jsonl"), lambda: Annotator.open(model, isolate=True)
     ).effort
     seconds = effort.prepare_seconds + effort.seconds + effort.write_seconds
-    assert predicted["pairs"] == 405
+    assert predicted["pairs"] == 198
     assert predicted["tokens"] == pytest.approx(effort.computed_tokens, rel=0.02)
     assert predicted["usd"] == pytest.approx(predicted["seconds"] / 3600 * 0.36)
     load = predicted["load_seconds"]  # imports here, a process of its own there
     assert predicted["low"] - load < seconds < predicted["high"] - load
-    assert 1.05 < predicted["high"] / predicted["low"] < 1.4
+    assert 1.1 < predicted["high"] / predicted["low"] < 1.5
 
 
 @pytest.mark.parametrize("context", [None, 900])  # the fake's own is 1,024
@@ -46,7 +47,7 @@ def test_tokens_are_right_where_documents_are_cut(context: int | None, tmp_path:
         whole = sum(j.prompt_tokens for j in annotator.label(long))
         computed = annotator.counters.computed
     assert predicted["tokens"] == pytest.approx(computed, rel=0.05)
-    assert predicted["tokens"] < whole / 2
+    assert predicted["tokens"] < 0.6 * whole  # the prefixes are shared
 
 
 def test_the_options_of_label_reach_the_sample(tmp_path: Path, tiny_folder: Callable[[str], Path]) -> None:
