@@ -80,7 +80,11 @@ def _flag(name: str, text: str) -> Callable[[Any], Any]:
 @_setting("--micro-batch-tokens", _MACHINE, "Tokens that run at a time: bounds the memory.")
 @click.option("--threads", type=int, metavar="N", panel=_MACHINE, help="Threads.  [default: torch's own choice]")
 @_flag("--gradient-checkpointing", "Less memory, more time: recompute activations, and no shared instruction.")
-@_flag("--qlora", "4-bit base weights by bitsandbytes; CUDA only, not verified on hardware.")
+@_flag(
+    "--qlora",
+    "4-bit base weights by bitsandbytes, which is to be installed by itself; CUDA only, not verified on "
+    "hardware. Without it the base is in bfloat16 on CUDA, in float32 elsewhere.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace ADAPTER, or the unfinished run of another job.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON to stdout.")
 @click.option("--quiet", "-q", is_flag=True, help="Show no progress.")

@@ -1,8 +1,10 @@
-"""A training run's progress as a bar on stderr; with -v its steps are logged too."""
+"""A training run's progress as a bar on stderr; with -v its looks and steps are logged too."""
 
 from __future__ import annotations
 
 import logging
+import time
+from datetime import timedelta
 
 from pairgrade.cli.progress import WorkBar
 from pairgrade.train.fitting import Look, TrainProgress
@@ -16,13 +18,29 @@ class TerminalTrainProgress(WorkBar, TrainProgress):
     def __init__(self, quiet: bool = False) -> None:
         super().__init__(quiet)
         self._validation = ""
+        self._steps = self._earlier = self._done = 0
+        self._began = time.monotonic()
+
+    def start(self, steps: int, done: int) -> None:
+        """Show how far an earlier run came."""
+        super().start(steps, done)
+        self._steps, self._earlier, self._done, self._began = steps, done, done, time.monotonic()
 
     def step(self, loss: float) -> None:
         """Move the bar."""
+        self._done += 1
         self._bar.update(self._task, advance=1, told=f"loss {loss:.3f}{self._validation}")
-        _log.debug("step %d: loss %.4f", int(self._bar.tasks[0].completed), loss)
+        _log.debug("step %d: loss %.4f", self._done, loss)
+
+    def looking(self, done: int, total: int) -> None:
+        """Show how far a look is."""
+        self._bar.update(self._task, told=f"look: {done:,}/{total:,}{self._validation}")
 
     def evaluated(self, found: Look) -> None:
-        """Show the figures."""
+        """Show the figures, and log them with the time left."""
         self._validation = f", {found.summary}"
-        _log.debug("%s", found)
+        self._bar.update(self._task, told=found.summary)
+        worked = self._done - self._earlier
+        left = (self._steps - self._done) * (time.monotonic() - self._began) / worked if worked else None
+        told = "" if left is None else f"; about {timedelta(seconds=round(left))} left"
+        _log.info("step %d of %d: %s%s", found.step, self._steps, found.summary, told)

@@ -39,7 +39,8 @@ def _setting(name: str, panel: str, text: str, kind: type = int) -> Callable[[An
               help="Queries to judge the re-ranker by.  [default: a share of SET's]")  # fmt: skip
 @_setting("--dev-share", _TRAINING, "Share of SET's queries that are kept apart as dev queries.", float)
 @click.option("--loss", type=click.Choice(list(LOSSES)), default=_DEFAULTS.loss, show_default=True, panel=_TRAINING,
-              help="; ".join(f"{name}: {text}" for name, text in LOSSES.items()) + ".")  # fmt: skip
+              help="; ".join(f"{name}: {text}" for name, text in LOSSES.items()) + ". To learn the annotator's scores "
+              "by marginmse give --target expected, too.")  # fmt: skip
 @click.option("--target", type=click.Choice(TARGETS), default=_DEFAULTS.target, show_default=True, panel=_TRAINING,
               help="Learn the labels, or the annotator's expected grade where a row has one.")  # fmt: skip
 @_setting("--epochs", _TRAINING, "Passes over the training documents.", float)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +18,7 @@ import pytest
 
 import tiny_models
 from helpers import write_jsonl
-from pairgrade import InputError, ModelError, Pair, ResumeError, Rubric, spool
+from pairgrade import InputError, MissingExtraError, ModelError, Pair, ResumeError, Rubric, StorageError, spool
 from pairgrade.agreement import agreement
 from pairgrade.judgments import open_writer
 from pairgrade.llama import LlamaBackend
@@ -27,8 +31,10 @@ from pairgrade.stop import StopRequested
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
+from pairgrade.cli.train_progress import TerminalTrainProgress  # noqa: E402
+from pairgrade.train import checkpoint  # noqa: E402
 from pairgrade.train.base_model import add_lora, load_model  # noqa: E402
-from pairgrade.train.checkpoint import Checkpoints  # noqa: E402
+from pairgrade.train.checkpoint import Checkpoints, State  # noqa: E402
 from pairgrade.train.examples import Blend, Example, examples, micro_batches  # noqa: E402
 from pairgrade.train.fitting import TrainProgress, rate_at, total_steps  # noqa: E402
 from pairgrade.train.label_model import LabelModel  # noqa: E402
@@ -352,6 +358,19 @@ def test_a_model_of_several_is_refused(source: Source, tmp_path: Path, tiny_fold
         train(TrainJob(source, str(folder), tmp_path / "a", RUBRIC), SMALL)
 
 
+def test_four_bits_need_a_gpu_and_a_library(
+    tiny_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = TrainOptions(qlora=True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match=r"needs a CUDA GPU, and torch sees none here; .*: pip install bitsandbytes"):
+        load_model(tiny_folder("llama"), options)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as where it is not installed
+    with pytest.raises(MissingExtraError, match="run: pip install bitsandbytes"):
+        load_model(tiny_folder("llama"), options)
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
@@ -360,8 +379,99 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def test_checkpoints_are_whole_files(tmp_path: Path) -> None:
-    assert Checkpoints(tmp_path).load({}, None) is None
+@pytest.mark.parametrize("refused", ["write_bytes", "write_text"])
+def test_at_every_moment_one_whole_checkpoint_can_be_read(
+    refused: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made() -> tuple[dict[str, Any], Any]:
+        parameter = torch.nn.Parameter(torch.zeros(3))
+        return {"a": parameter}, torch.optim.AdamW([parameter], lr=0.5)
+
+    def refuse(*_: object) -> None:
+        raise StorageError("the disk is full")
+
+    assert Checkpoints(tmp_path).load(*made()) is None
+    parameters, optimizer = made()
+    state = State()
+    kept = []
+    for _ in range(3):
+        parameters["a"].grad = torch.ones(3)
+        optimizer.step()
+        state.step += 1
+        state.losses.append(0.5)
+        with monkeypatch.context() as patch:
+            if state.step == 3:  # the tensors of this step cannot be written, or only the state that names them
+                patch.setattr(checkpoint, refused, refuse)
+            with contextlib.suppress(StorageError):
+                Checkpoints(tmp_path).save(state, parameters, optimizer)
+        kept.append(parameters["a"].detach().clone())
+    again, fresh = made()
+    found = Checkpoints(tmp_path).load(again, fresh)
+    assert found is not None
+    assert (found.step, len(found.losses)) == (2, 2)
+    assert torch.equal(again["a"].detach(), kept[1])
+    assert not torch.equal(kept[1], kept[2])
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"state.json", "step-2.safetensors"} | (
+        {"step-3.safetensors"} if refused == "write_text" else set()
+    )
+
+
+def test_training_stops_where_it_grows_no_better(
+    source: Source, tmp_path: Path, tiny_folder: Callable[[str], Path]
+) -> None:
+    wild = replace(SMALL, epochs=20, learning_rate=0.9, warmup=0.0, evaluate_every=1, patience=2)
+    trained = train(TrainJob(source, str(tiny_folder("llama")), tmp_path / "a", RUBRIC), wild)
+    assert trained.stopped_early
+    assert trained.steps == trained.best.step + 2 < 40
+    report = json.loads((tmp_path / "a" / "report.json").read_text())
+    assert (report["stopped_early"], report["steps"]) == (True, trained.steps)
+    after = [found.loss for found in trained.evaluations if found.step > trained.best.step]
+    assert len(after) == 2
+    assert min(after) >= trained.best.loss
+
+
+def test_looks_and_the_time_of_all_processes_are_told(
+    source: Source, tmp_path: Path, tiny_folder: Callable[[str], Path]
+) -> None:
+    class Told(TrainProgress):
+        def __init__(self) -> None:
+            self.looks: list[tuple[int, int]] = []
+            self.steps = 0
+
+        def looking(self, done: int, total: int) -> None:
+            self.looks.append((done, total))
+
+        def step(self, loss: float) -> None:
+            self.steps += 1
+            if self.steps == 3:
+                raise KeyboardInterrupt
+
+    job, told = TrainJob(source, str(tiny_folder("llama")), tmp_path / "a", RUBRIC), Told()
+    options = replace(SMALL, micro_batch_tokens=40)
+    with pytest.raises(KeyboardInterrupt):
+        train(job, options, told)
+    half = len(told.looks) // 2  # one before the first step, and one after the second
+    assert told.looks[:half] == told.looks[half:]
+    done = [done for done, _ in told.looks[:half]]
+    assert (sorted(set(done)), done[-1], len(done) > 2) == (done, 8, True)
+    state = tmp_path / "a.run" / "state.json"
+    table = json.loads(state.read_text())
+    assert 0 < table["seconds"] < 500
+    state.write_text(json.dumps(table | {"seconds": 5000.0}))
+    assert 5000 < train(job, options).seconds < 5500
+    assert json.loads((tmp_path / "a" / "report.json").read_text())["seconds"] > 5000
+
+
+def test_a_look_is_logged_with_the_time_left(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO), TerminalTrainProgress() as progress:
+        progress.start(10, 4)
+        for _ in range(3):
+            progress.step(1.0)
+        progress.looking(3, 8)
+        progress.evaluated(Evaluation(7, 0.9, 0.1, 0.3, 0.5, ()))
+    (line,) = caplog.messages
+    assert re.fullmatch(r"step 7 of 10: .*0\.9.*; about \d+:\d\d:\d\d left", line)
 
 
 @pytest.mark.parametrize(("every", "stopped"), [(2, 2), (100, 4)])

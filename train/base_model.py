@@ -49,7 +49,10 @@ def folder_digest(folder: Path) -> str:
 
 
 def load_model(folder: Path, options: TrainOptions) -> Any:
-    """Load a causal model in full precision (4-bit weights with ``qlora``), without any code of the folder."""
+    """Load a causal model without any code of the folder.
+
+    Its weights are kept in float32; on a CUDA GPU in bfloat16, or with ``qlora`` in 4 bits.
+    """
     torch, transformers = _libraries()
     settings: dict[str, Any] = {}
     if options.qlora:
@@ -115,7 +118,10 @@ def _libraries() -> tuple[Any, Any]:
 
 def _quantized(torch: Any, transformers: Any) -> dict[str, Any]:
     if not torch.cuda.is_available():
-        raise InputError("--qlora needs a CUDA GPU, and torch sees none here; leave it out to train in full precision")
+        raise InputError(
+            "--qlora needs a CUDA GPU, and torch sees none here; leave it out to train with the base in float32. "
+            "With a GPU it also needs bitsandbytes: pip install bitsandbytes"
+        )
     try:
         import bitsandbytes  # type: ignore[import-not-found, unused-ignore]  # noqa: F401
     except ImportError:

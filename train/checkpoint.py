@@ -13,6 +13,7 @@ from pairgrade.errors import ResumeError
 from pairgrade.train.metrics import Evaluation
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's
+_AGES = 1e10  # seconds, more than a run can take
 _DAMAGED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RuntimeError, OSError)
 
 
@@ -25,6 +26,7 @@ class State:
     evaluations: list[Any] = field(default_factory=list)  # what the loop found, a dataclass of its own
     best: Any = None
     stopped_early: bool = False
+    seconds: float = 0.0  # of all processes that worked on it, up to the last checkpoint
 
 
 class Checkpoints:
@@ -102,6 +104,7 @@ def _check_kinds(state: State) -> None:
     """ValueError where a state that was read holds something else than a run writes."""
     looks = [*state.evaluations, *([] if state.best is None else [state.best])]
     sound = type(state.step) is int and state.step >= 0 and type(state.stopped_early) is bool
+    sound = sound and type(state.seconds) in (int, float) and 0 <= state.seconds < _AGES
     sound = sound and isinstance(state.losses, list) and all(type(loss) in (int, float) for loss in state.losses)
     if not sound or not all(_is_sound(getattr(look, f.name), f.type) for look in looks for f in fields(look)):
         raise ValueError("values of another kind than a run writes")

@@ -38,6 +38,9 @@ class TrainProgress:
     def step(self, loss: float) -> None:
         """One more step is done; its loss."""
 
+    def looking(self, done: int, total: int) -> None:
+        """So many of the validation pairs or dev queries of a look are done."""
+
     def evaluated(self, found: Look) -> None:
         """Tell what a look at the validation pairs or dev queries found."""
 
@@ -102,6 +105,7 @@ class Fitting(ABC):
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._schedule, self._every, self._steps = schedule, every, total_steps(items, schedule)
         self._checkpoints, self._progress = checkpoints, progress
+        self._began = time.monotonic()
         self._optimizer = torch.optim.AdamW(
             self._parameters.values(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
         )
@@ -126,6 +130,7 @@ class Fitting(ABC):
         state = self._checkpoints.load(self._parameters, self._optimizer) or State()
         self._progress.start(self._steps, state.step)
         saved = time.monotonic()
+        self._began = saved - state.seconds  # as if earlier processes had worked right before this one
         try:
             if self._is_due(state):  # at the start, and where an earlier run was stopped before or while it looked
                 self._evaluate(state, stop)
@@ -184,4 +189,5 @@ class Fitting(ABC):
         self._progress.evaluated(found)
 
     def _save(self, state: State) -> None:
+        state.seconds = time.monotonic() - self._began
         self._checkpoints.save(state, self._parameters, self._optimizer)

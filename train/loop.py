@@ -65,7 +65,9 @@ def batch_at(step: int, grades: Sequence[int], options: TrainOptions) -> list[in
     return order[index * options.batch : (index + 1) * options.batch]
 
 
-def predict(model: LabelModel, examples: Sequence[Example], options: TrainOptions) -> Any:
+def predict(
+    model: LabelModel, examples: Sequence[Example], options: TrainOptions, progress: TrainProgress | None = None
+) -> Any:
     """Return the label logits of examples, an array (n, k), without gradients."""
     import torch
 
@@ -73,12 +75,16 @@ def predict(model: LabelModel, examples: Sequence[Example], options: TrainOption
     shared = options.shares_prefix
     rows = [suffix_of(example, shared) for example in examples]
     logits: list[Any] = [None] * len(rows)
+    done = 0
     with torch.inference_mode():
         prefix = model.prefix(examples[0].prompt.prefix[0]) if shared else None
         for places in micro_batches([len(row) for row in rows], 2 * options.micro_batch_tokens):
             found = model.logits([rows[place] for place in places], prefix).cpu().numpy()
             for place, values in zip(places, found, strict=True):
                 logits[place] = values
+            done += len(places)
+            if progress:
+                progress.looking(done, len(rows))
     return np.stack(logits)
 
 
@@ -121,7 +127,7 @@ class _Fit(Fitting):
         return gradients(self._model, [self._data.train[place] for place in places], self._options)
 
     def _look(self, step: int) -> Evaluation:
-        logits = predict(self._model, self._data.validation, self._options)
+        logits = predict(self._model, self._data.validation, self._options, self._progress)
         return evaluation(step, logits, self._data.validation, self._data.grades, self._options.ordinal_weight)
 
     def _is_better(self, found: Evaluation, best: Evaluation) -> bool:

@@ -67,7 +67,10 @@ class _Fit(Fitting):
         return self._slates[index * self._options.batch : (index + 1) * self._options.batch]
 
     def _look(self, step: int) -> RankingEvaluation:
-        scores = [self._model.score(query.query, query.documents) for query in self._data.dev]
+        scores = []
+        for query in self._data.dev:
+            scores.append(self._model.score(query.query, query.documents))
+            self._progress.looking(len(scores), len(self._data.dev))
         return RankingEvaluation(step, mean_ndcg([query.labels for query in self._data.dev], scores))
 
     def _is_better(self, found: RankingEvaluation, best: RankingEvaluation) -> bool:

@@ -6,7 +6,6 @@ at all.
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +65,7 @@ class TrainedReranker:
     evaluations: list[RankingEvaluation]
     best: RankingEvaluation
     metrics: dict[str, Any]  # of the exported graphs on the dev queries, by precision
-    seconds: float
+    seconds: float  # of training and its looks, by all processes that worked on it
 
 
 def train_reranker(
@@ -95,7 +94,6 @@ def train_reranker(
 def _train(
     job: RerankerJob, options: RerankerOptions, folder: Path, progress: TrainProgress, stop: PoliteStop
 ) -> TrainedReranker:
-    start = time.monotonic()
     progress.phase("reading")
     groups, dev = _queries(job, options)
     slates = Slates(groups, options)
@@ -129,7 +127,7 @@ def _train(
         evaluations=state.evaluations,
         best=state.best,
         metrics=metrics,
-        seconds=time.monotonic() - start,
+        seconds=state.seconds,
     )
 
 

@@ -6,7 +6,6 @@ at all.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -66,7 +65,7 @@ class Trained:
     evaluations: list[Evaluation]
     best: Evaluation
     stopped_early: bool
-    seconds: float
+    seconds: float  # of training and its looks, by all processes that worked on it
     held_queries: list[str]  # the validation queries
     held_out: list[tuple[str, str, int]]  # query id, document id and grade of each of their pairs that people graded
     helped: bool  # whether the best step beats the model before training
@@ -92,7 +91,6 @@ def train(
 
 
 def _train(job: TrainJob, options: TrainOptions, folder: Path, progress: TrainProgress, stop: PoliteStop) -> Trained:
-    start = time.monotonic()
     progress.phase("reading")
     blend = Blend(job.rubric.values, _soft_targets(job.soft, job.rubric), options.soft_weight)
     found, rejected = _rows(job.source, blend)
@@ -116,13 +114,12 @@ def _train(job: TrainJob, options: TrainOptions, folder: Path, progress: TrainPr
     assert state.best is not None  # fit looks at the validation pairs after its last step
     checkpoints.load_best({name: p for name, p in model.named_parameters() if p.requires_grad})
     progress.phase("writing")
-    seconds = time.monotonic() - start
     places = set(chosen.held_out)
     held = [row for row in found if row.place in places]
     held_out = [(row.query_id, row.doc_id, row.grade) for row in held if row.by_people]
     trained = Trained(
         job.out, base, chosen, rejected, state.step, state.losses, state.evaluations, state.best,
-        state.stopped_early, seconds, list(dict.fromkeys(row.query_id for row in held)), held_out,
+        state.stopped_early, state.seconds, list(dict.fromkeys(row.query_id for row in held)), held_out,
         is_better(state.best, state.evaluations[0], options.select_by),
     )  # fmt: skip
     save_adapter(model, trained, identity, asdict(options), job.rubric, replace=job.overwrite)
