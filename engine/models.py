@@ -95,7 +95,7 @@ def _from_hub(text: str) -> Path:
 
 
 def _checked(path: Path) -> Path:
-    """Return the path of a file that llama.cpp may load: a sound header, and the sha256 of its manifest, if any."""
-    check_gguf(path)
+    """Return the path of a file that llama.cpp may load: the sha256 of its manifest, if any, and a sound header."""
     verify_files(path)
+    check_gguf(path)
     return path

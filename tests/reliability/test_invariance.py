@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,29 @@ def test_200_pairs_with_and_without_kept_prefixes(engine: Callable[..., Backend]
     with closing(engine(reuse=False)) as calm, closing(engine()) as backend:
         np.testing.assert_array_equal(scores(backend, 8), scores(calm, 8))
         assert backend.counters.prefix_computed < calm.counters.prefix_computed
+
+
+def test_a_window_shorter_than_the_prompt_keeps_its_prefixes(
+    tiny_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Gemma's sliding layers see 16 positions: a cache that keeps few more has lost them when a prefix is rewound."""
+    from pairgrade.export.gguf_writer import write_gguf
+
+    write_gguf(tiny_folder("gemma3"), tmp_path / "gemma3.gguf")
+    pairs = [replace(pair, document=f"{pair.document} " * 12) for pair in make_pairs(2, 2)]
+    found = []
+    for reuse in (False, True):
+        options = LlamaOptions(context=2048, threads=1, reuse=reuse, micro_batch=32)
+        with closing(LlamaBackend(tmp_path / "gemma3.gguf", options)) as backend:
+            builder = PromptBuilder(TREC, backend.tokenizer, 2048, "plain")
+            items = [builder.build(pair) for pair in pairs]
+            assert min(len(item.suffix) for item in items) > 256 + 16  # the cells of such a cache, and the window
+            order = (0, 1, 2, 3, 0)  # to another query and back
+            rows = [backend.score(items[i].prefix, [items[i].suffix], builder.label_ids).logits for i in order]
+            found.append(np.concatenate(rows))
+            assert (backend.counters.reused > 0) == reuse
+    np.testing.assert_array_equal(found[1], found[0])
+    assert len(np.unique(found[0], axis=0)) == 4
 
 
 def test_a_prefix_that_was_given_up_is_computed_to_the_same_bits(engine: Callable[..., Backend]) -> None:
