@@ -15,7 +15,7 @@ from helpers import make_pairs, write_jsonl
 from pairgrade import ModelError, Pair
 from pairgrade.bench.cell_process import measure_cell
 from pairgrade.bench.cell_records import CellJob
-from pairgrade.bench.peers_prompts import gguf_prompts
+from pairgrade.bench.peers_prompts import NEW_TOKENS, gguf_prompts
 from pairgrade.bench.peers_server import VARIABLE, LlamaServer, find_server
 from pairgrade.qrels import read_qrels
 
@@ -107,7 +107,7 @@ def test_prompts_go_as_ids_over_one_connection_and_the_server_ends(log: Path, jo
     arguments = started["arguments"]
     assert arguments["--host"] == "127.0.0.1"
     assert [arguments[name] for name in ("--ctx-size", "--threads", "--threads-batch", "--parallel")] == [
-        "1024", "1", "1", "1",
+        str(1024 + NEW_TOKENS), "1", "1", "1",
     ]  # fmt: skip
     assert "LLAMA_ARG_CTX_SIZE" not in started["env"]
     assert peer.process == started["pid"]
