@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from helpers import make_pairs
 from pairgrade.backend import Scores
@@ -15,6 +16,8 @@ from pairgrade.export.onnx_recipe import Recipe
 from pairgrade.onnx_backend import OnnxBackend, OnnxOptions
 from pairgrade.rubric import Rubric
 from pairgrade.tokenizer import Ids
+
+pytest.importorskip("onnxruntime")  # what imports this runs such models; there is no onnxruntime for Python 3.10
 
 LABELS = np.array([5, 9, 11, 40], np.int32)
 LENGTHS = (7, 30, 1, 17, 44, 16, 33, 70, 18, 2)  # one more than a step of the rectangle, one less, a single token

@@ -20,6 +20,7 @@ from pairgrade.run_files import read_ranking
 
 pytest.importorskip("sentence_transformers")
 pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
 
 from pairgrade.train.reranker_options import RerankerOptions
 from pairgrade.train.reranker_run import RerankerJob, train_reranker

@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("sentence_transformers")
 pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
 
 from pairgrade import InputError, ModelError, Reranker, ResumeError
 from pairgrade.export.reranker import LEAST_RHO, ranks_alike

@@ -80,6 +80,8 @@ def test_the_rubric_itself_goes_along(adapter: Path, merged: Path, mine: Rubric)
 @pytest.mark.parametrize("to", ["gguf", "onnx"])
 def test_exports_are_checked_with_it_and_hold_it(to: str, merged: Path, mine: Rubric, tmp_path: Path) -> None:
     pairs = write_jsonl(tmp_path / "pairs.jsonl", PAIRS[:4])
+    if to == "onnx":
+        pytest.importorskip("onnxruntime")
     options = ("--to", to, "--quant", "fp32" if to == "onnx" else "f32", "--pairs", pairs, "--threads", 1)
     options += ("--allow-below-floor",)  # random weights stand half-precision keys badly
     assert run_command(export_command, merged, "--out", tmp_path / "out", *options).exit_code == 0
