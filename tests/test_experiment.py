@@ -16,6 +16,7 @@ import pytest
 pytest.importorskip("bm25s")
 pytest.importorskip("sentence_transformers")
 pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
 
 from pairgrade import InputError, Judgment, ResumeError
 from pairgrade.bench.experiment import main, option_parser, run
