@@ -2,7 +2,7 @@
 # make test   sets everything up, lints, checks types and runs the tests against the installed wheel
 # make reliability   runs the tests behind docs/reliability.md, the slow ones too
 # make audit  asks a service on the network for advisories of every pinned library
-# make experiment   runs the experiment of docs/experiment.md; hours
+# make experiment   tunes an annotator and runs the experiment of docs/experiment.md; hours, it can be stopped
 # make report   measures the matrix of docs/report/matrix.toml; needs models/ and data/ as docs/benchmarks.md says
 # make check  the same without installing anything but the package itself
 
@@ -32,14 +32,31 @@ audit: install
 	$(VENV)/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 experiment:
-	@test -n "$(EXPERIMENT_DATA)" -a -n "$(ZERO_SHOT)" -a -n "$(TUNED)" || \
-		{ echo 'give EXPERIMENT_DATA=FOLDER ZERO_SHOT=MODEL TUNED=MODEL, as docs/experiment.md says'; exit 2; }
+	@test -n "$(EXPERIMENT_DATA)" -a -n "$(ZERO_SHOT)" || \
+		{ echo 'give EXPERIMENT_DATA=FOLDER ZERO_SHOT=MODEL, as docs/experiment.md says'; exit 2; }
 	$(MAKE) install
-	$(PIP) '.[rerank]'
+	$(PIP) '.[rerank,train,onnx]'
+	$(if $(TUNED),,$(MAKE) $(call TUNED_ON,trecdl20)/int8)
+	$(if $(BOTH_WAYS),$(if $(TUNED_BACK),,$(MAKE) $(call TUNED_ON,trecdl19)/int8))
 	$(VENV)/bin/python -m pairgrade.bench.experiment --data $(EXPERIMENT_DATA) --out $(EXPERIMENT_OUT) \
-		--train trecdl20 --test trecdl19 --other cranfield antique_test --annotator-as-ranker \
-		--zero-shot $(ZERO_SHOT) --tuned $(TUNED) $(if $(TUNED_BACK),--both-ways --tuned-back $(TUNED_BACK)) \
+		--train trecdl20 --test trecdl19 --other cranfield antique_test --annotator-as-ranker --zero-shot $(ZERO_SHOT) \
+		$(if $(TUNED),--tuned $(TUNED),$(call GIVEN,--tuned,--held-out,trecdl20)) \
+		$(if $(BOTH_WAYS)$(TUNED_BACK),--both-ways \
+		$(if $(TUNED_BACK),--tuned-back $(TUNED_BACK),$(call GIVEN,--tuned-back,--held-out-back,trecdl19))) \
 		$(EXPERIMENT_OPTIONS)
+
+TUNED_ON = $(EXPERIMENT_OUT)/tuned/$(1)
+GIVEN = $(1) $(call TUNED_ON,$(3))/int8 $(2) $(call TUNED_ON,$(3))/adapter/held-out.qrels
+TEXTS = --queries $(EXPERIMENT_DATA)/$(1)/queries.jsonl --docs $(EXPERIMENT_DATA)/$(1)/docs.jsonl
+
+# an annotator tuned on a collection; each of the three folders appears whole, and a stopped training goes on
+$(EXPERIMENT_OUT)/tuned/%/int8:
+	mkdir -p $(@D)
+	test -d $(@D)/adapter || $(VENV)/bin/pairgrade train $(EXPERIMENT_DATA)/$*/qrels.txt $(call TEXTS,$*) \
+		--base $(ZERO_SHOT) --out $(@D)/adapter $(TRAIN_OPTIONS)
+	test -d $(@D)/annotator || $(VENV)/bin/pairgrade merge $(@D)/adapter --out $(@D)/annotator
+	$(VENV)/bin/pairgrade export $(@D)/annotator --to onnx --quant int8 --out $@ --allow-below-floor \
+		--calibration-pairs $(EXPERIMENT_DATA)/$*/qrels.txt $(call TEXTS,$*)
 
 report:
 	@test -d models -a -d data/trecdl19 || { echo 'make models/ and data/trecdl19, as docs/benchmarks.md says'; exit 2; }

@@ -96,6 +96,9 @@ def option_parser() -> argparse.ArgumentParser:
     add("zero_shot", "the annotator as it ships; without it arm b is left out", metavar="MODEL")
     add("tuned", "the annotator tuned on --train; without it arm c is left out", metavar="MODEL")
     add("tuned_back", "with --both-ways: the annotator tuned on --test", metavar="MODEL")
+    kept = "held-out.qrels in the adapter of {}: its queries calibrate (default: those that training keeps by itself)"
+    add("held_out", kept.format("--tuned"), type=Path, metavar="QRELS")
+    add("held_out_back", kept.format("--tuned-back"), type=Path, metavar="QRELS")
     add("annotator_as_ranker", "let the annotators rank the test collection, too", action="store_true")
     add("rubric", "the annotators' rubric")
     add("context", "longest prompt in tokens", type=int)

@@ -36,6 +36,7 @@ class Direction:
     train: str  # a collection
     test: str
     tuned: str | None  # the annotator that was tuned on the training collection
+    held_out: Path | None = None  # qrels of the queries that it was not tuned on
 
     @property
     def name(self) -> str:
@@ -57,6 +58,8 @@ class ExperimentOptions:
     zero_shot: str | None = None  # the annotator of arm b
     tuned: str | None = None  # of arm c, tuned on the training collection
     tuned_back: str | None = None  # of arm c the other way round, tuned on the test collection
+    held_out: Path | None = None  # held-out.qrels of tuned's adapter; None: the queries that training keeps by default
+    held_out_back: Path | None = None  # of tuned_back's
     both_ways: bool = False
     annotator_as_ranker: bool = False  # let the annotators label the test collection, too
     rubric: str = "trec"
@@ -101,8 +104,9 @@ class ExperimentOptions:
 
     def directions(self) -> tuple[Direction, ...]:
         """Return the ways round."""
-        there = Direction(self.train, self.test, self.tuned)
-        return (there, Direction(self.test, self.train, self.tuned_back)) if self.both_ways else (there,)
+        there = Direction(self.train, self.test, self.tuned, self.held_out)
+        back = Direction(self.test, self.train, self.tuned_back, self.held_out_back)
+        return (there, back) if self.both_ways else (there,)
 
     def tested(self, way: Direction) -> tuple[str, ...]:
         """Return the collections that a way's rankings are evaluated on."""

@@ -56,7 +56,8 @@ def report_steps(options: ExperimentOptions) -> list[Step]:
 def _settings(options: ExperimentOptions) -> dict[str, Any]:
     table = {key: value for key, value in asdict(options).items() if key not in _NOT_REPEATED}
     table["training"] = {key: value for key, value in table["training"].items() if key not in ("threads", "seed")}
-    return table | {"data": str(options.data)}
+    paths = ("data", "held_out", "held_out_back")
+    return table | {name: str(table[name]) for name in paths if table[name] is not None}
 
 
 def _report(options: ExperimentOptions, outputs: Sequence[Path]) -> None:

@@ -72,6 +72,7 @@ def sets_steps(options: ExperimentOptions) -> list[Step]:
         steps.append(Step(f"collection {name}", work, (*qrels, *layout.texts(name)), tuple(outputs), limits))
     for way in options.directions():
         inputs = [layout.collection(way.train, file) for file in ("pairs.jsonl", "candidates.jsonl")]
+        inputs += [way.held_out] if way.held_out else []
         outputs = [layout.labels(way, arm) for arm in ("a", "d")] + [layout.way(way, "sets", "split.json")]
         work, settings = partial(_labels, options, way), {"positive_share": str(options.positive_share)}
         steps.append(Step(f"labels {way.name}", work, tuple(inputs), tuple(outputs), settings))
@@ -101,17 +102,30 @@ def _labels(options: ExperimentOptions, way: Direction) -> None:
     rows = [row for group in candidates for row in group.rows]
     people = (replace(row, label=float(grades[row.query_id, row.doc_id]), source="qrels") for row in rows)
     write_ranking_set(layout.labels(way, "d"), people)
-    # the queries that `pairgrade train` keeps for validation: the tuned annotator did not learn of them
-    sample = TrainOptions()
-    graded = [Row(place, query, grade) for place, ((query, _), grade) in enumerate(grades.items())]
-    chosen = split(graded, sample.train_pairs, sample.validation_pairs, _SEED)
-    dev = sorted({graded[place].query_id for place in chosen.validation})
+    dev = _untuned(way, grades)
     of_dev = sorted(pair for pair in grades if pair[0] in dev)
-    count = min(sample.validation_pairs, len(of_dev))
+    count = min(TrainOptions().validation_pairs, len(of_dev))
     # at random, unlike the training's: cut points need the grades as frequent as they are
     calibration = sorted(random.Random(_SEED).sample(of_dev, count))
     table = {"dev_queries": dev, "calibration_pairs": calibration}
     write_text(layout.way(way, "sets", "split.json"), json.dumps(table, indent=0) + "\n")
+
+
+def _untuned(way: Direction, grades: dict[tuple[str, str], int]) -> list[str]:
+    """Return the queries of which the tuned annotator did not learn: those held out, or kept by default."""
+    queries = {query for query, _ in grades}
+    if way.held_out:
+        dev = queries & {q.query_id for q in read_qrels(way.held_out)}
+        if not dev or dev == queries:
+            raise InputError(
+                f"{way.held_out} names {len(dev)} of the {len(queries)} queries of {way.train} that are used here; it "
+                "must be some and not all: give held-out.qrels of the adapter that was trained on that collection"
+            )
+        return sorted(dev)
+    sample = TrainOptions()
+    graded = [Row(place, query, grade) for place, ((query, _), grade) in enumerate(grades.items())]
+    chosen = split(graded, sample.train_pairs, sample.validation_pairs, sample.seed)
+    return sorted({graded[place].query_id for place in chosen.validation})
 
 
 def by_rank(groups: Iterable[RankingGroup], share: float) -> Iterator[RankingRow]:

@@ -46,8 +46,9 @@ def open_backend(
         if isolate:
             return WorkerBackend(text, lambda: _tokenizer(text), llama), None
         context = llama.context if llama else None
-        delay, token_delay = _delays(text)
-        return FakeBackend(context or 1024, delay, token_delay=token_delay), None
+        reference, _, name = text.partition("#")  # one of each name scores otherwise
+        delay, token_delay = _delays(reference)
+        return FakeBackend(context or 1024, delay, token_delay=token_delay, name=name), None
     if is_onnx_folder(Path(text)):
         refuse_known_bad("onnxruntime", "onnxruntime-gpu")
         options = onnx or OnnxOptions(*((llama.context, llama.threads) if llama else ()))

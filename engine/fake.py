@@ -63,7 +63,7 @@ class FakeTokenizer:
 
 
 class FakeBackend:
-    """Scores by hash; ``nonfinite`` makes the scores of prompts with this id NaN.
+    """Scores by hash, another one for each ``name``; ``nonfinite`` makes the scores of prompts with this id NaN.
 
     ``delay`` is slept for each suffix, ``token_delay`` for each token that is computed, the prefix's among them: up to
     twice as long for those of a suffix, by its hash, for real documents of one length differ, too.
@@ -74,7 +74,12 @@ class FakeBackend:
     threads = 1
 
     def __init__(
-        self, context: int = 1024, delay: float = 0.0, nonfinite: int | None = None, token_delay: float = 0.0
+        self,
+        context: int = 1024,
+        delay: float = 0.0,
+        nonfinite: int | None = None,
+        token_delay: float = 0.0,
+        name: str = "",
     ) -> None:
         self.tokenizer = FakeTokenizer()
         self.counters = Counters()
@@ -82,17 +87,19 @@ class FakeBackend:
         self.calls: list[int] = []  # suffixes of each call
         self._delay, self._token_delay = delay, token_delay
         self._nonfinite = nonfinite
+        self._name = name
         self._cached: tuple[bytes, ...] = ()
         _die_as_told(os.environ.get(DEATHS, "").encode())
 
     def identity(self) -> dict[str, str]:
         """Name the fake and its context size."""
-        return {"kind": "fake", "context": str(self.context)}
+        own = {"name": self._name} if self._name else {}
+        return own | {"kind": "fake", "context": str(self.context)}
 
     def score(self, prefix: Sequence[Ids], suffixes: Sequence[Ids], labels: Ids) -> Scores:
         """Hash each whole prompt into logits between -4 and 4."""
         self.calls.append(len(suffixes))
-        start = hashlib.blake2b(np.concatenate(prefix).tobytes(), digest_size=32)
+        start = hashlib.blake2b(np.concatenate(prefix).tobytes(), digest_size=32, key=self._name.encode()[:64])
         logits = np.empty((len(suffixes), len(labels)), np.float32)
         for row, suffix in enumerate(suffixes):
             if DEATHS in os.environ:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import re
 import shlex
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,7 +82,7 @@ def options(collections: Path, tmp_path_factory: pytest.TempPathFactory) -> Expe
         encoder=str(make_encoder(folder / "encoder")),
         warm_up=("learn",),
         zero_shot="fake:",
-        tuned="fake:0",
+        tuned="fake:#tuned",
         annotator_as_ranker=True,
         positive_share=0.25,
         seeds=(0,),
@@ -157,8 +160,12 @@ def test_the_same_pairs_are_in_every_arm_and_no_grade_of_people_in_the_first(
     assert labels["d"] == [grades[row.query_id, row.doc_id] for row in rows]
     assert sum(labels["a"]) == 12 * 2
     assert set(labels["a"]) == {0.0, 1.0}
-    assert labels["b"] == labels["c"]  # the same fake
-    assert labels["b"] != labels["d"]
+    assert labels["b"] != labels["c"]
+    for arm, judge in (("b", "zero-shot"), ("c", "tuned-on-learn")):
+        judged = read_judgments(options.out / "judgments" / f"learn-by-{judge}.jsonl")
+        found = calibrated(judged, Calibration.load(options.out / "learn-try" / f"calibration-{arm}.json"))
+        own = {(judgment.query_id, judgment.doc_id): judgment.grade for judgment in found}
+        assert labels[arm] == [own[row.query_id, row.doc_id] for row in rows], arm
     assert {query for query, _ in calibration} <= dev
     assert len(dev) == 2
     assert {d["queries"] for d in result["ways"][0]["sets"]["a"].values()} == {10, 2}
@@ -175,6 +182,25 @@ def test_a_second_call_does_nothing_and_an_absent_piece_is_made_alone(
     (options.out / "learn-try" / "changes-b.png").write_bytes(b"damaged")
     assert run(options) == ["relabel learn-try b", "run learn-try try d-0"]
     assert contents(options.out) == before
+
+
+def test_the_queries_that_were_held_out_calibrate(options: ExperimentOptions, tmp_path: Path) -> None:
+    held_out = {}
+    for name in ("learn", "try"):
+        held_out[name] = tmp_path / f"{name}.qrels"
+        held_out[name].write_text(f"{name}1 0 {name}1-0 0\n{name}3 0 {name}3-0 0\n")
+    both = replace(
+        options, out=tmp_path / "out", both_ways=True, held_out=held_out["learn"], held_out_back=held_out["try"],
+        stages=("sets",), warm_up=(),
+    )  # fmt: skip
+    run(both)
+    for way, train in zip(both.directions(), ("learn", "try"), strict=True):
+        dev, calibration = read_split(both.out / way.name / "sets" / "split.json")
+        assert dev == {f"{train}1", f"{train}3"}
+        assert {query for query, _ in calibration} == dev
+        assert len(calibration) == 2 * DOCUMENTS
+    with pytest.raises(InputError, match=r"try\.qrels names 0 of the 12 queries of learn"):
+        run(replace(both, held_out=held_out["try"]))
 
 
 def test_a_seed_more_is_trained_alone(options: ExperimentOptions, done: list[str]) -> None:
@@ -211,12 +237,46 @@ def test_the_commands_of_the_page_are_understood() -> None:
     for command in commands:
         assert option_parser().parse_args(shlex.split(command)).test == "trecdl19"
     (made,) = re.findall(r"^    make experiment (.*)", page, re.MULTILINE)
-    names = [word.partition("=")[0] for word in made.split()]
-    assert names == ["EXPERIMENT_DATA", "ZERO_SHOT", "TUNED"]
-    assert all(f"$({name})" in (root / "Makefile").read_text(encoding="utf-8") for name in names)
+    assert made == "EXPERIMENT_DATA=data ZERO_SHOT=qwen.gguf"
     assert all(f"`{stage}`" in page for stage in STAGES)
     known = option_parser().format_help()
     assert all(option in known for option in re.findall(r"`(--[a-z-]+)", page))
+
+
+def made(*given: str) -> list[list[str]]:
+    """Return the commands of pairgrade that `make experiment` would run, as words."""
+    call = ["make", "--dry-run", "experiment", "EXPERIMENT_DATA=data", "ZERO_SHOT=qwen.gguf", "EXPERIMENT_OUT=out"]
+    quiet = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}  # of a make that runs this
+    root = Path(__file__).parent.parent
+    done = subprocess.run([*call, "VENV=venv", *given], cwd=root, env=quiet, capture_output=True, text=True, check=True)
+    lines = done.stdout.replace("\\\n", " ").splitlines()
+    return [
+        shlex.split(line.partition("pairgrade")[2]) for line in lines if "bin/pairgrade" in line or "-m pairgr" in line
+    ]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_tunes_the_annotators_that_are_not_given() -> None:
+    *tuning, experiment = made("BOTH_WAYS=1", "TRAIN_OPTIONS=--layers 14", "EXPERIMENT_OPTIONS=--seeds 0")
+    assert [words[0] for words in tuning] == ["train", "merge", "export"] * 2
+    for name, *words in tuning:  # the command understands each of them
+        importlib.import_module(f"pairgrade.cli.{name}").command.make_context(name, words)
+    assert tuning[0][-2:] == ["--layers", "14"]
+    parsed = option_parser().parse_args(experiment[1:])
+    assert (parsed.tuned, parsed.held_out) == (
+        "out/tuned/trecdl20/int8",
+        Path("out/tuned/trecdl20/adapter/held-out.qrels"),
+    )
+    assert (parsed.tuned_back, parsed.both_ways, parsed.seeds) == ("out/tuned/trecdl19/int8", True, [0])
+    for words, collection in zip(tuning[::3], ("trecdl20", "trecdl19"), strict=True):
+        assert words[1] == f"data/{collection}/qrels.txt"
+        assert words[words.index("--out") + 1] == f"out/tuned/{collection}/adapter"
+    assert [words[words.index("--out") + 1] for words in tuning[2::3]] == [parsed.tuned, parsed.tuned_back]
+    (given,) = made("TUNED=mine", "TUNED_BACK=theirs")
+    parsed = option_parser().parse_args(given[1:])
+    assert (parsed.tuned, parsed.held_out, parsed.tuned_back, parsed.both_ways) == ("mine", None, "theirs", True)
+    (one_way,) = made("TUNED=mine")
+    assert not option_parser().parse_args(one_way[1:]).both_ways
 
 
 def test_documents_that_nobody_listed_are_ranked_too(options: ExperimentOptions, tmp_path: Path) -> None:
