@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 from pairgrade.errors import InputError
@@ -25,18 +25,19 @@ def lay_out(commit: str, folder: Path) -> Path:
     name = _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{commit}^{{commit}}")
     tree, site = folder / "tree", folder / "site"
     tree.mkdir(parents=True)
-    _git(root, "archive", "--format=tar", f"--output={tree}.tar", name)
-    with tarfile.open(f"{tree}.tar") as archive:
-        archive.extractall(tree, filter="data")
+    index = folder / "index"  # of its own, so that the repository's stays as it is
+    _git(root, "read-tree", name, index=index)
+    _git(root, "checkout-index", "--all", f"--prefix={tree}/", index=index)
     settings = tomllib.loads((tree / "pyproject.toml").read_text(encoding="utf-8"))
     for package, place in sorted(settings["tool"]["setuptools"]["package-dir"].items()):  # a package before its parts
         shutil.copytree(tree / place, site.joinpath(*package.split(".")))
     return site
 
 
-def _git(folder: Path, *arguments: str) -> str:
+def _git(folder: Path, *arguments: str, index: Path | None = None) -> str:
+    own = {"GIT_INDEX_FILE": str(index.absolute())} if index else {}
     try:
-        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, env=os.environ | own)
     except OSError as error:
         raise InputError(f"git cannot be started: {error.strerror or error}") from None
     if done.returncode:
