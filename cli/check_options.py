@@ -36,7 +36,7 @@ _OPTIONS = [
                  help="The largest difference of a label logit.  [default: 0.001 for fp32 ONNX against a folder, else "
                  "none]"),
     click.option("--max-logit-distance", "logit_distance", type=click.FloatRange(0), metavar="X", panel=_CHECK,
-                 help="The largest distance of all label logits, relative to A's.  [default: 0.001 for an f32 GGUF "
+                 help="The largest distance of all label logits, relative to A's.  [default: 0.005 for an f32 GGUF "
                  "against a folder, else none]"),
     click.option("--ctx", type=int, metavar="N", panel=_CHECK,
                  help="Longest prompt in tokens; documents are cut to fit.  [default: its training's, else 2048]"),

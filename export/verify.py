@@ -19,9 +19,8 @@ from pairgrade.run import Progress
 
 STRINGS = 1000  # hostile strings whose ids are compared
 _FLOAT32 = 32  # bits
-_SAME_LOGITS = (
-    1e-3  # in float32: of the largest difference in ONNX, of the relative distance in GGUF (half-precision KV)
-)
+_SAME_LOGITS = 1e-3  # the largest difference of an fp32 ONNX graph
+_NEAR_LOGITS = 5e-3  # the relative distance of an f32 GGUF, whose keys and values are kept in half precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +50,9 @@ def floor_of(bits: int, *, onnx: bool = False, from_folder: bool = False) -> Flo
     """
     if bits <= 4:
         return Floor(0.90, 0.05)
-    same = _SAME_LOGITS if from_folder and bits >= _FLOAT32 else None
-    return Floor(0.97, 0.01, max_logit=same) if onnx else Floor(0.97, 0.01, logit_distance=same)
+    if not from_folder or bits < _FLOAT32:
+        return Floor(0.97, 0.01)
+    return Floor(0.97, 0.01, max_logit=_SAME_LOGITS) if onnx else Floor(0.97, 0.01, logit_distance=_NEAR_LOGITS)
 
 
 def floor_between(a: str | Path, b: str | Path) -> Floor:

@@ -125,7 +125,7 @@ def test_float32_must_have_the_logits_of_its_folder(tiny_folder: Callable[[str],
     write_gguf(folder, tmp_path / "f32.gguf")
     exact = export(folder, tmp_path / "fp32")
     assert floor_between(folder, exact) == Floor(0.97, 0.01, max_logit=1e-3)
-    assert floor_between(folder, tmp_path / "f32.gguf") == Floor(0.97, 0.01, logit_distance=1e-3)
+    assert floor_between(folder, tmp_path / "f32.gguf") == Floor(0.97, 0.01, logit_distance=5e-3)
     assert floor_between(exact, tmp_path / "f32.gguf") == Floor(0.97, 0.01)
     task = replace(TASK, strings=("a",))
     for b in (exact, tmp_path / "f32.gguf"):
