@@ -14,13 +14,13 @@ from typing import Any
 
 from pairgrade import Annotator, LlamaOptions
 from pairgrade.agreement import AgreementOptions, agreement
+from pairgrade.annotator import entered
 from pairgrade.atomic import write_text
 from pairgrade.bench.experiment_options import ANNOTATORS, Direction, ExperimentOptions
 from pairgrade.bench.experiment_sets import Layout, arms_to_label, divide, read_split
 from pairgrade.bench.experiment_steps import Step
 from pairgrade.calibration import Calibration
 from pairgrade.calibration_fit import fit
-from pairgrade.cli.options import entered
 from pairgrade.cli.progress import TerminalProgress
 from pairgrade.file_hashes import MANIFEST, remembered_sha256
 from pairgrade.job import LabelJob

@@ -28,8 +28,7 @@ def command(model: str, out: Path, limit: int | None, overwrite: bool, as_json: 
     model, SmolLM2-135M, shows how a run goes; it is too small to judge well without training.
     """
     from pairgrade.agreement import AgreementOptions, agreement
-    from pairgrade.annotator import Annotator
-    from pairgrade.cli.options import entered
+    from pairgrade.annotator import Annotator, entered
     from pairgrade.cli.progress import TerminalProgress
     from pairgrade.job import LabelJob
     from pairgrade.judgments import read_judgments

@@ -50,10 +50,10 @@ def _onnx(folder: Path, out: Path, quant: str | None, values: dict[str, Any]) ->
     from pairgrade.cli.progress import TerminalProgress
     from pairgrade.export.onnx_export import OnnxCheck, export_onnx
     from pairgrade.export.onnx_folder import OnnxSettings
-    from pairgrade.export.verify import floor_of
+    from pairgrade.export.verify import floor_of, onnx_bits
 
     name, calibration = quant or "int8", values["calibration_pairs"]
-    own = floor_of({"fp32": 32, "int4": 4}.get(name, 8), onnx=True, from_folder=True)
+    own = floor_of(onnx_bits(name), onnx=True, from_folder=True)
     settings = OnnxSettings(quant=name, calibration=task(calibration, values), threads=values["threads"])
     check = OnnxCheck(
         task=task(values["pairs"] or calibration, values),

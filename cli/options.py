@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import rich_click as click
 
-from pairgrade.annotator import Annotator, AnnotatorOptions
+from pairgrade.annotator import Annotator, AnnotatorOptions, entered
 from pairgrade.calibration import Calibration
 from pairgrade.chat import FORMAT_NAMES
 from pairgrade.errors import InputError
@@ -191,13 +191,3 @@ def annotator_opener(
     llama, onnx = llama_options(values), onnx_options(values)
     opened = partial(Annotator.open, chosen, rubric, options=settings, llama=llama, onnx=onnx, isolate=isolate)
     return partial(entered, opened) if isolate else opened
-
-
-@contextmanager
-def entered(opened: Callable[[], Annotator]) -> Iterator[Annotator]:
-    """Open an annotator in a worker process when this is entered.
-
-    A run holds signals back while it makes the context, not while it enters it: so the wait for a worker can be cut.
-    """
-    with opened() as annotator:
-        yield annotator

@@ -18,19 +18,18 @@ class TerminalTrainProgress(WorkBar, TrainProgress):
     def __init__(self, quiet: bool = False) -> None:
         super().__init__(quiet)
         self._validation = ""
-        self._steps = self._earlier = self._done = 0
+        self._earlier = 0
         self._began = time.monotonic()
 
     def start(self, steps: int, done: int) -> None:
         """Show how far an earlier run came."""
         super().start(steps, done)
-        self._steps, self._earlier, self._done, self._began = steps, done, done, time.monotonic()
+        self._earlier, self._began = done, time.monotonic()
 
     def step(self, loss: float) -> None:
         """Move the bar."""
-        self._done += 1
         self._bar.update(self._task, advance=1, told=f"loss {loss:.3f}{self._validation}")
-        _log.debug("step %d: loss %.4f", self._done, loss)
+        _log.debug("step %d: loss %.4f", int(self._bar.tasks[0].completed), loss)
 
     def looking(self, done: int, total: int) -> None:
         """Show how far a look is."""
@@ -40,7 +39,8 @@ class TerminalTrainProgress(WorkBar, TrainProgress):
         """Show the figures, and log them with the time left."""
         self._validation = f", {found.summary}"
         self._bar.update(self._task, told=found.summary)
-        worked = self._done - self._earlier
-        left = (self._steps - self._done) * (time.monotonic() - self._began) / worked if worked else None
+        task = self._bar.tasks[0]
+        worked, steps = task.completed - self._earlier, int(task.total or 0)
+        left = (steps - task.completed) * (time.monotonic() - self._began) / worked if worked else None
         told = "" if left is None else f"; about {timedelta(seconds=round(left))} left"
-        _log.info("step %d of %d: %s%s", found.step, self._steps, found.summary, told)
+        _log.info("step %d of %d: %s%s", found.step, steps, found.summary, told)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -220,6 +221,16 @@ class Annotator:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@contextmanager
+def entered(opened: Callable[[], Annotator]) -> Iterator[Annotator]:
+    """Open an annotator in a worker process when this is entered.
+
+    A run holds signals back while it makes the context, not while it enters it: so the wait for a worker can be cut.
+    """
+    with opened() as annotator:
+        yield annotator
 
 
 def windows(pairs: Iterable[Pair], size: int) -> Iterator[list[Pair]]:

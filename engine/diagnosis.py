@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import re
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from typing import Any
 from pairgrade.advisories import ADVISORIES, Advisory, known_bad
 from pairgrade.environment import environment, package_version
 from pairgrade.hardware import cpu_features, has_vnni, memory_bytes
-from pairgrade.onnx_manifest import MIN_ONNXRUNTIME, MIN_PYTHON
+from pairgrade.onnx_manifest import MIN_PYTHON, why_too_old
 
 _IMPORT_SECONDS = 300.0
 _MARK = "import:"
@@ -152,11 +151,9 @@ def _verdict(feature: Feature, faults: Mapping[str, str]) -> Verdict:
 def _too_old() -> dict[str, str]:
     """Return what is wrong with an onnxruntime that can be imported and is older than any that a model is run with."""
     for name in ("onnxruntime", "onnxruntime-gpu"):
-        version = package_version(name)
-        match = re.match(r"(\d+)\.(\d+)", version)
-        if match and (int(match[1]), int(match[2])) < MIN_ONNXRUNTIME:
-            wanted = ".".join(map(str, MIN_ONNXRUNTIME))
-            return {"onnxruntime": f"{version} is too old; {wanted} or later is needed"}
+        why = why_too_old(package_version(name))
+        if why:
+            return {"onnxruntime": why}
     return {}
 
 

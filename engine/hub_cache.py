@@ -34,9 +34,11 @@ def verify_blob(path: Path) -> None:
     ModelError where they differ; the file is removed then, so that it is fetched anew the next time.
     """
     blob = path.resolve()
-    if not _SHA256.fullmatch(blob.name) or remembered_sha256(path) == blob.name:
+    if not _SHA256.fullmatch(blob.name):
         return
     found = remembered_sha256(path)
+    if found == blob.name:
+        return
     for damaged in {path, blob}:
         damaged.unlink(missing_ok=True)
     raise ModelError(

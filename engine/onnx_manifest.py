@@ -40,6 +40,14 @@ _LEAST = ".".join(map(str, MIN_ONNXRUNTIME))
 _VERSIONS = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}")
 
 
+def why_too_old(version: str, least: tuple[int, ...] = MIN_ONNXRUNTIME) -> str | None:
+    """Say so where a version of onnxruntime is older than ``least``; None where it is not, or none is installed."""
+    match = re.match(r"(\d+)\.(\d+)", version)
+    if version == "none" or (match and (int(match[1]), int(match[2])) >= least):
+        return None
+    return f"{version} is {'too old' if match else 'no version'}; {'.'.join(map(str, least))} or later is needed"
+
+
 @dataclass(frozen=True, slots=True)
 class OnnxManifest:
     """The facts that the engine needs, and the files."""

@@ -11,7 +11,7 @@ import numpy as np
 from pairgrade.denormals import can_flush, flushed_denormals
 from pairgrade.errors import MissingExtraError, ModelError
 from pairgrade.onnx_check import check_onnx
-from pairgrade.onnx_manifest import MIN_ONNXRUNTIME, MIN_PYTHON
+from pairgrade.onnx_manifest import MIN_ONNXRUNTIME, MIN_PYTHON, why_too_old
 
 _INTERNAL = 3  # log level: errors only
 _MOVES_ROUNDING = "QDQPropagationTransformer"  # before a reshape, which then takes two roundings more
@@ -30,11 +30,9 @@ def runtime(least: tuple[int, ...] = MIN_ONNXRUNTIME) -> Any:
             wanted, python = (".".join(map(str, version)) for version in (MIN_ONNXRUNTIME, MIN_PYTHON))
             raise ModelError(f"ONNX models need onnxruntime {wanted} or later, and that Python {python}") from None
         raise MissingExtraError("a model in an ONNX folder", "onnxruntime", "onnx") from None
-    version = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
-    least = max(least, MIN_ONNXRUNTIME)
-    if version < least:
-        wanted = ".".join(map(str, least))
-        raise ModelError(f"onnxruntime {onnxruntime.__version__} is too old; {wanted} or later is needed")
+    why = why_too_old(onnxruntime.__version__, max(least, MIN_ONNXRUNTIME))
+    if why:
+        raise ModelError(f"onnxruntime {why}")
     return onnxruntime
 
 

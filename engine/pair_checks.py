@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from pairgrade.errors import InputError
 from pairgrade.lines import shown
 from pairgrade.records import Pair, Rejection
 
@@ -12,6 +13,8 @@ _NOT_IN_IDS = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ufeff\ud800-\udfff]")
 _WHOLE_NUMBER = re.compile(r"([+-]?[0-9]{1,9})(\.0*)?")
 _GRADE_LIMIT = 10**9
 _LONGEST_ID = 1000  # characters
+SHOWN = 5  # repeated pairs that an error names
+SHOWN_LINES = 6  # of each of them
 
 
 def checked_pair(source: str, line: int, values: Sequence[object]) -> Pair | Rejection:
@@ -30,6 +33,18 @@ def checked_pair(source: str, line: int, values: Sequence[object]) -> Pair | Rej
         return Pair(query_id, doc_id, query, document, title, _grade(values[5]))
     except ValueError as error:
         return Rejection(source, line, str(error), query_id, doc_id)
+
+
+def repeated_pairs(
+    name: str, found: Sequence[tuple[tuple[str, str], Sequence[int]]], total: int, remedy: str
+) -> InputError:
+    """Return the error for pairs whose ids occur more than once: some of all, each with its ids and first lines."""
+    named = [
+        f"({shown(query_id)}, {shown(doc_id)}) on lines {', '.join(map(str, lines[:SHOWN_LINES]))}"
+        for (query_id, doc_id), lines in found[:SHOWN]
+    ]
+    more = "; ..." if total > SHOWN else ""
+    return InputError(f"{name}: {total} pair(s) of ids occur more than once: {'; '.join(named)}{more}. {remedy}")
 
 
 def checked_identifier(value: object, name: str) -> str:

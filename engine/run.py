@@ -21,17 +21,16 @@ from pairgrade.assemble import write_outputs
 from pairgrade.backend import Counters
 from pairgrade.canaries import Canaries, CanaryReport, Watch
 from pairgrade.environment import environment, package_version
-from pairgrade.errors import InputError, PairgradeError, ResumeError, StorageError
+from pairgrade.errors import PairgradeError, ResumeError, StorageError
 from pairgrade.file_hashes import file_sha256
 from pairgrade.heartbeat import Heartbeat
 from pairgrade.job import LabelJob
 from pairgrade.journal import Entry, Journal, read_entries
-from pairgrade.judgments import read_judgments
 from pairgrade.lock import exclusive
 from pairgrade.manifest import Identity, Manifest, differences, identity_digest
-from pairgrade.qrels import holds_qrels, write_qrels
 from pairgrade.records import Pair
 from pairgrade.run_folder import RunFolder, remove_stale_writers
+from pairgrade.run_qrels import PLACE, RunQrels
 from pairgrade.spool import Spool, build
 from pairgrade.stop import PoliteStop
 from pairgrade.summary import Effort, Summary, Tally
@@ -80,12 +79,14 @@ class _Run:
         self._job, self._folder, self._progress, self._stop = job, folder, progress, stop
         self._clock = _Clock()
         self._canaries: Canaries | None = None
+        self._qrels = RunQrels(job.qrels, job.out) if job.qrels else None
         self._finished = Manifest.load(job.manifest)
         self._running = Manifest.load(folder.manifest)
 
     def complete(self, open_annotator: Callable[[], AbstractContextManager[Annotator]]) -> Summary:
         try:
-            self._check_qrels()
+            if self._qrels and not self._job.overwrite:
+                self._qrels.refuse_foreign((self._finished, self._running))
             if self._job.canaries:
                 self._canaries = Canaries(self._job.canaries, self._folder.canaries)
             self._progress.phase("reading")
@@ -126,14 +127,6 @@ class _Run:
     def _decided(self, annotator: Annotator) -> Identity:
         return {"numpy": package_version("numpy")} | annotator.identity()
 
-    def _check_qrels(self) -> None:
-        """Refuse a qrels file that another job wrote: it may be what people graded by hand."""
-        path = self._job.qrels
-        if path is None or not path.exists() or self._job.overwrite:
-            return
-        if str(path.resolve()) not in (m.environment.get("qrels") for m in (self._finished, self._running) if m):
-            raise InputError(f"{path} exists and was not written by this job; name another file or give --overwrite")
-
     def _already(self, identity: Identity) -> Summary | None:
         """Return the summary of a job that was finished before, or None where there is something to do."""
         finished, out = self._finished, self._job.out
@@ -162,17 +155,16 @@ class _Run:
             heartbeat.writing()
             grades = annotator.rubric.values
             tally = write_outputs(self._job.out, grades, self._folder.journal, offsets, spool, self._job.errors)
-        self._write_qrels()
+        if self._qrels:
+            self._qrels.write()
         effort = replace(effort, prepare_seconds=prepare, load_seconds=load, write_seconds=self._clock.lap())
         result = {"tally": asdict(tally), "effort": asdict(effort), "out_sha256": file_sha256(self._job.out)}
         Manifest(identity, self._environment(annotator), result).save(self._job.manifest)
         return self._summary(tally, effort, canaries=self._canaries.report() if self._canaries else None)
 
     def _environment(self, annotator: Annotator) -> dict[str, object]:
-        qrels = self._job.qrels
-        known = (self._finished.environment if self._finished else {}).get("qrels")
-        own = {"threads": annotator.threads, "qrels": str(qrels.resolve()) if qrels else known}
-        return environment() | own
+        known = (self._finished.environment if self._finished else {}).get(PLACE)
+        return environment() | {"threads": annotator.threads, PLACE: self._qrels.place if self._qrels else known}
 
     def _summary(
         self, tally: Tally, effort: Effort, already_finished: bool = False, canaries: CanaryReport | None = None
@@ -181,23 +173,14 @@ class _Run:
         qrels = str(self._job.qrels) if self._job.qrels else None
         return Summary(str(self._job.out), errors, qrels, tally, effort, already_finished, canaries)
 
-    def _write_qrels(self) -> None:
-        if self._job.qrels is not None:
-            self._job.qrels.parent.mkdir(parents=True, exist_ok=True)
-            write_qrels(self._job.qrels, self._graded())
-
     def _add_qrels(self, finished: Manifest) -> None:
         """Write the qrels of a finished job where they are not there already; else nothing is touched."""
-        if self._job.qrels is None:
+        if self._qrels is None:
             return
-        if not holds_qrels(self._job.qrels, self._graded()):
-            self._write_qrels()
-        where = str(self._job.qrels.resolve())
-        if finished.environment.get("qrels") != where:
-            replace(finished, environment=finished.environment | {"qrels": where}).save(self._job.manifest)
-
-    def _graded(self) -> Iterator[tuple[str, str, int]]:
-        return ((j.query_id, j.doc_id, j.grade) for j in read_judgments(self._job.out))
+        self._qrels.write_missing()
+        if finished.environment.get(PLACE) != self._qrels.place:
+            known = finished.environment | {PLACE: self._qrels.place}
+            replace(finished, environment=known).save(self._job.manifest)
 
     def _claim(self, identity: Identity, annotator: Annotator) -> None:
         """Make the folder this job's own, or see that it is; another job's is refused or, if told so, replaced."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pairgrade.disk import refused, table_bytes
 from pairgrade.errors import InputError, PairgradeError, StorageError
-from pairgrade.lines import shown
+from pairgrade.pair_checks import SHOWN, SHOWN_LINES, repeated_pairs
 from pairgrade.records import Pair, Rejection
 
 _SCHEMA = """
@@ -31,7 +31,6 @@ CREATE TABLE query AS SELECT query_key AS key, min(row) AS first FROM pair GROUP
 CREATE TABLE place AS SELECT pair.row AS row FROM pair JOIN query ON query.key = pair.query_key
   ORDER BY query.first, pair.document_key, pair.row;
 """
-_SHOWN = 5  # duplicates named in an error
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,20 +195,17 @@ def _settle_duplicates(database: sqlite3.Connection, selection: Selection, name:
         database.execute(f"DELETE FROM pair WHERE {later}")
         return
     grouped = "FROM pair GROUP BY query_id, doc_id HAVING count(*) > 1"
-    found = database.execute(f"SELECT query_id, doc_id, min(row) {grouped} ORDER BY 3 LIMIT {_SHOWN}").fetchall()
+    found = database.execute(f"SELECT query_id, doc_id, min(row) {grouped} ORDER BY 3 LIMIT {SHOWN}").fetchall()
     if not found:
         return
     total = database.execute(f"SELECT count(*) FROM (SELECT 1 {grouped})").fetchone()[0]
-    named = []
-    for query_id, doc_id, _ in found:
-        places = "SELECT line FROM pair WHERE query_id = ? AND doc_id = ? ORDER BY row LIMIT 6"
-        lines = ", ".join(str(line) for (line,) in database.execute(places, (query_id, doc_id)))
-        named.append(f"({shown(query_id)}, {shown(doc_id)}) on lines {lines}")
-    raise InputError(
-        f"{name}: {total} pair(s) of ids occur more than once: {'; '.join(named)}"
-        + ("; ..." if total > _SHOWN else "")
-        + ". Make the ids distinct, or take the first of each with --duplicates first"
-    )
+    places = f"SELECT line FROM pair WHERE query_id = ? AND doc_id = ? ORDER BY row LIMIT {SHOWN_LINES}"
+    named = [
+        ((query_id, doc_id), [line for (line,) in database.execute(places, (query_id, doc_id))])
+        for query_id, doc_id, _ in found
+    ]
+    remedy = "Make the ids distinct, or take the first of each with --duplicates first"
+    raise repeated_pairs(name, named, total, remedy)
 
 
 def _storable(name: str) -> str:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 from pairgrade.atomic import write_text
 from pairgrade.environment import package_version
 from pairgrade.export.measure import Task
-from pairgrade.export.provenance import origin_words, provenance, use_words
+from pairgrade.export.provenance import Origin
 from pairgrade.file_hashes import MANIFEST, folder_sha256s
-from pairgrade.train.trained_prompt import read_trained_prompt
 
 if TYPE_CHECKING:
     from pairgrade.export.gguf_export import ExportReport
@@ -19,19 +18,19 @@ if TYPE_CHECKING:
 _PACKAGES = ("pairgrade", "gguf", "llama-cpp-python", "torch", "transformers")
 
 
-def write_manifest(work: Path, source: Path, report: ExportReport, check: Task, calibration: Task | None) -> None:
+def write_manifest(work: Path, origin: Origin, report: ExportReport, check: Task, calibration: Task | None) -> None:
     """Write manifest.json over the files that lie in ``work``."""
     table = {
         "kind": "gguf",
         "files": folder_sha256s(work),
-        **provenance(source, check, calibration),
+        **origin.provenance(check, calibration),
         "quants": {file.file: file.to_dict() for file in report.files},
         "versions": {name: package_version(name) for name in _PACKAGES},
     }
     write_text(work / MANIFEST, json.dumps(table, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_card(work: Path, source: Path, report: ExportReport) -> None:
+def write_card(work: Path, origin: Origin, report: ExportReport) -> None:
     """Write README.md: what the files are and what was measured."""
     check = report.files[0].verification
     rows = [
@@ -44,8 +43,8 @@ def write_card(work: Path, source: Path, report: ExportReport) -> None:
     lines = [
         f"# {report.out.name}",
         "",
-        f"GGUF files of {origin_words(source)}, which grade query-document pairs.",
-        use_words(read_trained_prompt(source), "FILE"),
+        f"GGUF files of {origin.name}, which grade query-document pairs.",
+        origin.use("FILE"),
         "",
         f"Each was compared with the original in float32 on {check.fidelity.pairs} pairs: the share of equal grades, "
         f"the KL divergence over the label words (nats), and the ids of {check.strings} odd strings.",

@@ -22,11 +22,11 @@ from pairgrade.export.gguf_writer import write_gguf
 from pairgrade.export.imatrix import importance_matrix
 from pairgrade.export.measure import Measured, Task, measure, texts_for
 from pairgrade.export.output import new_folder
+from pairgrade.export.provenance import read_origin
 from pairgrade.export.quantize import QUANTS, Importance, Quant, quantize
 from pairgrade.export.torch_backend import TorchBackend, TorchOptions
 from pairgrade.export.verify import STRINGS, Floor, Verification, compare, floor_of, open_model
 from pairgrade.run import Progress
-from pairgrade.train.trained_prompt import read_trained_prompt
 
 _log = logging.getLogger(__name__)
 
@@ -104,11 +104,11 @@ def export_gguf(folder: Path, out: Path, options: GgufOptions, progress: Progres
         if not any(file.kept and file.file == plain.name for file in files):
             plain.unlink()
         report = ExportReport(out, files)
-        trained = read_trained_prompt(folder)
-        if trained:
-            trained.write(work)
-        write_card(work, folder, report)
-        write_manifest(work, folder, report, options.check, options.calibration)
+        origin = read_origin(folder)
+        if origin.trained:
+            origin.trained.write(work)
+        write_card(work, origin, report)
+        write_manifest(work, origin, report, options.check, options.calibration)
     return report
 
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from pairgrade.atomic import write_text
 from pairgrade.environment import package_version
 from pairgrade.export.onnx_folder import OnnxSettings
-from pairgrade.export.provenance import origin_words, provenance, use_words
+from pairgrade.export.provenance import read_origin
 from pairgrade.export.verify import Verification
 from pairgrade.file_hashes import file_sha256
 from pairgrade.onnx_manifest import OnnxManifest
-from pairgrade.train.trained_prompt import RUBRIC, read_trained_prompt
+from pairgrade.train.trained_prompt import RUBRIC
 
 if TYPE_CHECKING:
     from pairgrade.export.onnx_export import OnnxCheck
@@ -36,13 +36,13 @@ def describe(
     found: Verification | None,
 ) -> OnnxManifest:
     """Write the rubric of the training, provenance.json and README.md, and the manifest with them in it; return it."""
-    trained = read_trained_prompt(source)
-    if trained:
-        trained.write(work)
+    origin = read_origin(source)
+    if origin.trained:
+        origin.trained.write(work)
     calibration = settings.calibration if settings.is_calibrated else None
     table: dict[str, Any] = {
         "kind": "onnx",
-        **provenance(source, check.task if check else None, calibration),
+        **origin.provenance(check.task if check else None, calibration),
         "quant": manifest.quant,
         "recipe": manifest.recipe,
         "verification": found and _figures(found),
@@ -53,8 +53,8 @@ def describe(
     lines = [
         f"# {name}",
         "",
-        f"An ONNX export of {origin_words(source)} in {manifest.quant}, which grades query-document pairs.",
-        use_words(trained, "FOLDER"),
+        f"An ONNX export of {origin.name} in {manifest.quant}, which grades query-document pairs.",
+        origin.use("FOLDER"),
         "",
         *_compared(found, rubric),
         "",

@@ -159,10 +159,15 @@ def is_transformers_folder(reference: str | Path) -> bool:
     return path.is_dir() and (path / "config.json").is_file() and any(path.glob("*.safetensors"))
 
 
+def onnx_bits(quant: str) -> int:
+    """Return the bits of most weights of an ONNX export."""
+    return {"fp32": _FLOAT32, "int4": 4}.get(quant, 8)
+
+
 def model_bits(reference: str | Path) -> int:
     """Return the bits of most weights, 8 where nothing tells: the stricter floor."""
     path = Path(reference)
     if is_onnx_folder(path):
-        return {"fp32": _FLOAT32, "int4": 4}.get(read_facts(path).quant, 8)
+        return onnx_bits(read_facts(path).quant)
     quant = quant_of(path) if path.is_file() else None
     return quant.bits if quant else 8

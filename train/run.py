@@ -17,9 +17,9 @@ from pairgrade.environment import package_version
 from pairgrade.errors import InputError, ResumeError
 from pairgrade.file_hashes import file_sha256
 from pairgrade.judgments import read_judgments
-from pairgrade.lines import shown
 from pairgrade.lock import exclusive
 from pairgrade.manifest import Identity, Manifest, differences
+from pairgrade.pair_checks import repeated_pairs
 from pairgrade.prompt import PROMPT_VERSION, PromptBuilder
 from pairgrade.readers import Source
 from pairgrade.records import Pair, Rejection
@@ -36,8 +36,6 @@ from pairgrade.train.metrics import Evaluation, is_better
 from pairgrade.train.options import TrainOptions
 from pairgrade.train.prompts import builder_of
 from pairgrade.train.sampling import Row, Split, split
-
-_SHOWN = 5  # duplicates named in an error
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +141,9 @@ def _rows(source: Source, blend: Blend) -> tuple[list[Row], int]:
         else:
             blend.target(pair)  # a grade that the rubric lacks is told here
             rows.append(Row(place, pair.query_id, grade, pair.doc_id, pair.grade is not None))
-    _refuse_duplicates(source, lines)
+    repeated = [(ids, places) for ids, places in lines.items() if len(places) > 1]
+    if repeated:
+        raise repeated_pairs(source.pairs, repeated, len(repeated), "Make the ids distinct")
     if not rows:
         raise InputError(
             f"{source.pairs}: none of its {rejected} rows is a pair with a grade; training needs a grade column "
@@ -161,21 +161,6 @@ def _numbered(source: Source) -> Iterator[tuple[int, int, Pair | Rejection]]:
     with closing(readers.numbered_pairs(source)) as rows:
         for place, (line, pair) in enumerate(rows):
             yield place, line, pair
-
-
-def _refuse_duplicates(source: Source, lines: dict[tuple[str, str], list[int]]) -> None:
-    """Refuse pairs that share ids, in the words of `pairgrade label`."""
-    repeated = [(ids, places) for ids, places in lines.items() if len(places) > 1]
-    if repeated:
-        named = [
-            f"({shown(query_id)}, {shown(doc_id)}) on lines {', '.join(map(str, places[:6]))}"
-            for (query_id, doc_id), places in repeated[:_SHOWN]
-        ]
-        raise InputError(
-            f"{source.pairs}: {len(repeated)} pair(s) of ids occur more than once: {'; '.join(named)}"
-            + ("; ..." if len(repeated) > _SHOWN else "")
-            + ". Make the ids distinct"
-        )
 
 
 def _soft_targets(path: Path | None, rubric: Rubric) -> Targets:

@@ -30,6 +30,7 @@ from pairgrade import (
     Rubric,
     StorageError,
     run,
+    run_qrels,
 )
 from pairgrade.calibration import Calibration, Cuts
 from pairgrade.fake import FakeBackend
@@ -388,7 +389,8 @@ def test_a_run_that_dies_at_any_step_of_its_end_resumes_clean(
     reference = replace(job, out=job.out.with_name("reference.jsonl"))
     label(reference, Fakes())
     job = replace(job, qrels=tmp_path / "job.qrels")
-    real = getattr(run, point)
+    module = run_qrels if point == "write_qrels" else run
+    real = getattr(module, point)
 
     def dying(*arguments: object) -> None:
         if after:
@@ -396,7 +398,7 @@ def test_a_run_that_dies_at_any_step_of_its_end_resumes_clean(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, point, dying)
+        patch.setattr(module, point, dying)
         with pytest.raises(KeyboardInterrupt):
             label(job, Fakes())
     fakes = Fakes()

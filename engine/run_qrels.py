@@ -1,0 +1,41 @@
+"""The qrels file that a run writes beside its judgments: never over another's, and never twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from pairgrade.errors import InputError
+from pairgrade.judgments import read_judgments
+from pairgrade.manifest import Manifest
+from pairgrade.qrels import holds_qrels, write_qrels
+
+PLACE = "qrels"  # the key of a manifest's environment under which the file's path stands
+
+
+class RunQrels:
+    """The grades of ``out`` at ``path``."""
+
+    def __init__(self, path: Path, out: Path) -> None:
+        self._path, self._out = path, out
+        self.place = str(path.resolve())
+
+    def refuse_foreign(self, own: Iterable[Manifest | None]) -> None:
+        """Refuse a file that no run of these manifests wrote: it may be what people graded by hand."""
+        if self._path.exists() and self.place not in (m.environment.get(PLACE) for m in own if m):
+            raise InputError(
+                f"{self._path} exists and was not written by this job; name another file or give --overwrite"
+            )
+
+    def write(self) -> None:
+        """Write the file, whole or not at all."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_qrels(self._path, self._graded())
+
+    def write_missing(self) -> None:
+        """Write the file unless it holds what would be written."""
+        if not holds_qrels(self._path, self._graded()):
+            self.write()
+
+    def _graded(self) -> Iterator[tuple[str, str, int]]:
+        return ((j.query_id, j.doc_id, j.grade) for j in read_judgments(self._out))
