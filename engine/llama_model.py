@@ -40,6 +40,12 @@ class LlamaModel:
 
     def __init__(self, path: Path, gpu_layers: int = 0, vocab_only: bool = False) -> None:
         self.library = lib = library()
+        if gpu_layers and not lib.llama_supports_gpu_offload():
+            raise ModelError(
+                f"{gpu_layers} layers are to be on a GPU (-1: all), and llama.cpp sees none: this llama-cpp-python was "
+                "built without one, or its driver is not there. Leave --gpu-layers out, or build it for the GPU: "
+                "CMAKE_ARGS=-DGGML_CUDA=ON pip install --force-reinstall --no-cache-dir --no-deps llama-cpp-python"
+            )
         params = lib.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         params.vocab_only = vocab_only

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,10 @@ def test_a_gguf(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     gops = (500 * found.per_token + 10 * found.per_document) / 2.0 / 1e9
     cell = cell_figures(Cell(str(tmp_path / "model.gguf")), "a", [run], Ceiling(1, 2 * gops, 8 * gops, 1.0), None)
     assert (cell.gops, cell.share_of_fp32, cell.share_of_int8) == pytest.approx((gops, 0.5, 0.125))
+    for elsewhere in ({"backend.gpu_layers": "-1"}, {"backend.provider": "CUDAExecutionProvider"}):
+        on_gpu = [replace(run, identity=elsewhere)]
+        cell = cell_figures(Cell(str(tmp_path / "model.gguf")), "a", on_gpu, Ceiling(1, 2 * gops, 8 * gops, 1.0), None)
+        assert (cell.gops, cell.share_of_fp32, cell.share_of_int8) == (pytest.approx(gops), None, None)
 
 
 def test_what_has_no_weights_has_no_share(tmp_path: Path) -> None:

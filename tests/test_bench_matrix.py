@@ -46,6 +46,17 @@ def test_a_file_becomes_cells_with_paths_of_its_own_folder(tmp_path: Path) -> No
     assert names(cells)[0] == "a / pairgrade / 1 thread / batch 512"
 
 
+def test_what_a_gpu_is_to_do_is_read_and_checked(tmp_path: Path) -> None:
+    asked = 'gpu_layers = -1\nsequences = 8\nprovider = "cuda"\n'
+    (tmp_path / "matrix.toml").write_text(asked + TEXT)
+    matrix = load_matrix(tmp_path / "matrix.toml")
+    assert (matrix.gpu_layers, matrix.sequences, matrix.provider) == (-1, 8, "cuda")
+    with pytest.raises(InputError, match="-2 layers on the GPU"):
+        replace(matrix, gpu_layers=-2)
+    with pytest.raises(InputError, match="the provider is 'tpu'; it can be cpu, cuda"):
+        replace(matrix, provider="tpu")
+
+
 def test_peers_run_the_models_that_are_meant_for_them(tmp_path: Path) -> None:
     (tmp_path / "matrix.toml").write_text(TEXT.replace("threads", 'peer_models = ["a.gguf"]\nthreads', 1))
     (tmp_path / "a.gguf").touch()

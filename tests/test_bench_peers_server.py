@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,12 @@ def test_prompts_go_as_ids_over_one_connection_and_the_server_ends(log: Path, jo
     assert "LLAMA_ARG_CTX_SIZE" not in started["env"]
     assert peer.process == started["pid"]
     assert is_gone(started["pid"])
+
+
+@pytest.mark.parametrize(("asked", "given"), [(0, "0"), (7, "7"), (-1, "999")])
+def test_layers_go_to_the_gpu_as_asked(log: Path, job: CellJob, asked: int, given: str) -> None:
+    LlamaServer(replace(job, gpu_layers=asked)).close()
+    assert json.loads(log.read_text().splitlines()[0])["arguments"]["--n-gpu-layers"] == given
 
 
 def test_a_cell_counts_the_servers_memory_and_stops_it(log: Path, job: CellJob) -> None:

@@ -97,7 +97,8 @@ def test_the_shared_instruction_gives_the_gradient_of_whole_prompts(
     shared = gradient(tiny_folder(family), TrainOptions(**settings, micro_batch_tokens=150))
     whole = gradient(tiny_folder(family), TrainOptions(**settings, share_prefix=False, micro_batch_tokens=100_000))
     assert float(shared.norm()) > 1e-3
-    assert float((shared - whole).norm() / whole.norm()) < 1e-4
+    bound = 2e-2 if torch.cuda.is_available() else 1e-4  # the base is in bfloat16 there
+    assert float((shared - whole).norm() / whole.norm()) < bound
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -147,10 +148,12 @@ def test_label_logits_are_those_of_transformers(family: str, tiny_folder: Callab
     model, prompt = fit._model, data[3].prompt
     whole = np.concatenate([*prompt.prefix, prompt.suffix])
     with torch.inference_mode():
-        expected = model.model(torch.from_numpy(whole[None].astype(np.int64))).logits[0, -1]
-        found = model.logits([whole])[0]
+        ids = torch.from_numpy(whole[None].astype(np.int64)).to(model.device)
+        expected = model.model(ids).logits[0, -1].float().cpu()
+        found = model.logits([whole])[0].cpu()
     builder = builder_of(tiny_folder(family), RUBRIC, options)
-    np.testing.assert_allclose(found, expected[builder.label_ids.astype(int)], rtol=1e-4, atol=1e-4)
+    bound = 2e-2 if torch.cuda.is_available() else 1e-4  # the base is in bfloat16 there
+    np.testing.assert_allclose(found, expected[builder.label_ids.astype(int)], rtol=bound, atol=bound)
 
 
 @pytest.mark.model
