@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
+from dataclasses import replace
 from itertools import groupby
 
 import numpy as np
@@ -28,9 +29,12 @@ _SETTINGS = {
     "one document, no reuse": LlamaOptions(context=_CONTEXT, reuse=False),
     "one document, flash attention": LlamaOptions(context=_CONTEXT, flash_attention=True),
     "one document, micro-batch 64": LlamaOptions(context=_CONTEXT, micro_batch=64),
-    "8 documents, own KV": LlamaOptions(context=_CONTEXT, sequences=8),
-    "8 documents, own KV, flash attention": LlamaOptions(context=_CONTEXT, sequences=8, flash_attention=True),
+    "8 documents, own KV": LlamaOptions(context=_CONTEXT, sequences=8, kv_unified=False),
+    "8 documents, own KV, flash attention": LlamaOptions(
+        context=_CONTEXT, sequences=8, kv_unified=False, flash_attention=True
+    ),
     "8 documents, unified KV": LlamaOptions(context=_CONTEXT, sequences=8, kv_unified=True),
+    "16 documents, unified KV": LlamaOptions(context=_CONTEXT, sequences=16, kv_unified=True),
     "8 documents, unified KV, flash attention": LlamaOptions(
         context=_CONTEXT, sequences=8, kv_unified=True, flash_attention=True
     ),
@@ -44,9 +48,11 @@ def _score(backend: LlamaBackend, batches: list[Batch], labels: npt.NDArray[np.i
 def main() -> None:
     """Parse the options, measure, print."""
     parser = option_parser(__doc__, queries=2, documents=8)
+    parser.add_argument("--gpu-layers", type=int, default=0, help="-1 for all (default: 0)")
     options = parser.parse_args()
     pairs, name = take_pairs(options.data, options.queries, options.documents)
-    backends = {title: LlamaBackend(resolve(options.model), setting) for title, setting in _SETTINGS.items()}
+    path, on = resolve(options.model), {"gpu_layers": options.gpu_layers}
+    backends = {title: LlamaBackend(path, replace(setting, **on)) for title, setting in _SETTINGS.items()}
     first = next(iter(backends.values()))
     chat = detect_chat_format(first.tokenizer, first.is_chat_model)
     builder = PromptBuilder(Rubric.load("trec"), first.tokenizer, _CONTEXT, chat)

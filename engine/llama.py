@@ -38,7 +38,7 @@ class LlamaOptions:
     threads: int | None = None  # None: the physical cores that this process may use
     gpu_layers: int = 0  # layers on the GPU; -1 for all; needs a llama-cpp-python built for it
     sequences: int = 1  # documents in one decode; 1 is exact
-    kv_unified: bool = False  # one KV buffer for all sequences of a decode
+    kv_unified: bool | None = None  # one KV buffer for all sequences of a decode; None: on a GPU
     flash_attention: bool = False
     micro_batch: int = 512  # tokens that llama.cpp computes at a time
     reuse: bool = True  # keep the prefix's KV cells; off only to compare
@@ -70,6 +70,8 @@ class LlamaBackend:
             trained = self._model.trained_context
             _log.warning("the context of %d tokens is longer than the %d of the training", self.context, trained)
         self.threads = options.threads or usable_cores()
+        # on a CPU own buffers are faster and more exact, on a GPU twice as slow: docs/decisions/llama-settings.md
+        self._unified = options.gpu_layers != 0 if options.kv_unified is None else options.kv_unified
         self._cached: list[bytes] = []  # the prefix segments that lie in sequence 0
         self._lib = self._model.library
         self._context = self._open_context()
@@ -101,7 +103,7 @@ class LlamaBackend:
             "context": str(self.context),
             "gpu_layers": str(options.gpu_layers),
             "sequences": str(options.sequences),
-            "kv_unified": str(options.kv_unified),
+            "kv_unified": str(self._unified),
             "flash_attention": str(options.flash_attention),
             "micro_batch": str(options.micro_batch),
         }
@@ -230,12 +232,12 @@ class LlamaBackend:
         lib, options = self._lib, self.options
         params = lib.llama_context_default_params()
         streams = options.sequences + 1 if options.sequences > 1 else 1
-        params.n_ctx = self.context * (2 if options.kv_unified and streams > 1 else streams)
+        params.n_ctx = self.context * (2 if self._unified and streams > 1 else streams)
         params.n_batch = self.context * (1 if streams == 1 else 2)
         params.n_ubatch = min(self.options.micro_batch, params.n_batch)
         params.n_seq_max = streams
         params.n_threads = params.n_threads_batch = self.threads
-        params.kv_unified = options.kv_unified
+        params.kv_unified = self._unified
         params.flash_attn_type = int(options.flash_attention)
         params.op_offload = params.offload_kqv = options.gpu_layers != 0  # none on the GPU: all of it on the CPU
         params.swa_full = True  # sliding-window models: keep what a rewound prefix needs

@@ -22,11 +22,11 @@ from pairgrade.hardware import cpu_features, usable_cores
 from pairgrade.onnx_layout import cut, least_rows
 from pairgrade.onnx_manifest import EMBEDDING, HEAD, PROBE, read_manifest
 from pairgrade.onnx_runner import OnnxRunner
-from pairgrade.onnx_session import product_kind, runtime
+from pairgrade.onnx_session import CUDA, product_kind, runtime
 from pairgrade.onnx_table import TokenTable, label_logits
 from pairgrade.tokenizer import Ids
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}  # the second not verified on hardware
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": CUDA}
 
 _DEFAULT_CONTEXT = 2048
 _SURE_THREADS = 16  # up to which results are known not to depend on their number

@@ -13,6 +13,8 @@ from pairgrade.errors import MissingExtraError, ModelError
 from pairgrade.onnx_check import check_onnx
 from pairgrade.onnx_manifest import MIN_ONNXRUNTIME, MIN_PYTHON, why_too_old
 
+CUDA = "CUDAExecutionProvider"
+_PROVIDER_OPTIONS = {CUDA: {"use_tf32": "0"}}  # float32 products are in float32: TF32 rounds to 10 bits
 _INTERNAL = 3  # log level: errors only
 _MOVES_ROUNDING = "QDQPropagationTransformer"  # before a reshape, which then takes two roundings more
 _FUSES = "QDQSelectorActionTransformer"
@@ -61,6 +63,8 @@ def open_session(
             f"this onnxruntime has no {provider}, only {have}; CUDA needs onnxruntime-gpu instead of it: "
             "pip uninstall onnxruntime, then pip install 'pairgrade[gpu]'"
         )
+    if provider == CUDA and hasattr(library, "preload_dlls"):
+        library.preload_dlls()  # the CUDA libraries of Python packages, which the loader does not find
     options = library.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -78,9 +82,23 @@ def open_session(
     unwanted = [_MOVES_ROUNDING] if fuses else [_MOVES_ROUNDING, _FUSES]
     try:
         with flushed_denormals():  # the library may set it for this thread, too
-            return library.InferenceSession(str(path), options, providers=[provider], disabled_optimizers=unwanted)
+            session = library.InferenceSession(
+                str(path), options, providers=[(provider, _PROVIDER_OPTIONS.get(provider, {}))],
+                disabled_optimizers=unwanted,
+            )  # fmt: skip
     except Exception as error:  # the library raises its own kinds, which have no common root but this
         raise ModelError(f"{path}: ONNX Runtime cannot load it ({error})") from None
+    _require_provider(session, provider)
+    return session
+
+
+def _require_provider(session: Any, provider: str) -> None:
+    """Raise ModelError where ONNX Runtime fell back to the processor: it only prints why."""
+    if provider not in session.get_providers():
+        raise ModelError(
+            f"ONNX Runtime cannot load {provider}, and would run on the processor: a driver or a library of CUDA is "
+            "missing, as it says above; pip install 'onnxruntime-gpu[cuda,cudnn]' brings the libraries"
+        )
 
 
 def product_kind(probe: Path) -> str:

@@ -53,8 +53,6 @@ def onnx_gpu() -> None:
 
     if PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime runs on no GPU")
-    if hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls()
 
 
 @pytest.mark.model

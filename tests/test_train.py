@@ -420,6 +420,45 @@ def test_at_every_moment_one_whole_checkpoint_can_be_read(
     )
 
 
+@pytest.mark.parametrize("where", ["step", "look"])
+def test_a_gpu_whose_memory_is_full_is_told_and_less_at_a_time_goes_on(
+    where: str, source: Source, tmp_path: Path, tiny_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = TrainJob(source, str(tiny_folder("llama")), tmp_path / "a", RUBRIC)
+    method = {"step": "_batch_loss", "look": "_look"}[where]
+    original = getattr(_Fit, method)
+
+    def full(self: _Fit, step: int) -> Any:
+        if step == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Fit, method, full)
+        with pytest.raises(ModelError, match=r"memory was not enough at step .* lower --micro-batch-tokens"):
+            train(job, SMALL)
+    trained = train(job, replace(SMALL, micro_batch_tokens=100))
+    assert trained.steps == 4
+    assert len(trained.losses) == 4
+
+
+def test_a_gradient_that_is_not_finite_is_no_step(
+    tmp_path: Path, source: Source, tiny_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = _Fit._batch_loss
+
+    def spoilt(self: _Fit, step: int) -> float:
+        loss = original(self, step)
+        if step == 1:
+            next(iter(self._parameters.values())).grad.fill_(float("nan"))  # type: ignore[union-attr]
+        return loss
+
+    monkeypatch.setattr(_Fit, "_batch_loss", spoilt)
+    with pytest.raises(ModelError, match="the gradient of step 2 is not finite"):
+        train(TrainJob(source, str(tiny_folder("llama")), tmp_path / "a", RUBRIC), SMALL)
+    assert json.loads((tmp_path / "a.run" / "state.json").read_text())["step"] == 1
+
+
 def test_training_stops_where_it_grows_no_better(
     source: Source, tmp_path: Path, tiny_folder: Callable[[str], Path]
 ) -> None:

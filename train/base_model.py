@@ -59,6 +59,8 @@ def load_model(folder: Path, options: TrainOptions) -> Any:
         settings = _quantized(torch, transformers)
     elif torch.cuda.is_available():
         settings = {"dtype": torch.bfloat16, "device_map": "cuda"}
+    # its backward pass gives NaN in half precision behind a mask: https://github.com/pytorch/pytorch/issues/196678
+    torch.backends.cuda.enable_cudnn_sdp(False)
     if options.threads:
         torch.set_num_threads(options.threads)
     model = load_causal(folder, **settings)

@@ -7,10 +7,15 @@ import time
 from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
+from pairgrade.errors import ModelError
 from pairgrade.stop import PoliteStop
 from pairgrade.train.checkpoint import Checkpoints, State
 
 _GRADIENT_NORM = 1.0  # gradients are scaled down to this length
+_NO_MEMORY = (
+    "the GPU's memory was not enough at step {step:,}; what was learnt so far is kept. Give a lower "
+    "--micro-batch-tokens, which changes the memory and not the result, and the same command goes on"
+)
 _SAVE_SECONDS = 120.0  # between checkpoints; the result does not depend on it
 
 
@@ -159,7 +164,10 @@ class Fitting(ABC):
 
         torch.manual_seed(self._schedule.seed * 1_000_003 + step)  # dropout's
         self._optimizer.zero_grad()
-        loss = self._batch_loss(step)
+        try:
+            loss = self._batch_loss(step)
+        except torch.OutOfMemoryError:
+            raise ModelError(_NO_MEMORY.format(step=step + 1)) from None
         for parameter in self._parameters.values():
             if parameter.grad is None:  # the model does not use it; the optimizer keeps a state of each
                 parameter.grad = torch.zeros_like(parameter)
@@ -168,7 +176,12 @@ class Fitting(ABC):
     def _update(self, state: State, loss: float) -> None:
         import torch
 
-        torch.nn.utils.clip_grad_norm_(self._parameters.values(), _GRADIENT_NORM, error_if_nonfinite=True)
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), _GRADIENT_NORM)
+        if not torch.isfinite(norm):
+            raise ModelError(
+                f"the gradient of step {state.step + 1:,} is not finite (loss {loss:g}), and the step was not taken; a "
+                "lower --learning-rate or another --seed may help, where the base model's weights are sound"
+            )
         for group in self._optimizer.param_groups:
             group["lr"] = rate_at(state.step, self._steps, self._schedule)
         self._optimizer.step()
@@ -176,7 +189,12 @@ class Fitting(ABC):
         state.losses.append(loss)
 
     def _evaluate(self, state: State, stop: PoliteStop) -> None:
-        found = self._look(state.step)
+        import torch
+
+        try:
+            found = self._look(state.step)
+        except torch.OutOfMemoryError:
+            raise ModelError(_NO_MEMORY.format(step=state.step)) from None
         with stop.uninterrupted():
             state.evaluations.append(found)
             if state.step and (state.best is None or self._is_better(found, state.best)):

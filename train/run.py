@@ -184,7 +184,8 @@ def _identity(job: TrainJob, options: TrainOptions, base: Path, builder: PromptB
         "chat_format": builder.format.name,
     }
     settings: dict[str, Any] = asdict(options)
-    del settings["threads"]  # may move the last bits, as another machine does
+    for name in ("threads", "micro_batch_tokens"):  # may move the last bits, as another machine does
+        del settings[name]
     versions = {name: package_version(name) for name in ("torch", "transformers", "peft")}
     return own | versions | {f"option.{name}": str(value) for name, value in settings.items()}
 
