@@ -93,9 +93,13 @@ def option_parser() -> argparse.ArgumentParser:
     add("both_ways", "train on the test collection and test on the other, too", action="store_true")
     add("encoder", "what the re-rankers start from: a folder, pkg:PACKAGE or hf:org/repo@revision")
     add("warm_up", "collections whose pairs teach the encoder its own cosine first", nargs="*", metavar="NAME")
-    add("zero_shot", "the annotator as it ships; without it arm b is left out", metavar="MODEL")
-    add("tuned", "the annotator tuned on --train; without it arm c is left out", metavar="MODEL")
-    add("tuned_back", "with --both-ways: the annotator tuned on --test", metavar="MODEL")
+    add(
+        "zero_shot",
+        "the annotator as it ships, or a folder with its judgments; without it arm b is left out",
+        metavar="MODEL",
+    )
+    add("tuned", "the annotator tuned on --train, or its judgments; without it arm c is left out", metavar="MODEL")
+    add("tuned_back", "with --both-ways: the annotator tuned on --test, or its judgments", metavar="MODEL")
     kept = "held-out.qrels in the adapter of {}: its queries calibrate (default: those that training keeps by itself)"
     add("held_out", kept.format("--tuned"), type=Path, metavar="QRELS")
     add("held_out_back", kept.format("--tuned-back"), type=Path, metavar="QRELS")

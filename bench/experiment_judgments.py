@@ -16,6 +16,7 @@ from pairgrade import Annotator, LlamaOptions
 from pairgrade.agreement import AgreementOptions, agreement
 from pairgrade.annotator import entered
 from pairgrade.atomic import write_text
+from pairgrade.bench.experiment_elsewhere import judgments_of, take_judgments
 from pairgrade.bench.experiment_options import ANNOTATORS, Direction, ExperimentOptions
 from pairgrade.bench.experiment_sets import Layout, arms_to_label, divide, read_split
 from pairgrade.bench.experiment_steps import Step
@@ -51,21 +52,33 @@ def judge_steps(options: ExperimentOptions) -> list[Step]:
     steps: dict[Path, Step] = {}
     for way in options.directions():
         for arm, reference in options.annotators(way).items():
-            model = choose(reference).model
             for name in (way.train, way.test) if options.annotator_as_ranker else (way.train,):
                 out = layout.judgments(ANNOTATORS[arm], way, name)
-                rubric = Rubric.load(options.rubric)
-                settings = {
-                    "model": _model_digest(model),
-                    "rubric": rubric.digest,
-                    "context": str(options.context),
-                    "gpu_layers": str(options.gpu_layers),
-                    "sequences": str(options.sequences),
-                }
-                pairs = layout.collection(name, "pairs.jsonl")
-                work = partial(judge, model, rubric, pairs, out, options.llama(), overwrite=options.overwrite)
-                steps.setdefault(out, Step(f"judgments {out.stem}", work, (pairs,), (out,), settings, costly=True))
+                pairs, rubric = layout.collection(name, "pairs.jsonl"), Rubric.load(options.rubric)
+                made = judgments_of(reference, name)
+                if made:
+                    step = _taking(made, pairs, rubric, out)
+                else:
+                    step = _judging(options, choose(reference).model, pairs, rubric, out)
+                steps.setdefault(out, step)
     return list(steps.values())
+
+
+def _taking(made: Path, pairs: Path, rubric: Rubric, out: Path) -> Step:
+    work, settings = partial(take_judgments, made, pairs, rubric, out), {"rubric": rubric.digest}
+    return Step(f"judgments {out.stem}", work, (pairs, made), (out,), settings, costly=True)
+
+
+def _judging(options: ExperimentOptions, model: str, pairs: Path, rubric: Rubric, out: Path) -> Step:
+    settings = {
+        "model": _model_digest(model),
+        "rubric": rubric.digest,
+        "context": str(options.context),
+        "gpu_layers": str(options.gpu_layers),
+        "sequences": str(options.sequences),
+    }
+    work = partial(judge, model, rubric, pairs, out, options.llama(), overwrite=options.overwrite)
+    return Step(f"judgments {out.stem}", work, (pairs,), (out,), settings, costly=True)
 
 
 def _model_digest(reference: str) -> str:

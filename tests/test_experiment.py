@@ -171,6 +171,32 @@ def test_the_same_pairs_are_in_every_arm_and_no_grade_of_people_in_the_first(
     assert {d["queries"] for d in result["ways"][0]["sets"]["a"].values()} == {10, 2}
 
 
+def test_an_annotator_may_be_given_by_its_judgments(
+    options: ExperimentOptions, done: list[str], tmp_path: Path
+) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    for name in ("learn", "try"):
+        shutil.copy(options.out / "judgments" / f"{name}-by-zero-shot.jsonl", made / f"{name}.jsonl")
+    given = replace(options, out=tmp_path / "out", zero_shot=str(made), stages=("sets", "judge", "relabel"))
+    assert "judgments try-by-zero-shot" in run(given)
+    for name in ("learn", "try"):
+        (one, other) = (folder / "judgments" / f"{name}-by-zero-shot.jsonl" for folder in (options.out, given.out))
+        assert list(read_judgments(one)) == list(read_judgments(other))
+    assert (given.out / "learn-try" / "changes-b.json").read_bytes() == (
+        options.out / "learn-try" / "changes-b.json"
+    ).read_bytes()
+    assert run(given) == []
+    lines = (made / "try.jsonl").read_text().splitlines(keepends=True)
+    (made / "try.jsonl").write_text("".join(lines[:-2]))
+    with pytest.raises(InputError, match=r"try\.jsonl lacks 2 of the pairs, such as query try\d"):
+        run(replace(given, out=tmp_path / "short"))
+    (made / "try.jsonl").unlink()
+    with pytest.raises(InputError, match=r"holds judgments, and not try\.jsonl"):
+        run(replace(given, out=tmp_path / "none"))
+    assert run(replace(given, out=tmp_path / "enough", annotator_as_ranker=False))
+
+
 def test_a_second_call_does_nothing_and_an_absent_piece_is_made_alone(
     options: ExperimentOptions, done: list[str]
 ) -> None:
