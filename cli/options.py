@@ -102,7 +102,7 @@ _ENGINE = [
             "computes so many at once: more memory, and no other judgments where it is exact.  [default: 2048, of "
             "which an ONNX model computes 512 at a time]", _ENGINE_PANEL),
     _number("--window", "Pairs that are planned together.", _ENGINE_PANEL, AnnotatorOptions().window),
-    _number("--gpu-layers", "Layers on the GPU, -1 for all. Not verified on hardware.", _ENGINE_PANEL, 0, least=-1),
+    _number("--gpu-layers", "Layers on the GPU, -1 for all; llama-cpp-python must be built for it.", _ENGINE_PANEL, 0, least=-1),
     _number("--sequences", "Documents in one decode; more than 1 is for GPUs, and not exact.", _ENGINE_PANEL, 1),
     click.option("--flash-attention", is_flag=True, panel=_ENGINE_PANEL,
                  help="llama.cpp's flash attention: other roundings, and no faster on the CPUs we measured."),
@@ -110,8 +110,8 @@ _ENGINE = [
                  help="Of ONNX models: tell the share of probability on label words, which takes a product with the "
                  "whole vocabulary for each document. GGUF models always tell it."),
     _choice("--provider", choices=list(PROVIDERS), metavar="NAME", default="cpu", panel=_ENGINE_PANEL,
-            text="What runs ONNX models; cuda needs onnxruntime-gpu (pairgrade[gpu]) and is not exact. Not verified on "
-            "hardware."),
+            text="What runs ONNX models; cuda needs onnxruntime-gpu (pairgrade[gpu]) and is not exact; it was tried "
+            "on tiny models only."),
     click.option("--in-process", is_flag=True, panel=_ENGINE_PANEL,
                  help="Run the model in this process, not in a worker whose death is survived."),
 ]  # fmt: skip

@@ -82,8 +82,8 @@ def _flag(name: str, text: str) -> Callable[[Any], Any]:
 @_flag("--gradient-checkpointing", "Less memory, more time: recompute activations, and no shared instruction.")
 @_flag(
     "--qlora",
-    "4-bit base weights by bitsandbytes, which is to be installed by itself; CUDA only, not verified on "
-    "hardware. Without it the base is in bfloat16 on CUDA, in float32 elsewhere.",
+    "4-bit base weights by bitsandbytes, which is to be installed by itself; CUDA only. Without it the base is in "
+    "bfloat16 on CUDA, in float32 elsewhere.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace ADAPTER, or the unfinished run of another job.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON to stdout.")
