@@ -102,7 +102,8 @@ _ENGINE = [
             "computes so many at once: more memory, and no other judgments where it is exact.  [default: 2048, of "
             "which an ONNX model computes 512 at a time]", _ENGINE_PANEL),
     _number("--window", "Pairs that are planned together.", _ENGINE_PANEL, AnnotatorOptions().window),
-    _number("--gpu-layers", "Layers on the GPU, -1 for all; llama-cpp-python must be built for it.", _ENGINE_PANEL, 0, least=-1),
+    _number("--gpu-layers", "Layers on the GPU, -1 for all; llama-cpp-python must be built for it.", _ENGINE_PANEL, 0,
+            least=-1),
     _number("--sequences", "Documents in one decode; more than 1 is for GPUs, and not exact.", _ENGINE_PANEL, 1),
     click.option("--flash-attention", is_flag=True, panel=_ENGINE_PANEL,
                  help="llama.cpp's flash attention: other roundings, and no faster on the CPUs we measured."),

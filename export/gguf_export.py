@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from pairgrade.export.gguf_writer import write_gguf
 from pairgrade.export.imatrix import importance_matrix
 from pairgrade.export.measure import Measured, Task, measure, texts_for
 from pairgrade.export.output import new_folder
-from pairgrade.export.provenance import read_origin
+from pairgrade.export.provenance import Origin, read_origin
 from pairgrade.export.quantize import QUANTS, Importance, Quant, quantize
 from pairgrade.export.torch_backend import TorchBackend, TorchOptions
 from pairgrade.export.verify import STRINGS, Floor, Verification, compare, floor_of, open_model
@@ -94,6 +94,8 @@ def export_gguf(folder: Path, out: Path, options: GgufOptions, progress: Progres
     progress = progress or Progress()
     with new_folder(out) as work:
         progress.phase("writing")
+        origin = read_origin(folder)
+        _warn_of_the_old_grid(origin, options.quants)
         plain = work / _file_name(QUANTS["f32"])
         write_gguf(folder, plain, out.name)
         reference, options, importance = _reference(folder, options, progress)
@@ -104,12 +106,23 @@ def export_gguf(folder: Path, out: Path, options: GgufOptions, progress: Progres
         if not any(file.kept and file.file == plain.name for file in files):
             plain.unlink()
         report = ExportReport(out, files)
-        origin = read_origin(folder)
         if origin.trained:
             origin.trained.write(work)
         write_card(work, origin, report)
         write_manifest(work, origin, report, options.check, options.calibration)
     return report
+
+
+def _warn_of_the_old_grid(origin: Origin, quants: Sequence[Quant]) -> None:
+    """Tell of quantizations that take the training back: weights that it moved by less than half a step return."""
+    before = origin.base_quant
+    for quant in quants:
+        if before and quant.bits <= 6 and quant.grid == before.grid:
+            _log.warning(
+                "%s: the base was %s before it was trained, and rounding to the same steps again takes nearly "
+                "all of the training back; take q8_0, or 4 bits of another kind",
+                quant.name, before.name,
+            )  # fmt: skip
 
 
 def _reference(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pairgrade.export.measure import Task
+from pairgrade.export.quantize import QUANTS, Quant
 from pairgrade.file_hashes import MANIFEST
 from pairgrade.records import Pair
 from pairgrade.train.base_model import folder_digest
@@ -37,6 +38,12 @@ class Origin:
             "check": check and _pairs(check),
             "calibration": calibration and _pairs(calibration),
         }
+
+    @property
+    def base_quant(self) -> Quant | None:
+        """What the base was quantized as before it was trained, if it was and that is known."""
+        name = self.manifest.get("base_quant")
+        return QUANTS.get(name) if isinstance(name, str) else None
 
     @property
     def name(self) -> str:

@@ -29,6 +29,11 @@ class Quant:
     constant: str  # in llama.h
 
     @property
+    def grid(self) -> str:
+        """The kind of most of its weights: mixes of one kind round to the same steps."""
+        return self.name.removesuffix("_s").removesuffix("_m") if "_k_" in self.name else self.name
+
+    @property
     def uses_importance(self) -> bool:
         """Whether an importance matrix changes the weights."""
         return self.bits < 8

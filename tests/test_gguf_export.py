@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import tiny_models
-from helpers import logit_distance, make_pairs
+from helpers import logit_distance, make_pairs, write_jsonl
 from pairgrade import ModelError, Rubric, StorageError
+from pairgrade.readers import Source
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("gguf")
@@ -22,8 +23,9 @@ from pairgrade.export.gguf_export import GgufOptions, export_gguf  # noqa: E402
 from pairgrade.export.gguf_tensors import interleaved  # noqa: E402
 from pairgrade.export.gguf_writer import sliding_period, write_gguf  # noqa: E402
 from pairgrade.export.measure import Task  # noqa: E402
-from pairgrade.export.quantize import QUANTS  # noqa: E402
+from pairgrade.export.quantize import QUANTS, quantize  # noqa: E402
 
+WEIGHT = "model.layers.0.mlp.up_proj.weight"
 TASK = Task(make_pairs(3, 4), Rubric.load("trec"))
 
 
@@ -108,6 +110,48 @@ def test_the_manifest_carries_on_where_the_model_came_from(tiny_folder: Callable
     report = export_gguf(folder, tmp_path / "out", GgufOptions((QUANTS["f16"],), TASK, threads=1))
     manifest = json.loads((report.out / "manifest.json").read_text())
     assert (manifest["base"], manifest["adapter"], manifest["data"]) == ("/models/base", "a" * 64, "d" * 64)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+def test_rounding_to_the_steps_of_the_base_takes_a_small_training_back_and_is_told(
+    tiny_folder: Callable[[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("peft")
+    from pairgrade.train.dequantize import dequantize, quant_before
+    from pairgrade.train.merge import merge
+    from pairgrade.train.options import TrainOptions
+    from pairgrade.train.run import TrainJob, train
+
+    write_gguf(tiny_folder("qwen2"), tmp_path / "f32.gguf")
+    quantize(tmp_path / "f32.gguf", tmp_path / "base.gguf", QUANTS["q4_0"])
+    base = dequantize(tmp_path / "base.gguf", tmp_path / "base")
+    assert quant_before(base) == "q4_0"
+    source = Source(str(write_jsonl(tmp_path / "graded.jsonl", make_pairs(4, 4))))
+    options = TrainOptions(train_pairs=8, validation_pairs=4, epochs=2, batch=8, rank=4, learning_rate=1e-3, threads=1)
+    train(TrainJob(source, str(base), tmp_path / "adapter", TASK.rubric), options)
+    merge(tmp_path / "adapter", tmp_path / "merged", TASK.pairs[:2])
+    merged, out = tmp_path / "merged", tmp_path / "out"
+    quants = tuple(QUANTS[name] for name in ("q8_0", "q4_0", "q4_1"))
+    export_gguf(merged, out, GgufOptions(quants, TASK, allow_below_floor=True))
+    told = [record.getMessage() for record in caplog.records if record.name == "pairgrade.export.gguf_export"]
+    assert [line.partition(":")[0] for line in told] == ["q4_0"]
+    assert "the base was q4_0 before it was trained" in told[0]
+    assert kept(base, merged, dequantize(out / "model-q4_0.gguf", tmp_path / "same")) < 0.5
+    assert kept(base, merged, dequantize(out / "model-q4_1.gguf", tmp_path / "other")) > 0.8
+
+
+def kept(base: Path, merged: Path, rounded: Path) -> float:
+    """Return the share of the training's change of a weight matrix that is there after rounding."""
+    from safetensors.torch import load_file
+
+    before, after, found = (load_file(folder / "model.safetensors")[WEIGHT] for folder in (base, merged, rounded))
+    change = after - before
+    return float(((found - before) * change).sum() / change.square().sum())
+
+
+def test_mixes_of_one_kind_have_one_grid() -> None:
+    grids = {quant.grid for name, quant in QUANTS.items() if name.startswith("q4")}
+    assert grids == {"q4_0", "q4_1", "q4_k"}
 
 
 def test_a_disk_that_refuses_is_told(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pairgrade.errors import MissingExtraError, ModelError
 from pairgrade.export.causal_model import quiet_transformers
 from pairgrade.export.hostile_strings import hostile_strings
 from pairgrade.export.output import new_folder
+from pairgrade.export.quantize import QUANTS, quant_of
 from pairgrade.file_hashes import file_sha256
 from pairgrade.folder_tokenizer import FolderTokenizer
 from pairgrade.llama_model import LlamaModel
@@ -47,8 +48,19 @@ def dequantize(gguf: Path, folder: Path) -> Path:
     with new_folder(folder) as work:
         _convert(gguf, work)
         write_tokenizer(gguf, work)
-        write_text(work / _MARK, json.dumps({"from": gguf.name, "sha256": digest}, indent=2) + "\n")
+        quant = quant_of(gguf)
+        mark_table = {"from": gguf.name, "sha256": digest, "quant": quant and quant.name}
+        write_text(work / _MARK, json.dumps(mark_table, indent=2) + "\n")
     return folder
+
+
+def quant_before(folder: Path) -> str | None:
+    """Return what a dequantized folder was quantized as; None where it was not, or that is not known."""
+    try:
+        quant = json.loads((folder / _MARK).read_text(encoding="utf-8"))["quant"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return quant if quant in QUANTS else None
 
 
 def write_tokenizer(gguf: Path, folder: Path) -> None:

@@ -25,6 +25,7 @@ from pairgrade.records import Pair
 from pairgrade.rubric import Rubric
 from pairgrade.train.adapter import read_manifest
 from pairgrade.train.base_model import folder_digest
+from pairgrade.train.dequantize import quant_before
 from pairgrade.train.options import TrainOptions
 from pairgrade.train.prompts import builder_of
 from pairgrade.train.trained_prompt import TrainedPrompt, read_trained_prompt, rubric_in_force
@@ -151,6 +152,7 @@ def _describe(work: Path, found: Merged, manifest: dict[str, Any], trained: Trai
     table = {
         "kind": "model",
         "base": str(found.base.resolve()),
+        "base_quant": quant_before(found.base),
         "adapter": {"name": found.adapter.name, "files": manifest["files"]},
         "identity": manifest["identity"],
         "validation": manifest["validation"],
