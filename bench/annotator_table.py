@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from pairgrade.bm25 import Bm25
 from pairgrade.bootstrap import Floats
 from pairgrade.calibration_fit import fit_cuts
 from pairgrade.environment import environment
+from pairgrade.errors import PairgradeError
 from pairgrade.export.fidelity import fidelity
 from pairgrade.hardware import usable_cores
 from pairgrade.judgments import read_judgments
@@ -181,7 +183,14 @@ def _interval(found: Sequence[float | None]) -> str:
 
 
 def main() -> None:
-    """Label, compare, print."""
+    """Label, compare, print; exit with what is wrong."""
+    try:
+        _compare()
+    except PairgradeError as error:
+        sys.exit(f"annotator_table: {error}")
+
+
+def _compare() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", metavar="NAME=MODEL", help="a row's name and its GGUF or ONNX folder")
     parser.add_argument("--test", type=Path, required=True, help="folder with qrels.txt, queries.jsonl, docs.jsonl")

@@ -56,7 +56,7 @@ def bench(matrix: Matrix, options: BenchOptions | None = None, tell: Told = lamb
     pairs = take_slice(matrix.data)
     cells = list(matrix.cells())
     references = matrix.reference_cells()
-    choices = chosen_models([*cells, *references.values()])
+    choices = chosen_models([*cells, *references.values()], cuda=matrix.provider == "cuda")
     references = {rubric: _running(cell, choices) for rubric, cell in references.items()}
     cells = list(dict.fromkeys([*(_running(cell, choices) for cell in cells), *references.values()]))
     portable = PortableNames(matrix, options.base or Path.cwd())

@@ -18,7 +18,9 @@ def judgments_of(reference: str, collection: str) -> Path | None:
     InputError where the folder holds judgments, and none of this collection.
     """
     folder = Path(reference)
-    if not folder.is_dir() or is_onnx_folder(folder) or not list(folder.glob("*.jsonl")):
+    if not folder.is_dir() or not list(folder.glob("*.jsonl")):
+        return None
+    if any(is_onnx_folder(place) for place in (folder, *folder.iterdir())) or list(folder.glob("*.gguf")):
         return None
     path = folder / f"{collection}.jsonl"
     if not path.is_file():

@@ -74,9 +74,10 @@ def _judging(options: ExperimentOptions, model: str, pairs: Path, rubric: Rubric
         "model": _model_digest(model),
         "rubric": rubric.digest,
         "context": str(options.context),
-        "gpu_layers": str(options.gpu_layers),
-        "sequences": str(options.sequences),
     }
+    if not model.startswith("fake:") and not is_onnx_folder(Path(model)):
+        usual = {"gpu_layers": 0, "sequences": 1}  # a run of before these options goes on with them
+        settings |= {name: str(getattr(options, name)) for name in usual if getattr(options, name) != usual[name]}
     work = partial(judge, model, rubric, pairs, out, options.llama(), overwrite=options.overwrite)
     return Step(f"judgments {out.stem}", work, (pairs,), (out,), settings, costly=True)
 

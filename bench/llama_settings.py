@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 import time
 from dataclasses import replace
 from itertools import groupby
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from pairgrade import LlamaOptions, Rubric
 from pairgrade.bench.data import option_parser, take_pairs
 from pairgrade.environment import environment
+from pairgrade.errors import PairgradeError
 from pairgrade.llama import LlamaBackend
 from pairgrade.models import resolve
 from pairgrade.plan import Batch, PlanOptions, plan
@@ -34,7 +36,11 @@ _SETTINGS = {
         context=_CONTEXT, sequences=8, kv_unified=False, flash_attention=True
     ),
     "8 documents, unified KV": LlamaOptions(context=_CONTEXT, sequences=8, kv_unified=True),
+    "16 documents, own KV": LlamaOptions(context=_CONTEXT, sequences=16, kv_unified=False),
     "16 documents, unified KV": LlamaOptions(context=_CONTEXT, sequences=16, kv_unified=True),
+    "16 documents, unified KV, micro-batch 2048": LlamaOptions(
+        context=_CONTEXT, sequences=16, kv_unified=True, micro_batch=2048
+    ),
     "8 documents, unified KV, flash attention": LlamaOptions(
         context=_CONTEXT, sequences=8, kv_unified=True, flash_attention=True
     ),
@@ -46,13 +52,21 @@ def _score(backend: LlamaBackend, batches: list[Batch], labels: npt.NDArray[np.i
 
 
 def main() -> None:
-    """Parse the options, measure, print."""
+    """Parse the options, measure, print; exit with what is wrong."""
+    try:
+        _measure()
+    except PairgradeError as error:
+        sys.exit(f"llama_settings: {error}")
+
+
+def _measure() -> None:
     parser = option_parser(__doc__, queries=2, documents=8)
     parser.add_argument("--gpu-layers", type=int, default=0, help="-1 for all (default: 0)")
     options = parser.parse_args()
     pairs, name = take_pairs(options.data, options.queries, options.documents)
-    path, on = resolve(options.model), {"gpu_layers": options.gpu_layers}
-    backends = {title: LlamaBackend(path, replace(setting, **on)) for title, setting in _SETTINGS.items()}
+    path = resolve(options.model)
+    settings = {title: replace(setting, gpu_layers=options.gpu_layers) for title, setting in _SETTINGS.items()}
+    backends = {title: LlamaBackend(path, setting) for title, setting in settings.items()}
     first = next(iter(backends.values()))
     chat = detect_chat_format(first.tokenizer, first.is_chat_model)
     builder = PromptBuilder(Rubric.load("trec"), first.tokenizer, _CONTEXT, chat)

@@ -149,12 +149,15 @@ class Matrix:
         return found
 
 
-def chosen_models(cells: Iterable[Cell]) -> dict[str, Choice]:
-    """Return what runs of each folder of several exports, chosen once: it depends on the memory that is free."""
+def chosen_models(cells: Iterable[Cell], cuda: bool = False) -> dict[str, Choice]:
+    """Return what runs of each folder of several exports, chosen once: it depends on the memory that is free.
+
+    ``cuda``: ONNX models are to run on CUDA.
+    """
     found: dict[str, Choice] = {}
     for model in dict.fromkeys(cell.model for cell in cells if cell.engine == "pairgrade"):
         with suppress(ModelError):  # its cell tells what is wrong
-            found[model] = choose_model(model)
+            found[model] = choose_model(model, cuda=cuda)
     return {model: choice for model, choice in found.items() if choice.model != model}
 
 

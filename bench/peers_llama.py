@@ -8,6 +8,7 @@ from typing import Any
 from pairgrade.bench.cell_records import CellJob
 from pairgrade.bench.peers_prompts import NEW_TOKENS, PromptedPeer, gguf_prompts
 from pairgrade.environment import package_version
+from pairgrade.llama_model import require_gpu
 from pairgrade.records import Pair
 
 
@@ -19,9 +20,11 @@ class LlamaCpp(PromptedPeer):
 
         path, prompts = gguf_prompts(job, "llama-cpp-python")
         super().__init__(prompts)
+        require_gpu(llama_cpp, job.gpu_layers)
+        self._gpu_layers = job.gpu_layers
         self._llama: Any = llama_cpp.Llama(
             str(path), n_ctx=job.context + NEW_TOKENS, n_threads=job.threads, n_threads_batch=job.threads,
-            n_gpu_layers=job.gpu_layers, verbose=False,
+            n_gpu_layers=job.gpu_layers, offload_kqv=job.gpu_layers != 0, op_offload=job.gpu_layers != 0, verbose=False,
         )  # fmt: skip
 
     def answers(self, pairs: Sequence[Pair]) -> list[str]:
@@ -32,4 +35,5 @@ class LlamaCpp(PromptedPeer):
 
     def identity(self) -> dict[str, str]:
         """Name the library."""
-        return {"kind": "llama-cpp-python, create_completion", "llama_cpp_python": package_version("llama-cpp-python")}
+        own = {"kind": "llama-cpp-python, create_completion", "llama_cpp_python": package_version("llama-cpp-python")}
+        return own | ({"gpu_layers": str(self._gpu_layers)} if self._gpu_layers else {})

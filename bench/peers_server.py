@@ -39,6 +39,7 @@ class LlamaServer(PromptedPeer):
             raise ModelError("llama-server's memory and load can be read on Linux only, so it is not measured here")
         path, prompts = gguf_prompts(job, _BINARY)
         super().__init__(prompts)
+        self._gpu_layers = job.gpu_layers
         self._scratch = tempfile.TemporaryDirectory()
         self._log = Path(self._scratch.name) / "log"
         port = _free_port()
@@ -86,7 +87,8 @@ class LlamaServer(PromptedPeer):
 
     def identity(self) -> dict[str, str]:
         """Name the server and its build."""
-        return {"kind": "llama-server, /completion with cache_prompt", "llama-server": self._build}
+        own = {"kind": "llama-server, /completion with cache_prompt", "llama-server": self._build}
+        return own | ({"gpu_layers": str(self._gpu_layers)} if self._gpu_layers else {})
 
     def _await_model(self) -> None:
         """Wait until the server says that the model is loaded."""

@@ -17,6 +17,7 @@ from pairgrade.bench.matrix import ENGINES
 from pairgrade.cli.consoles import progress_console, result_console
 from pairgrade.cli.report import figures_table
 from pairgrade.errors import InputError
+from pairgrade.onnx_backend import PROVIDERS
 
 if TYPE_CHECKING:
     from pairgrade.bench.compare import Comparison
@@ -50,7 +51,7 @@ _WHAT, _DATA, _ROUNDS, _PRICE, _OUTPUT = "What is measured", "Data", "Rounds", "
               "[default: 0]")  # fmt: skip
 @click.option("--sequences", type=click.IntRange(min=1), metavar="N", panel=_WHAT,
               help="Documents in one decode of a GGUF model; more than 1 is for GPUs.  [default: 1]")  # fmt: skip
-@click.option("--provider", type=click.Choice(["cpu", "cuda"]), metavar="NAME", panel=_WHAT,
+@click.option("--provider", type=click.Choice(list(PROVIDERS)), metavar="NAME", panel=_WHAT,
               help="What runs ONNX models: cpu or cuda.  [default: cpu]")  # fmt: skip
 @click.option("--reference", metavar="MODEL", panel=_WHAT,
               help="A model in full precision, whose grades the others are compared with.")  # fmt: skip

@@ -35,17 +35,23 @@ def _forward_log(level: int, text: bytes, _: object) -> None:
         _log.log(logging.WARNING if level == 4 else logging.DEBUG, "llama.cpp: %s", line)
 
 
+def require_gpu(lib: Any, gpu_layers: int) -> None:
+    """Raise ModelError where layers are to be on a GPU and llama.cpp sees none."""
+    if gpu_layers and not lib.llama_supports_gpu_offload():
+        raise ModelError(
+            f"gpu_layers is {gpu_layers}{' (all)' if gpu_layers < 0 else ''}, and llama.cpp sees no GPU: this "
+            "llama-cpp-python was built without, or the driver is not there. Leave --gpu-layers out, or build it for "
+            "yours, for NVIDIA's: CMAKE_ARGS=-DGGML_CUDA=ON pip install --force-reinstall --no-cache-dir --no-deps "
+            f"llama-cpp-python=={lib.__version__}"
+        )
+
+
 class LlamaModel:
     """The weights and the vocabulary of one GGUF file, or the vocabulary alone; ``close`` frees them."""
 
     def __init__(self, path: Path, gpu_layers: int = 0, vocab_only: bool = False) -> None:
         self.library = lib = library()
-        if gpu_layers and not lib.llama_supports_gpu_offload():
-            raise ModelError(
-                f"{gpu_layers} layers are to be on a GPU (-1: all), and llama.cpp sees none: this llama-cpp-python was "
-                "built without one, or its driver is not there. Leave --gpu-layers out, or build it for the GPU: "
-                "CMAKE_ARGS=-DGGML_CUDA=ON pip install --force-reinstall --no-cache-dir --no-deps llama-cpp-python"
-            )
+        require_gpu(lib, gpu_layers)
         params = lib.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         params.vocab_only = vocab_only

@@ -150,7 +150,7 @@ def _choose(reference: str, found: list[Export], machine: Machine) -> Choice:
 def _preference(machine: Machine) -> tuple[Callable[[Export], tuple[int, int]], str]:
     """Return the order of exports of the same precision class, and its reason."""
     if machine.cuda:
-        return _order("onnx", ("fp32", "int8", "q8_0")), "CUDA was asked for, which runs float products (not verified)"
+        return _order("onnx", ("fp32", "int8", "q8_0")), "CUDA was asked for, which runs float products"
     if "asimd" in machine.features:
         return _order("llama", ("q8_0", "int8")), "on ARM only llama.cpp's kernels were made for its dot products"
     if has_vnni(machine.features):

@@ -63,7 +63,7 @@ def open_session(
             f"this onnxruntime has no {provider}, only {have}; CUDA needs onnxruntime-gpu instead of it: "
             "pip uninstall onnxruntime, then pip install 'pairgrade[gpu]'"
         )
-    if provider == CUDA and hasattr(library, "preload_dlls"):
+    if provider == CUDA:
         library.preload_dlls()  # the CUDA libraries of Python packages, which the loader does not find
     options = library.SessionOptions()
     options.intra_op_num_threads = threads
@@ -84,7 +84,7 @@ def open_session(
         with flushed_denormals():  # the library may set it for this thread, too
             session = library.InferenceSession(
                 str(path), options, providers=[(provider, _PROVIDER_OPTIONS.get(provider, {}))],
-                disabled_optimizers=unwanted,
+                disabled_optimizers=unwanted, enable_fallback=0,  # to the processor, in the middle of a run
             )  # fmt: skip
     except Exception as error:  # the library raises its own kinds, which have no common root but this
         raise ModelError(f"{path}: ONNX Runtime cannot load it ({error})") from None
@@ -97,7 +97,7 @@ def _require_provider(session: Any, provider: str) -> None:
     if provider not in session.get_providers():
         raise ModelError(
             f"ONNX Runtime cannot load {provider}, and would run on the processor: a driver or a library of CUDA is "
-            "missing, as it says above; pip install 'onnxruntime-gpu[cuda,cudnn]' brings the libraries"
+            "missing; pip install 'onnxruntime-gpu[cuda,cudnn]' brings the libraries"
         )
 
 

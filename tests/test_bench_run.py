@@ -24,6 +24,7 @@ from pairgrade.bench.report_folder import write_report
 from pairgrade.bench.results import load_result
 from pairgrade.cli.bench import command
 from pairgrade.fake import FakeTokenizer
+from pairgrade.llama_model import library
 from pairgrade.prompt import PromptBuilder
 
 
@@ -53,6 +54,22 @@ def test_what_an_onnx_model_computes_at_once_is_recorded(
     identity = run_cell(job).identity
     assert identity is not None
     assert identity["backend.batch_tokens"] == str(computed)
+
+
+def test_what_a_gpu_is_to_do_reaches_the_engine(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    from pairgrade.export.gguf_writer import write_gguf
+
+    write_gguf(tiny_folder("qwen2"), tmp_path / "tiny.gguf")
+    pairs = write_jsonl(tmp_path / "pairs.jsonl", make_pairs(2, 3))
+    base = (command, "--model", tmp_path / "tiny.gguf", "--pairs", pairs, "--threads", 1, "--rounds", 1, "--json")
+    table = json.loads(run_command(*base, "--sequences", 2).stdout)
+    assert table["cells"][0]["identity"]["backend.sequences"] == "2"
+    assert table["settings"]["sequences"] == 2
+    if not library().llama_supports_gpu_offload():
+        for engine in ("pairgrade", "llama-cpp-python"):
+            with pytest.raises(ModelError, match=r"llama\.cpp sees no GPU"):
+                run_command(*base, "--engine", engine, "--gpu-layers", -1)
 
 
 def test_json_and_csv_agree(report: Path) -> None:

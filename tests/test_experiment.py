@@ -21,10 +21,11 @@ pytest.importorskip("sentence_transformers")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
-from pairgrade import InputError, Judgment, ResumeError
+from pairgrade import InputError, Judgment, LlamaOptions, ResumeError
 from pairgrade.bench.experiment import main, option_parser, run
+from pairgrade.bench.experiment_elsewhere import judgments_of
 from pairgrade.bench.experiment_figures import compare_rankings
-from pairgrade.bench.experiment_judgments import calibrated, relabel_steps
+from pairgrade.bench.experiment_judgments import calibrated, judge_steps, relabel_steps
 from pairgrade.bench.experiment_options import STAGES, TRAINING, ExperimentOptions
 from pairgrade.bench.experiment_ranking import cosine_sets
 from pairgrade.bench.experiment_sets import Layout, arms_of, by_rank, read_split
@@ -171,6 +172,15 @@ def test_the_same_pairs_are_in_every_arm_and_no_grade_of_people_in_the_first(
     assert {d["queries"] for d in result["ways"][0]["sets"]["a"].values()} == {10, 2}
 
 
+def test_settings_of_a_gpu_are_those_of_gguf_annotators_alone(options: ExperimentOptions) -> None:
+    assert options.llama() == LlamaOptions(options.context, 1)
+    asked = replace(options, gpu_layers=-1, sequences=8)
+    assert asked.llama() == LlamaOptions(options.context, 1, -1, 8)
+    settings = [[step.settings for step in judge_steps(each)] for each in (options, asked)]
+    assert settings[0] == settings[1]  # these annotators have none
+    assert "gpu_layers" not in settings[0][0]
+
+
 def test_an_annotator_may_be_given_by_its_judgments(
     options: ExperimentOptions, done: list[str], tmp_path: Path
 ) -> None:
@@ -195,6 +205,8 @@ def test_an_annotator_may_be_given_by_its_judgments(
     with pytest.raises(InputError, match=r"holds judgments, and not try\.jsonl"):
         run(replace(given, out=tmp_path / "none"))
     assert run(replace(given, out=tmp_path / "enough", annotator_as_ranker=False))
+    (made / "model-q8_0.gguf").touch()
+    assert judgments_of(str(made), "learn") is None  # exports that lie beside some pairs
 
 
 def test_a_second_call_does_nothing_and_an_absent_piece_is_made_alone(

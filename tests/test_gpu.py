@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from helpers import make_pairs
+from helpers import make_pairs, write_jsonl
 from onnx_helpers import export
 from pairgrade import LlamaOptions, ModelError, OnnxOptions, Pair, Rubric
 from pairgrade.backend import Backend
@@ -56,7 +59,7 @@ def onnx_gpu() -> None:
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("settings", [{}, {"sequences": 5}, {"sequences": 5, "kv_unified": True}])
+@pytest.mark.parametrize("settings", [{}, {"sequences": 5}, {"sequences": 5, "kv_unified": False}])
 def test_llama_on_the_gpu_grades_as_on_the_cpu(llama_gpu: None, smollm2_path: Path, settings: dict[str, int]) -> None:
     pairs = make_pairs(6, 5)
     cpu = LlamaBackend(smollm2_path, LlamaOptions(CONTEXT))
@@ -82,22 +85,24 @@ def test_one_document_at_a_time_is_exact_on_the_gpu_too(llama_gpu: None, smollm2
 
 
 @pytest.mark.model
-def test_no_layer_on_the_gpu_is_all_on_the_cpu(llama_gpu: None, smollm2_path: Path) -> None:
-    torch = pytest.importorskip("torch")
-    free = torch.cuda.mem_get_info()[0]
-    cpu = LlamaBackend(smollm2_path, LlamaOptions(CONTEXT))
-    judged(cpu, make_pairs(2, 5), 5)
-    taken = free - torch.cuda.mem_get_info()[0]
-    assert taken < smollm2_path.stat().st_size  # a context of the driver perhaps, and no weights
-    cpu.close()
+def test_no_layer_on_the_gpu_is_all_on_the_cpu(llama_gpu: None, smollm2_path: Path, tmp_path: Path) -> None:
+    """As where there is none: large batches must not be multiplied there."""
+    write_jsonl(tmp_path / "pairs.jsonl", make_pairs(3, 5))
+    found = []
+    for seen in ("0", ""):
+        out = tmp_path / f"seen-{seen}.jsonl"
+        command = [sys.executable, "-m", "pairgrade.cli", "label", str(tmp_path / "pairs.jsonl"), "--model",
+                   str(smollm2_path), "--out", str(out), "--threads", "2", "--quiet"]  # fmt: skip
+        subprocess.run(command, check=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": seen}, capture_output=True)
+        found.append(out.read_bytes())
+    assert found[0] == found[1]
 
 
-@pytest.mark.model
-def test_a_gpu_that_is_not_there_is_told(smollm2_path: Path) -> None:
+def test_a_gpu_that_is_not_there_is_told(tmp_path: Path) -> None:
     if library().llama_supports_gpu_offload():
         pytest.skip("there is one")
-    with pytest.raises(ModelError, match=r"llama\.cpp sees none.*CMAKE_ARGS=-DGGML_CUDA=ON"):
-        LlamaBackend(smollm2_path, LlamaOptions(CONTEXT, gpu_layers=-1))
+    with pytest.raises(ModelError, match=r"gpu_layers is -1 \(all\), and llama\.cpp sees no GPU.*DGGML_CUDA=ON"):
+        LlamaBackend(tmp_path / "any.gguf", LlamaOptions(CONTEXT, gpu_layers=-1))
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
@@ -118,6 +123,8 @@ def test_the_energy_of_a_gpu_rises() -> None:
     if not torch.cuda.is_available():
         pytest.skip("torch sees no GPU")
     meter = GpuEnergyMeter()
+    if not meter._gpus:
+        pytest.skip("nvidia-ml-py is not installed, or this GPU has no counter")
     matrix = torch.randn(8192, 8192, device="cuda")
     for _ in range(50):
         matrix = matrix @ matrix / 8192

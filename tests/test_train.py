@@ -420,26 +420,54 @@ def test_at_every_moment_one_whole_checkpoint_can_be_read(
     )
 
 
-@pytest.mark.parametrize("where", ["step", "look"])
+@pytest.mark.parametrize("where", ["step", "look", "update"])
 def test_a_gpu_whose_memory_is_full_is_told_and_less_at_a_time_goes_on(
     where: str, source: Source, tmp_path: Path, tiny_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = TrainJob(source, str(tiny_folder("llama")), tmp_path / "a", RUBRIC)
-    method = {"step": "_batch_loss", "look": "_look"}[where]
-    original = getattr(_Fit, method)
+    def job(name: str) -> TrainJob:
+        return TrainJob(source, str(tiny_folder("llama")), tmp_path / name, RUBRIC)
 
-    def full(self: _Fit, step: int) -> Any:
-        if step == 2:
+    fails = {"step": (_Fit, "_batch_loss"), "look": (_Fit, "_look"), "update": (torch.optim.AdamW, "step")}
+    owner, method = fails[where]
+    original, calls = getattr(owner, method), [0]
+
+    def full(self: Any, *given: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 3 or (where == "look" and given == (2,)):
+            for group in self.param_groups if where == "update" else []:  # a part of a step is done
+                group["params"][0].data.add_(1.0)
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return original(self, step)
+        return original(self, *given)
 
+    whole = train(job("whole"), SMALL)
     with monkeypatch.context() as patch:
-        patch.setattr(_Fit, method, full)
+        patch.setattr(owner, method, full)
         with pytest.raises(ModelError, match=r"memory was not enough at step .* lower --micro-batch-tokens"):
-            train(job, SMALL)
-    trained = train(job, replace(SMALL, micro_batch_tokens=100))
-    assert trained.steps == 4
-    assert len(trained.losses) == 4
+            train(job("cut"), SMALL)
+    assert (tmp_path / "cut.run" / "state.json").is_file()
+    resumed = train(job("cut"), replace(SMALL, micro_batch_tokens=100))
+    assert resumed.losses == pytest.approx(whole.losses, rel=1e-4 if not torch.cuda.is_available() else 1e-2)
+
+
+def test_with_dropout_another_size_of_micro_batches_is_another_run(
+    source: Source, tmp_path: Path, tiny_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = TrainJob(source, str(tiny_folder("llama")), tmp_path / "a", RUBRIC)
+    dropping = replace(SMALL, dropout=0.3)
+    with monkeypatch.context() as patch:
+        patch.setattr(_Fit, "_look", lambda *_: (_ for _ in ()).throw(StopRequested(2)))
+        with pytest.raises(StopRequested):
+            train(job, dropping)
+    with pytest.raises(ResumeError, match="micro_batch_tokens"):
+        train(job, replace(dropping, micro_batch_tokens=100))
+
+
+def test_logits_that_are_not_finite_are_told(
+    source: Source, tmp_path: Path, tiny_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pairgrade.train.loop.predict", lambda model, rows, *_: np.full((len(rows), 4), np.nan))
+    with pytest.raises(ModelError, match="after 0 steps the model's logits are not finite"):
+        train(TrainJob(source, str(tiny_folder("llama")), tmp_path / "a", RUBRIC), SMALL)
 
 
 def test_a_gradient_that_is_not_finite_is_no_step(

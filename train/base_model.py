@@ -51,7 +51,8 @@ def folder_digest(folder: Path) -> str:
 def load_model(folder: Path, options: TrainOptions) -> Any:
     """Load a causal model without any code of the folder.
 
-    Its weights are kept in float32; on a CUDA GPU in bfloat16, or with ``qlora`` in 4 bits.
+    Its weights are kept in float32; on a CUDA GPU in bfloat16, or with ``qlora`` in 4 bits. Switches cuDNN's attention
+    off for the whole process.
     """
     torch, transformers = _libraries()
     settings: dict[str, Any] = {}

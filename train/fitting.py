@@ -12,10 +12,6 @@ from pairgrade.stop import PoliteStop
 from pairgrade.train.checkpoint import Checkpoints, State
 
 _GRADIENT_NORM = 1.0  # gradients are scaled down to this length
-_NO_MEMORY = (
-    "the GPU's memory was not enough at step {step:,}; what was learnt so far is kept. Give a lower "
-    "--micro-batch-tokens, which changes the memory and not the result, and the same command goes on"
-)
 _SAVE_SECONDS = 120.0  # between checkpoints; the result does not depend on it
 
 
@@ -101,6 +97,8 @@ class Fitting(ABC):
     So a run that was stopped and resumed ends with the same weights as one that was not.
     """
 
+    memory_advice: str  # what a user may lower where the GPU's memory is not enough
+
     def __init__(
         self, model: Any, schedule: Schedule, items: int, every: int, checkpoints: Checkpoints, progress: TrainProgress
     ) -> None:
@@ -111,6 +109,7 @@ class Fitting(ABC):
         self._schedule, self._every, self._steps = schedule, every, total_steps(items, schedule)
         self._checkpoints, self._progress = checkpoints, progress
         self._began = time.monotonic()
+        self._sound = True  # whether parameters and optimizer are those of a whole number of steps
         self._optimizer = torch.optim.AdamW(
             self._parameters.values(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
         )
@@ -150,7 +149,8 @@ class Fitting(ABC):
                 if self._is_due(state):
                     self._evaluate(state, stop)
         except BaseException:
-            self._save(state)
+            if self._sound:
+                self._save(state)
             raise
         return state
 
@@ -167,7 +167,7 @@ class Fitting(ABC):
         try:
             loss = self._batch_loss(step)
         except torch.OutOfMemoryError:
-            raise ModelError(_NO_MEMORY.format(step=step + 1)) from None
+            raise self._no_memory(step + 1) from None
         for parameter in self._parameters.values():
             if parameter.grad is None:  # the model does not use it; the optimizer keeps a state of each
                 parameter.grad = torch.zeros_like(parameter)
@@ -180,13 +180,25 @@ class Fitting(ABC):
         if not torch.isfinite(norm):
             raise ModelError(
                 f"the gradient of step {state.step + 1:,} is not finite (loss {loss:g}), and the step was not taken; a "
-                "lower --learning-rate or another --seed may help, where the base model's weights are sound"
+                "lower --learning-rate or another --seed may help, which is another run: give another --out, or "
+                "--overwrite"
             )
         for group in self._optimizer.param_groups:
             group["lr"] = rate_at(state.step, self._steps, self._schedule)
-        self._optimizer.step()
+        self._sound = False
+        try:
+            self._optimizer.step()
+        except torch.OutOfMemoryError:
+            raise self._no_memory(state.step + 1) from None
+        self._sound = True
         state.step += 1
         state.losses.append(loss)
+
+    def _no_memory(self, step: int) -> ModelError:
+        return ModelError(
+            f"the GPU's memory was not enough at step {step:,}; what was learnt up to the last checkpoint is kept. "
+            f"{self.memory_advice}"
+        )
 
     def _evaluate(self, state: State, stop: PoliteStop) -> None:
         import torch
@@ -194,7 +206,7 @@ class Fitting(ABC):
         try:
             found = self._look(state.step)
         except torch.OutOfMemoryError:
-            raise ModelError(_NO_MEMORY.format(step=state.step)) from None
+            raise self._no_memory(state.step) from None
         with stop.uninterrupted():
             state.evaluations.append(found)
             if state.step and (state.best is None or self._is_better(found, state.best)):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pairgrade.errors import ModelError
 from pairgrade.stop import PoliteStop
 from pairgrade.train.checkpoint import Checkpoints, State
 from pairgrade.train.examples import Example, micro_batches, suffix_of
@@ -110,6 +111,11 @@ def gradients(model: LabelModel, batch: Sequence[Example], options: TrainOptions
 class _Fit(Fitting):
     """One run's parts."""
 
+    memory_advice = (
+        "Give a lower --micro-batch-tokens: it changes the memory and, without --dropout, not the result, and the same "
+        "command goes on"
+    )
+
     def __init__(
         self,
         model: LabelModel,
@@ -128,6 +134,10 @@ class _Fit(Fitting):
 
     def _look(self, step: int) -> Evaluation:
         logits = predict(self._model, self._data.validation, self._options, self._progress)
+        if not np.isfinite(logits).all():
+            raise ModelError(
+                f"after {step:,} steps the model's logits are not finite: its base's weights are not sound"
+            )
         return evaluation(step, logits, self._data.validation, self._data.grades, self._options.ordinal_weight)
 
     def _is_better(self, found: Evaluation, best: Evaluation) -> bool:

@@ -38,6 +38,8 @@ def fit_reranker(
 class _Fit(Fitting):
     """One run's parts."""
 
+    memory_advice = "Lower --slate, --batch or --max-length; that is another run: give another --out, or --overwrite"
+
     def __init__(
         self,
         model: RerankerModel,

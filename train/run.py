@@ -184,8 +184,9 @@ def _identity(job: TrainJob, options: TrainOptions, base: Path, builder: PromptB
         "chat_format": builder.format.name,
     }
     settings: dict[str, Any] = asdict(options)
-    for name in ("threads", "micro_batch_tokens"):  # may move the last bits, as another machine does
-        del settings[name]
+    del settings["threads"]  # may move the last bits, as another machine does
+    if not options.dropout:  # of which each micro-batch draws its own; without it, as above
+        del settings["micro_batch_tokens"]
     versions = {name: package_version(name) for name in ("torch", "transformers", "peft")}
     return own | versions | {f"option.{name}": str(value) for name, value in settings.items()}
 
