@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pairgrade.disk import refused
 from pairgrade.errors import InputError, ModelError
 from pairgrade.gguf_check import check_gguf
 from pairgrade.gguf_header import read_header
@@ -83,7 +86,9 @@ def quant_of(path: Path) -> Quant | None:
 def quantize(
     source: Path, out: Path, quant: Quant, importance: Importance | None = None, threads: int | None = None
 ) -> None:
-    """Write the GGUF file ``source``, which holds float32, as ``out``; ModelError where llama.cpp cannot.
+    """Write the GGUF file ``source``, which holds float32, as ``out``.
+
+    StorageError where the disk has too little room, ModelError where llama.cpp cannot for another reason.
 
     With an importance matrix the error of a weight counts by the mean square of what it is multiplied with. Rows
     whose length is no multiple of a mix's block get another type of about the same size, as llama.cpp does.
@@ -97,7 +102,12 @@ def quantize(
         params.imatrix = entries
     code = lib.llama_model_quantize(os.fsencode(source), os.fsencode(out), ctypes.byref(params))
     if code != 0:
-        out.unlink(missing_ok=True)
+        if out.is_file():
+            out.unlink()
+        needed = source.stat().st_size * quant.bits // 32  # at least
+        if shutil.disk_usage(out.parent).free < needed:
+            error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise refused(out, error, f"the file needs {needed:,} bytes and more", "make room and export again")
         raise ModelError(f"{source}: llama.cpp could not write it as {quant.name} (code {code}); -v shows its own log")
 
 

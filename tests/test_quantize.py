@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pairgrade import InputError, ModelError
+from pairgrade import InputError, ModelError, StorageError
 from pairgrade.export.quantize import QUANTS, quantize, quants
 
 pytest.importorskip("torch")
@@ -71,3 +72,18 @@ def test_a_matrix_of_another_width_leaves_no_file(plain: Path, tmp_path: Path) -
     with pytest.raises(ModelError, match="could not write it as q4_0"):
         quantize(plain, tmp_path / "out.gguf", QUANTS["q4_0"], {NAME: np.ones(5, np.float32)}, threads=1)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_told(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "taken.gguf").mkdir()  # a place where llama.cpp cannot write
+    with pytest.raises(ModelError, match="could not write it as q4_0"):
+        quantize(plain, tmp_path / "taken.gguf", QUANTS["q4_0"], threads=1)
+    needed = plain.stat().st_size // 8
+    for free, kind in ((needed, ModelError), (needed - 1, StorageError)):
+        monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        with pytest.raises(kind):
+            quantize(plain, tmp_path / "taken.gguf", QUANTS["q4_0"], threads=1)
+    with pytest.raises(
+        StorageError, match=rf"No space left .* needs {needed:,} bytes and more, {needed - 1:,} are free"
+    ):
+        quantize(plain, tmp_path / "taken.gguf", QUANTS["q4_0"], threads=1)
