@@ -19,13 +19,13 @@ from pairgrade.readers import Source
 torch = pytest.importorskip("torch")
 pytest.importorskip("gguf")
 
+from pairgrade.bench.kept_training import kept, linear_layers  # noqa: E402
 from pairgrade.export.gguf_export import GgufOptions, export_gguf  # noqa: E402
 from pairgrade.export.gguf_tensors import interleaved  # noqa: E402
 from pairgrade.export.gguf_writer import sliding_period, write_gguf  # noqa: E402
 from pairgrade.export.measure import Task  # noqa: E402
 from pairgrade.export.quantize import QUANTS, quantize  # noqa: E402
 
-WEIGHT = "model.layers.0.mlp.up_proj.weight"
 TASK = Task(make_pairs(3, 4), Rubric.load("trec"))
 
 
@@ -136,17 +136,12 @@ def test_rounding_to_the_steps_of_the_base_takes_a_small_training_back_and_is_to
     told = [record.getMessage() for record in caplog.records if record.name == "pairgrade.export.gguf_export"]
     assert [line.partition(":")[0] for line in told] == ["q4_0"]
     assert "the base was q4_0 before it was trained" in told[0]
-    assert kept(base, merged, dequantize(out / "model-q4_0.gguf", tmp_path / "same")) < 0.5
-    assert kept(base, merged, dequantize(out / "model-q4_1.gguf", tmp_path / "other")) > 0.8
-
-
-def kept(base: Path, merged: Path, rounded: Path) -> float:
-    """Return the share of the training's change of a weight matrix that is there after rounding."""
-    from safetensors.torch import load_file
-
-    before, after, found = (load_file(folder / "model.safetensors")[WEIGHT] for folder in (base, merged, rounded))
-    change = after - before
-    return float(((found - before) * change).sum() / change.square().sum())
+    layers = linear_layers(base), linear_layers(merged)
+    assert len(layers[0]) == 2 * 7
+    shares = {name: kept(*layers, out / f"model-{name}.gguf") for name in ("q8_0", "q4_0", "q4_1")}
+    assert shares["q8_0"]["Q8_0"] > 0.8
+    assert shares["q4_0"]["Q4_0"] < 0.5
+    assert shares["q4_1"]["Q4_1"] > 0.8
 
 
 def test_mixes_of_one_kind_have_one_grid() -> None:
