@@ -35,8 +35,7 @@ def take_judgments(source: Path, pairs: Path, rubric: Rubric, out: Path) -> None
     """
     wanted = {(row.query_id, row.doc_id) for row in read_pairs(Source(str(pairs))) if isinstance(row, Pair)}
     file = read_judgments(source)
-    if tuple(file.grades) != rubric.values:
-        raise InputError(f"{source} has the grades {list(file.grades)}, the rubric {list(rubric.values)}")
+    file.require(rubric.values)
     with open_writer(out, file.grades) as writer:
         for judgment in file:
             if (judgment.query_id, judgment.doc_id) in wanted:

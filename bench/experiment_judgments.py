@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -76,8 +76,8 @@ def _judging(options: ExperimentOptions, model: str, pairs: Path, rubric: Rubric
         "context": str(options.context),
     }
     if not model.startswith("fake:") and not is_onnx_folder(Path(model)):
-        usual = {"gpu_layers": 0, "sequences": 1}  # a run of before these options goes on with them
-        settings |= {name: str(getattr(options, name)) for name in usual if getattr(options, name) != usual[name]}
+        own, usual = asdict(options.llama()), asdict(LlamaOptions())  # a run of before these options goes on
+        settings |= {name: str(own[name]) for name in ("gpu_layers", "sequences") if own[name] != usual[name]}
     work = partial(judge, model, rubric, pairs, out, options.llama(), overwrite=options.overwrite)
     return Step(f"judgments {out.stem}", work, (pairs,), (out,), settings, costly=True)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from pairgrade.errors import InputError, PairgradeError
@@ -27,28 +28,33 @@ def linear_layers(folder: Path) -> dict[str, Tensor]:
     return {tensor.name: tensor for tensor in found if _kind(tensor.name) in LINEAR.values()}
 
 
-def kept(base: dict[str, Tensor], merged: dict[str, Tensor], path: Path) -> dict[str, float]:
-    """Return the share of the change that is in a file, by the type of its weights; layers without a change are out.
+def kept(base: dict[str, Tensor], merged: dict[str, Tensor], paths: Sequence[Path]) -> list[dict[str, float]]:
+    """Return the share of the change that is in each file, by the type of its weights; types without one are out.
 
-    ModelError where the file is not sound, InputError where it lacks a layer or has it in another shape.
+    ModelError where a file is not sound, InputError where it lacks a layer or has it in another shape.
     """
     from gguf import GGUFReader
     from gguf.quants import dequantize
 
-    check_gguf(path)
-    file = {tensor.name: tensor for tensor in GGUFReader(path).tensors}
-    along: dict[str, list[float]] = {}
+    for path in paths:
+        check_gguf(path)
+    files = [{tensor.name: tensor for tensor in GGUFReader(path).tensors} for path in paths]
+    along: list[dict[str, list[float]]] = [{} for _ in paths]
     for name, tensor in base.items():
-        own = file.get(name)
-        before, after = tensor.read(), merged[name].read()
-        if own is None or tuple(int(size) for size in reversed(own.shape)) != before.shape:
-            raise InputError(f"{path} has no {name} of the shape {list(before.shape)}; give a file of the same model")
-        change = after - before
-        rounded = dequantize(own.data, own.tensor_type).reshape(before.shape)
-        sums = along.setdefault(own.tensor_type.name, [0.0, 0.0])
-        sums[0] += float(((rounded - before) * change).sum())
-        sums[1] += float((change * change).sum())
-    return {kind: part / whole for kind, (part, whole) in along.items() if whole}
+        before = tensor.read()
+        change = merged[name].read() - before
+        whole = float((change * change).sum())
+        for path, file, sums in zip(paths, files, along, strict=True):
+            own = file.get(name)
+            if own is None or tuple(int(size) for size in reversed(own.shape)) != before.shape:
+                raise InputError(
+                    f"{path} has no {name} of the shape {list(before.shape)}; give a file of the same model"
+                )
+            rounded = dequantize(own.data, own.tensor_type).reshape(before.shape)
+            found = sums.setdefault(own.tensor_type.name, [0.0, 0.0])
+            found[0] += float(((rounded - before) * change).sum())
+            found[1] += whole
+    return [{kind: part / whole for kind, (part, whole) in sums.items() if whole} for sums in along]
 
 
 def _kind(name: str) -> str:
@@ -68,7 +74,7 @@ def main() -> None:
         base, merged = linear_layers(given.base), linear_layers(given.merged)
         if base.keys() != merged.keys():
             raise InputError(f"{given.merged} has other layers than {given.base}; give what was made of it")
-        shares = {str(path): kept(base, merged, path) for path in given.files}
+        shares = dict(zip(map(str, given.files), kept(base, merged, given.files), strict=True))
     except PairgradeError as error:
         sys.exit(f"kept_training: {error}")
     for path, found in shares.items():

@@ -5,15 +5,15 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from pairgrade.bench.judged import MEASURES
+from pairgrade.bench.matrix import Matrix
 from pairgrade.bench.results import BenchResult, CellResult, Value
 from pairgrade.bench.spread import Spread
 
 _MIB = 2**20
-_ON_CPU = {"gpu_layers": 0, "sequences": 1, "provider": "cpu"}  # settings of a matrix that asks nothing of a GPU
 Shown = Callable[[CellResult], str]
 
 
@@ -121,8 +121,9 @@ def facts(result: BenchResult) -> list[tuple[str, str]]:
 
 def _gpu_settings(settings: dict[str, Any]) -> list[tuple[str, str]]:
     """Return what was asked of a GPU, where anything was; results of before have none of it."""
-    found = [(name, settings.get(name, usual), usual) for name, usual in _ON_CPU.items()]
-    return [(name.replace("_", " "), str(value)) for name, value, usual in found if value != usual]
+    usual = {field.name: field.default for field in fields(Matrix)}
+    asked = {name: settings[name] for name in ("gpu_layers", "sequences", "provider") if name in settings}
+    return [(name.replace("_", " "), str(value)) for name, value in asked.items() if value != usual[name]]
 
 
 def csv_text(result: BenchResult) -> str:

@@ -108,6 +108,11 @@ class JudgmentsFile:
         self.file_format = file_format
         self.grades = _grades(self.path, column_names(self.path, file_format))
 
+    def require(self, rubric: Sequence[int]) -> None:
+        """Raise InputError where the file's grades are not those of a rubric."""
+        if list(self.grades) != list(rubric):
+            raise InputError(f"{self.path} has the grades {list(self.grades)}, the rubric {list(rubric)}")
+
     def __iter__(self) -> Iterator[Judgment]:
         types = columns(self.grades)
         for number, row in rows(self.path, self.file_format, types):

@@ -131,6 +131,8 @@ class Fitting(ABC):
 
         A signal saves a checkpoint before it goes on up. What was there before the first step is never the best.
         """
+        import torch
+
         state = self._checkpoints.load(self._parameters, self._optimizer) or State()
         self._progress.start(self._steps, state.step)
         saved = time.monotonic()
@@ -148,9 +150,14 @@ class Fitting(ABC):
                 self._progress.step(loss)
                 if self._is_due(state):
                     self._evaluate(state, stop)
-        except BaseException:
+        except BaseException as error:
             if self._sound:
                 self._save(state)
+            if isinstance(error, torch.OutOfMemoryError):
+                raise ModelError(
+                    f"the GPU's memory was not enough at step {state.step:,} of {self._steps:,}; what was learnt up to "
+                    f"the last checkpoint is kept. {self.memory_advice}"
+                ) from None
             raise
         return state
 
@@ -164,10 +171,7 @@ class Fitting(ABC):
 
         torch.manual_seed(self._schedule.seed * 1_000_003 + step)  # dropout's
         self._optimizer.zero_grad()
-        try:
-            loss = self._batch_loss(step)
-        except torch.OutOfMemoryError:
-            raise self._no_memory(step + 1) from None
+        loss = self._batch_loss(step)
         for parameter in self._parameters.values():
             if parameter.grad is None:  # the model does not use it; the optimizer keeps a state of each
                 parameter.grad = torch.zeros_like(parameter)
@@ -186,27 +190,13 @@ class Fitting(ABC):
         for group in self._optimizer.param_groups:
             group["lr"] = rate_at(state.step, self._steps, self._schedule)
         self._sound = False
-        try:
-            self._optimizer.step()
-        except torch.OutOfMemoryError:
-            raise self._no_memory(state.step + 1) from None
+        self._optimizer.step()
         self._sound = True
         state.step += 1
         state.losses.append(loss)
 
-    def _no_memory(self, step: int) -> ModelError:
-        return ModelError(
-            f"the GPU's memory was not enough at step {step:,}; what was learnt up to the last checkpoint is kept. "
-            f"{self.memory_advice}"
-        )
-
     def _evaluate(self, state: State, stop: PoliteStop) -> None:
-        import torch
-
-        try:
-            found = self._look(state.step)
-        except torch.OutOfMemoryError:
-            raise self._no_memory(state.step) from None
+        found = self._look(state.step)
         with stop.uninterrupted():
             state.evaluations.append(found)
             if state.step and (state.best is None or self._is_better(found, state.best)):

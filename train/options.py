@@ -17,9 +17,7 @@ class TrainOptions:
     validation_pairs: int = 250  # balanced too, of other queries
     epochs: float = 3.0
     batch: int = 16  # pairs of one optimizer step
-    micro_batch_tokens: int = (
-        1024  # padded tokens that run at a time: bounds the memory; dropout depends on it, nothing else
-    )
+    micro_batch_tokens: int = 1024  # padded tokens that run at a time: bounds the memory, and moves dropout alone
     learning_rate: float = 2e-4  # the peak
     warmup: float = 0.1  # share of the steps over which the rate rises; then it falls to zero as a cosine
     weight_decay: float = 0.0

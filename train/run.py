@@ -167,8 +167,7 @@ def _soft_targets(path: Path | None, rubric: Rubric) -> Targets:
     if path is None:
         return {}
     file = read_judgments(path)
-    if tuple(file.grades) != rubric.values:
-        raise InputError(f"{path} has the grades {list(file.grades)}, the rubric {list(rubric.values)}")
+    file.require(rubric.values)
     return {(j.query_id, j.doc_id): j.probabilities for j in file}
 
 
