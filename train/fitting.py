@@ -110,8 +110,12 @@ class Fitting(ABC):
         self._checkpoints, self._progress = checkpoints, progress
         self._began = time.monotonic()
         self._sound = True  # whether parameters and optimizer are those of a whole number of steps
+        on_cpu = all(parameter.device.type == "cpu" for parameter in self._parameters.values())
         self._optimizer = torch.optim.AdamW(
-            self._parameters.values(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
+            self._parameters.values(),
+            lr=schedule.learning_rate,
+            weight_decay=schedule.weight_decay,
+            fused=on_cpu or None,  # one pass over the memory for six; None: as torch chooses
         )
 
     @abstractmethod

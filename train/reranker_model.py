@@ -29,7 +29,7 @@ class RerankerModel:
         self.encoder = PairEncoder(self.encoder_json, model.max_seq_length, tokenizer.pad_token_id)
         self.inputs = [name for name in tokenizer.model_input_names if name in ("input_ids", "token_type_ids")]
         self.inputs.append("attention_mask")
-        self._budget = micro_batch_tokens
+        self.micro_batch_tokens = micro_batch_tokens
         # A loss calls these two only. They encode as the engine does, and run rows of like lengths together
         model.preprocess = lambda pairs, prompt=None, task=None: {"rows": self.encoder.rows(pairs)}
         model.forward = lambda features: {"scores": self.logits(features["rows"])}
@@ -38,7 +38,7 @@ class RerankerModel:
         """Run encoded pairs; return the logits, shape (rows,), in their order."""
         import torch
 
-        batches = micro_batches([len(ids) for ids, _ in rows], self._budget)
+        batches = micro_batches([len(ids) for ids, _ in rows], self.micro_batch_tokens)
         found = []
         for places in batches:
             arrays = self.encoder.padded([rows[place] for place in places])

@@ -29,7 +29,7 @@ class RerankerOptions:
     warmup: float = 0.1  # share of the steps over which the rate rises; then it falls to zero as a cosine
     weight_decay: float = 0.01
     max_length: int = 192  # tokens of query and document together; documents are cut to fit
-    micro_batch_tokens: int = 4096  # padded tokens that run at a time
+    micro_batch_tokens: int = 1024  # padded tokens that run at a time: less is less padding; a GPU wants more
     dev_share: float = 0.2  # of the queries, where no set of dev queries is given
     evaluate_every: int = 0  # steps; 0: four times an epoch
     patience: int = 4  # evaluations without a better one before it stops; 0: never

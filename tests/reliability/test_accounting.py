@@ -13,6 +13,8 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -69,10 +71,18 @@ def test_10000_rows_of_which_one_in_100_is_malformed(tmp_path: Path) -> None:
     assert [(j.query_id, j.doc_id) for j in read_judgments(out)] == expected
 
 
-def _wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 30
-    while not path.exists() and process.poll() is None and time.monotonic() < deadline:
+def _wait_until(happened: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while not happened() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
+
+
+def _more_calls(path: Path, than: int) -> bool:
+    return _calls(path) > than
+
+
+def _calls(path: Path) -> int:
+    return len(path.read_text().splitlines()) if path.exists() else 0
 
 
 def test_a_kill_repeats_at_most_one_batch(tmp_path: Path) -> None:
@@ -83,8 +93,8 @@ def test_a_kill_repeats_at_most_one_batch(tmp_path: Path) -> None:
     env, r, kills = os.environ | {"CALLS": str(calls)}, random.Random(8), 0
     for _ in range(5):
         process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
-        _wait_for(tmp_path / "out.jsonl.run" / "heartbeat.json", process)
-        time.sleep(r.uniform(0.1, 0.8))
+        _wait_until(partial(_more_calls, calls, _calls(calls) + 3), process)  # three are in the journal
+        time.sleep(r.uniform(0, 0.2))
         if process.poll() is None:
             process.kill()
             kills += 1
@@ -108,12 +118,12 @@ def test_a_reader_sees_the_old_file_or_the_new_one_while_runs_are_killed(tmp_pat
         while not done.wait(0.005):
             seen[out.read_bytes()] += 1
 
-    watcher = threading.Thread(target=watch)
+    watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     r = random.Random(2)
     for _ in range(3):
         process = subprocess.Popen([*options, "--model", "fake:0.005"], stdout=subprocess.DEVNULL)
-        _wait_for(tmp_path / "out.jsonl.run" / "heartbeat.json", process)
+        _wait_until((tmp_path / "out.jsonl.run" / "heartbeat.json").exists, process)
         time.sleep(r.uniform(0.1, 0.5))
         process.kill()
         process.wait()

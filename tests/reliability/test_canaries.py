@@ -69,14 +69,18 @@ def test_a_sound_run_says_so_and_its_output_is_that_of_one_without(tmp_path: Pat
 
 
 @pytest.mark.parametrize("after", [6, 7, 120, 250, 400])
-def test_a_model_that_degrades_is_found_out_and_its_judgments_forgotten(after: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("resumed_with_canaries", [True, False])
+def test_a_model_that_degrades_is_found_out_and_its_judgments_forgotten(
+    resumed_with_canaries: bool, after: int, tmp_path: Path
+) -> None:
     wanted = job(tmp_path)
     with pytest.raises(SuspectError, match=r"canary pair .* the model or the machine changed") as caught:
         label(wanted, lambda: annotator(Degrading(after)))
     assert isinstance(caught.value, PairgradeError)
     assert not wanted.out.exists()
-    summary = label(wanted, lambda: annotator(FakeBackend()))  # on sound memory again
-    assert summary.canaries is not None
+    again = job(tmp_path, canaries=resumed_with_canaries)
+    summary = label(again, lambda: annotator(FakeBackend()))  # on sound memory again
+    assert (summary.canaries is not None) == resumed_with_canaries
     (tmp_path / "calm").mkdir()
     label(job(tmp_path / "calm"), lambda: annotator(FakeBackend()))
     assert wanted.out.read_bytes() == (tmp_path / "calm" / "out.jsonl").read_bytes()
