@@ -47,7 +47,7 @@ def receive(channel: socket.socket) -> tuple[dict[str, Any], list[Array]]:
     try:
         header = json.loads(_read(channel, length))
         kinds = [(_TYPES[kind], int(count)) for kind, count in header.pop("arrays")]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise BrokenFrameError("a frame whose header cannot be read") from None
     if any(count < 0 for _, count in kinds) or sum(kind.itemsize * count for kind, count in kinds) != size:
         raise BrokenFrameError("a frame whose arrays are not as long as its header says")

@@ -344,6 +344,18 @@ def test_what_is_no_frame_is_an_error_and_no_crash(noise: bytes, cut: int) -> No
             _read_all(_piped(lambda end, data=data: end.sendall(data)))  # type: ignore[misc]
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"", b"{", b"\xff", b"[1]", b"7", b"{}", b'{"arrays":3}', b'{"arrays":[["<i4"]]}', b'{"arrays":[["O",1]]}',
+        b'{"arrays":[["<i4","x"]]}', b'{"arrays":[[[],1]]}', b'{"arrays":[["<i4",Infinity]]}', b"[" * 100_000,
+    ],
+)  # fmt: skip
+def test_a_header_that_cannot_be_read_is_an_error(header: bytes) -> None:
+    with pytest.raises(frames.BrokenFrameError, match="cannot be read"):
+        _read_all(_piped(lambda end: end.sendall(struct.pack("<IQ", len(header), 0) + header)))
+
+
 @pytest.mark.parametrize("arrays", [[["<i4", 5]], [["<i4", -3]], [["<i4", 4], ["<i4", -1]], [["<f8", 3]], []])
 def test_a_header_that_lies_about_its_arrays_is_an_error(arrays: list[list[object]]) -> None:
     header = json.dumps({"arrays": arrays}).encode()
