@@ -19,22 +19,32 @@ from pairgrade.run import label
 
 
 @pytest.mark.slow
-def test_the_run_takes_what_was_predicted(tmp_path: Path) -> None:
-    model = "fake:0.004+0.0001"  # a document of 100 tokens takes 4 to 24 ms, one of 300 up to 64
-    long = [replace(p, document=p.document * (1 + i % 3)) for i, p in enumerate(make_pairs(33, 6))]
+@pytest.mark.parametrize(
+    ("model", "queries", "documents", "sample"),
+    [
+        ("fake:0.004+0.0001", 33, 6, 80),  # a document of 100 tokens takes 4 to 24 ms, one of 300 up to 64
+        ("fake:0.001+0.00003", 100, 20, 200),
+    ],
+)
+def test_the_run_takes_what_was_predicted(
+    model: str, queries: int, documents: int, sample: int, tmp_path: Path
+) -> None:
+    long = [replace(p, document=p.document * (1 + i % 3)) for i, p in enumerate(make_pairs(queries, documents))]
     pairs = write_jsonl(tmp_path / "pairs.jsonl", long)
-    options = ("--model", model, "--sample", 80, "--usd-per-hour", 0.36, "--json")
+    options = ("--model", model, "--sample", sample, "--usd-per-hour", 0.36, "--json")
     predicted = json.loads(run_command(command, pairs, *options).stdout)
     effort = label(
         LabelJob(Source(str(pairs)), tmp_path / "out.jsonl"), lambda: Annotator.open(model, isolate=True)
     ).effort
     seconds = effort.prepare_seconds + effort.seconds + effort.write_seconds
-    assert predicted["pairs"] == 198
+    assert predicted["pairs"] == queries * documents
     assert predicted["tokens"] == pytest.approx(effort.computed_tokens, rel=0.02)
     assert predicted["usd"] == pytest.approx(predicted["seconds"] / 3600 * 0.36)
     load = predicted["load_seconds"]  # imports here, a process of its own there
     assert predicted["low"] - load < seconds < predicted["high"] - load
     assert 1.1 < predicted["high"] / predicted["low"] < 1.5
+    if queries * documents >= 2_000:
+        assert predicted["seconds"] - load == pytest.approx(seconds, rel=0.15)
 
 
 @pytest.mark.parametrize("context", [None, 900])  # the fake's own is 1,024
