@@ -92,7 +92,7 @@ def bench(matrix: Matrix, options: BenchOptions | None = None, tell: Told = lamb
         figures.append(replace(found, reference_agreement=equal, reference_kl=divergence))
     finished = _with_frontier(figures, options.measure)
     apis = _apis(prices, finished)
-    told = [f"Of several exports: {choice.why}." for choice in choices.values() if choice.why]
+    told = [f"Of several exports: {portable.text(choice.why)}." for choice in choices.values() if choice.why]
     return BenchResult(
         date=began,
         settings=json.loads(json.dumps(asdict(portable.matrix(matrix)))),  # lists for tuples, as it is read back
@@ -105,7 +105,8 @@ def bench(matrix: Matrix, options: BenchOptions | None = None, tell: Told = lamb
         machine=machine,
         measure=options.measure,
         cells=finished,
-        skipped={titles[place]: why for place, why in measured.failed.items()} | not_measured(matrix.engines),
+        skipped={titles[place]: portable.text(why) for place, why in measured.failed.items()}
+        | not_measured(matrix.engines),
         apis=apis,
         notes=(*told, *_notes(measured, machine, matrix, finished), *_old_prices(machine, apis)),
     )

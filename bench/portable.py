@@ -1,4 +1,4 @@
-"""Paths as a result names them, so that it means the same in another folder: relative to the matrix, or by name."""
+"""Paths as a result names them, so that it means the same in another folder: relative, or by name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pairgrade.bench.matrix import Cell, Data, Matrix, located
 
 
 class PortableNames:
-    """Names for a matrix's files: those inside ``base`` relative to it, others by their last part.
+    """Names for a matrix's files: relative to ``base`` or the working directory, where inside; else their last part.
 
     Where two files would have one name, both keep their paths.
     """
@@ -20,7 +20,7 @@ class PortableNames:
     def __init__(self, matrix: Matrix, base: Path) -> None:
         data = filter(None, (matrix.data.pairs, matrix.data.queries, matrix.data.docs))
         models = (*matrix.models, *matrix.peer_models, *filter(None, (matrix.reference,)))
-        self._names = _named({*map(located, (*models, *data)), *matrix.rubrics}, base.resolve())
+        self._names = _named({*map(located, (*models, *data)), *matrix.rubrics}, (base.resolve(), Path.cwd()))
 
     def cell(self, cell: Cell) -> Cell:
         """Return a cell with these names."""
@@ -39,6 +39,12 @@ class PortableNames:
             reference=self._or_none(matrix.reference),
         )  # fmt: skip
 
+    def text(self, text: str) -> str:
+        """Return a message with these names for the paths in it."""
+        for path in sorted(self._names, key=len, reverse=True):
+            text = text.replace(path, self._names[path])
+        return text
+
     def _name(self, reference: str) -> str:
         known = self._names.get(reference) or self._names.get(located(reference))
         if known:
@@ -51,14 +57,15 @@ class PortableNames:
         return None if reference is None else self._name(reference)
 
 
-def _named(paths: Iterable[str], base: Path) -> dict[str, str]:
-    found = {path: _short(path, base) for path in paths}
+def _named(paths: Iterable[str], bases: Iterable[Path]) -> dict[str, str]:
+    found = {path: _short(path, bases) for path in paths}
     counts = Counter(found.values())
     return {path: name if counts[name] == 1 else path for path, name in found.items()}
 
 
-def _short(path: str, base: Path) -> str:
+def _short(path: str, bases: Iterable[Path]) -> str:
     if not os.path.isabs(path):  # pkg:, fake:, a rubric's name
         return path
     real = Path(path)
-    return real.relative_to(base).as_posix() if real.is_relative_to(base) else real.name
+    inside = (real.relative_to(base).as_posix() for base in bases if real.is_relative_to(base))
+    return next(inside, real.name)

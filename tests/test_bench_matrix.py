@@ -79,7 +79,7 @@ def test_every_rubric_has_a_reference_of_its_own() -> None:
     assert set(matrix.reference_cells().values()) <= set(matrix.cells())
 
 
-def test_paths_are_named_so_that_another_folder_has_the_same(tmp_path: Path) -> None:
+def test_paths_are_named_so_that_another_folder_has_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for place in ("here", "there"):
         root, elsewhere = tmp_path / place, tmp_path / f"else-{place}"
@@ -93,11 +93,18 @@ def test_paths_are_named_so_that_another_folder_has_the_same(tmp_path: Path) -> 
         matrix = load_matrix(root / "matrix.toml")
         portable = PortableNames(matrix, root)
         found.append((portable.matrix(matrix), [portable.cell(cell) for cell in matrix.cells()]))
+        told = portable.text(f"{elsewhere / 'b.gguf'} is no model; nor is {root / 'models' / 'a.gguf'}, see fake:")
+        assert told == "b.gguf is no model; nor is models/a.gguf, see fake:"
     assert found[0] == found[1]
     named, cells = found[0]
     assert named.models == ("models/a.gguf", "b.gguf", "fake:", "gone.gguf")
     assert (named.reference, named.rubrics, named.data.pairs) == ("models/a.gguf", ("own.toml", "trec"), "pairs.jsonl")
     assert {cell.rubric for cell in cells} == {"own.toml", "trec"}
+    monkeypatch.chdir(tmp_path)  # what is there, and not beside the matrix
+    outside = Matrix((str(tmp_path / "else-here" / "b.gguf"),), Data("p"))
+    assert PortableNames(outside, tmp_path / "here").matrix(outside).models == ("else-here/b.gguf",)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
     twins = Matrix((str(tmp_path / "else-here" / "b.gguf"), str(tmp_path / "else-there" / "b.gguf")), Data("p"))
     assert PortableNames(twins, tmp_path / "here").matrix(twins).models == twins.models
 
