@@ -15,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 from pairgrade.bench.data import add_data_options, take_pairs
@@ -45,22 +46,21 @@ def main() -> None:
     print(f"{len(slates)} slates of {name}, {given.threads} threads, median of {given.rounds} rounds")
     figures: dict[str, Any] = {}
     for arm, times in seconds.items():
-        base = seconds["AdamW" if arm.startswith("AdamW") else first]
+        is_step = arm.isdigit()
+        base = seconds[first if is_step else "AdamW"]
         ratio = statistics.median(a / b for a, b in zip(base, times, strict=True))
         figures[arm] = {"seconds": statistics.median(times), "ratio": ratio}
-        padding = "" if arm.startswith("AdamW") else f", padded {_padding(model, slates, int(arm)):.2f} of the tokens"
+        padding = f", padded {_padding(model, slates, int(arm)):.2f} of the tokens" if is_step else ""
         print(f"{arm:12} {figures[arm]['seconds']:7.3f} s a step, {ratio:.2f} times as fast{padding}")
     print(json.dumps({"bench": "reranker_step", "data": name, "figures": figures, "environment": environment()}))
 
 
 def _slates(pairs: tuple[Pair, ...]) -> list[Slate]:
-    """Make a slate of each query's documents; what has no grade counts as 0."""
-    groups: dict[str, list[Pair]] = {}
-    for pair in pairs:
-        groups.setdefault(pair.query, []).append(pair)
+    """Make a slate of each query's documents, which stand together; what has no grade counts as 0."""
+    queries = ((query, list(group)) for query, group in groupby(pairs, lambda pair: pair.query))
     return [
         Slate(query, tuple(pair.document for pair in group), tuple(float(pair.grade or 0) for pair in group))
-        for query, group in groups.items()
+        for query, group in queries
     ]
 
 
