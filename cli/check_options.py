@@ -38,9 +38,9 @@ _OPTIONS = [
     click.option("--max-logit-distance", "logit_distance", type=click.FloatRange(0), metavar="X", panel=_CHECK,
                  help="The largest distance of all label logits, relative to A's.  [default: 0.005 for an f32 GGUF "
                  "against a folder, else none]"),
-    click.option("--ctx", type=int, metavar="N", panel=_CHECK,
+    click.option("--ctx", type=click.IntRange(min=64), metavar="N", panel=_CHECK,
                  help="Longest prompt in tokens; documents are cut to fit.  [default: its training's, else 2048]"),
-    click.option("--threads", type=int, metavar="N", help="Threads.  [default: the physical cores]"),
+    click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads.  [default: the physical cores]"),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
     click.option("--quiet", "-q", is_flag=True, help="No progress bar."),
 ]  # fmt: skip

@@ -26,7 +26,7 @@ from pairgrade.cli.unfinished import whole_or_nothing
               help="Take N of the pairs at random.")  # fmt: skip
 @click.option("--rubric", "-r", metavar="RUBRIC", help="The rubric of the prompts.  [default: the one in the adapter]")
 @options.pairs_options
-@click.option("--threads", type=int, metavar="N", help="Threads.  [default: the physical cores]")
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads.  [default: the physical cores]")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def command(
     adapter: Path,

@@ -78,7 +78,8 @@ def _flag(name: str, text: str) -> Callable[[Any], Any]:
 @click.option("--chat", type=click.Choice(["auto", *FORMAT_NAMES]), default="auto", metavar="NAME", panel=_MACHINE,
               help="The turns around the prompt; auto tells by the model's control tokens.")  # fmt: skip
 @_setting("--micro-batch-tokens", _MACHINE, "Tokens that run at a time: bounds the memory.")
-@click.option("--threads", type=int, metavar="N", panel=_MACHINE, help="Threads.  [default: torch's own choice]")
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", panel=_MACHINE,
+              help="Threads.  [default: torch's own choice]")  # fmt: skip
 @_flag("--gradient-checkpointing", "Less memory, more time: recompute activations, and no shared instruction.")
 @_flag(
     "--qlora",

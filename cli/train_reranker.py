@@ -54,7 +54,8 @@ def _setting(name: str, panel: str, text: str, kind: type = int) -> Callable[[An
 @_setting("--seed", _TRAINING, "Seed of the dev queries, the order and the head's first weights.")
 @_setting("--max-length", _MACHINE, "Tokens of query and document together; documents are cut to fit.")
 @_setting("--micro-batch-tokens", _MACHINE, "Tokens that run at a time: few pad less, a GPU wants more.")
-@click.option("--threads", type=int, metavar="N", panel=_MACHINE, help="Threads.  [default: torch's own choice]")
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", panel=_MACHINE,
+              help="Threads.  [default: torch's own choice]")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace RERANKER, or the unfinished run of another job.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON to stdout.")
 @click.option("--quiet", "-q", is_flag=True, help="Show no progress.")

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pairgrade.backend import Counters, Scores
+from pairgrade.core_share import CoreShare
 from pairgrade.errors import InputError, ModelError
 from pairgrade.hardware import usable_cores
 from pairgrade.llama_model import LlamaModel, LlamaTokenizer
@@ -70,6 +71,7 @@ class LlamaBackend:
             trained = self._model.trained_context
             _log.warning("the context of %d tokens is longer than the %d of the training", self.context, trained)
         self.threads = options.threads or usable_cores()
+        self._share = CoreShare(self.threads if options.gpu_layers == 0 else 1)  # on a GPU the threads hardly work
         # on a CPU own buffers are faster and more exact, on a GPU twice as slow: docs/decisions/llama-settings.md
         self._unified = options.gpu_layers != 0 if options.kv_unified is None else options.kv_unified
         self._cached: list[bytes] = []  # the prefix segments that lie in sequence 0
@@ -197,11 +199,12 @@ class LlamaBackend:
 
     def _decode(self, items: list[tuple[Ids, int, int]], want_logits: bool = True) -> None:
         batch = self._batch.fill(items, want_logits)
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         code = self._lib.llama_decode(self._context, batch)
         if want_logits and code == 0:
             self._lib.llama_synchronize(self._context)
         seconds = time.perf_counter() - start
+        self._share.add(seconds, time.process_time() - used)
         self.counters.seconds += seconds
         self.counters.computed += batch.n_tokens
         if not want_logits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import rich_click as click
 from click.testing import CliRunner
 
 from pairgrade import PlanOptions, Rubric
-from pairgrade.cli import options
+from pairgrade.cli import cli, options
 from pairgrade.cli.label import command as label
 from pairgrade.onnx_backend import OnnxOptions
 
@@ -53,3 +54,25 @@ def test_the_help_tells_the_batches_of_both_engines() -> None:
     text = " ".join(CliRunner().invoke(label, ["--help"]).output.replace("│", " ").split())
     assert f"[default: {PlanOptions().batch_tokens}, of which an ONNX model computes" in text
     assert f"computes {OnnxOptions().batch_tokens} at a time]" in text
+
+
+def _parameters(command: click.Command, name: str) -> Iterator[tuple[str, click.Parameter]]:
+    """Yield the options of a command, and of those below it, with the command's name."""
+    context = click.Context(command)
+    if isinstance(command, click.Group):
+        for own in command.list_commands(context):
+            below = command.get_command(context, own)
+            assert below is not None
+            yield from _parameters(below, f"{name} {own}")
+    for parameter in command.params:
+        yield name, parameter
+
+
+@pytest.mark.parametrize("option", ["--threads", "--ctx"])
+def test_no_command_takes_none_of_what_it_needs(option: str) -> None:
+    """Wrong usage, before anything is read or loaded, wherever an option is declared."""
+    found = [(name, own) for name, own in _parameters(cli, "pairgrade") if option in own.opts]
+    assert len(found) >= 5
+    for _, parameter in found:
+        with pytest.raises(click.BadParameter, match="x>="):
+            parameter.type.convert("0", parameter, None)
