@@ -1,8 +1,9 @@
 """Documents a second of a trained re-ranker: CrossEncoder.predict in torch fp32 against pairgrade's ONNX fp32 and int8.
 
-Run it with ``python -m pairgrade.bench.reranker_throughput RERANKER``. One process, the arms interleaved in rounds,
-medians. Every arm gets the same lists of one query and its documents, with tokenizing, the same longest input and the
-same threads; each sorts by length as it does for its users. The last line is JSON.
+Run it with ``python -m pairgrade.bench.reranker_throughput RERANKER``. Where fastembed is installed, its session and
+tokenizer run the same fp32 graph, too. One process, the arms interleaved in rounds, medians. Every arm gets the same
+lists of one query and its documents, with tokenizing, the same longest input and the same threads; each sorts by length
+as it does for its users (fastembed does not). The last line is JSON.
 """
 
 from __future__ import annotations
@@ -73,7 +74,37 @@ def _arms(folder: Path, threads: int, batch_size: int) -> dict[str, Arm]:
     for quant, name in MODELS.items():
         if name in read_reranker_manifest(folder).files:
             arms[f"pairgrade_{quant}"] = partial(Reranker.open(folder, quant, threads).score, batch_size=batch_size)
+    fastembed = _fastembed(folder, threads, batch_size)
+    if fastembed is None:
+        print("fastembed is not installed, so its arm is left out: pip install fastembed")
+    else:
+        arms["fastembed_fp32"] = fastembed
     return arms
+
+
+def _fastembed(folder: Path, threads: int, batch_size: int) -> Arm | None:
+    """Return the fp32 graph run as fastembed's TextCrossEncoder runs one, or None where fastembed is not installed."""
+    try:
+        from fastembed.common.onnx_model import OnnxOutputContext  # type: ignore[import-not-found, unused-ignore]
+        from fastembed.rerank.cross_encoder.onnx_text_model import (  # type: ignore[import-not-found, unused-ignore]
+            OnnxCrossEncoderModel,
+        )
+    except ImportError:
+        return None
+
+    class Model(OnnxCrossEncoderModel):  # type: ignore[misc, unused-ignore]
+        def onnx_embed_pairs(self, pairs: list[tuple[str, str]], **_: Any) -> Any:
+            inputs = self._build_onnx_input(self.tokenize(pairs))
+            return OnnxOutputContext(self.model.run(None, inputs)[0])  # our graph's scores have no second axis
+
+        def _post_process_onnx_output(self, output: Any, **_: Any) -> Any:
+            return output.model_output
+
+    model = Model()
+    model._model_dir = folder
+    model._load_onnx_model(folder, MODELS["fp32"], threads, cuda=False)
+    model.tokenizer.enable_truncation(read_reranker_manifest(folder).max_length)
+    return lambda query, texts: list(model._rerank_documents(query, texts, batch_size))
 
 
 def main() -> None:

@@ -85,10 +85,8 @@ class Static8Linear:
     def add(self, graph: Graph, name: str, value: str, weight: Array, bias: Array | None = None) -> str:
         """Add a QuantizeLinear and the product that scales back."""
         channels = self._ranges[name]
-        low, high = min(float(channels.low.min()), 0.0), max(float(channels.high.max()), 0.0)
-        step = max((high - low) / 255, 1e-9)
-        scale = graph.constant(step, np.float32)
-        zero = graph.constant(min(255, max(0, round(-low / step))), np.uint8)
+        step, middle = static_range(float(channels.low.min()), float(channels.high.max()))
+        scale, zero = graph.constant(step, np.float32), graph.constant(middle, np.uint8)
         rounded = graph.op("QuantizeLinear", value, scale, zero)
         return _add_product8(graph, name, (rounded, scale, zero), weight, bias)
 
@@ -135,6 +133,13 @@ class Weight4Linear:
             accuracy_level=1,
         )
         return _with_bias(graph, name, product, bias)
+
+
+def static_range(low: float, high: float) -> tuple[float, int]:
+    """Return the size of a whole number and the one that stands for 0, where 0..255 spans a range and 0 itself."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    step = max((high - low) / 255, 1e-9)
+    return step, min(255, max(0, round(-low / step)))
 
 
 def round8(weight: Array) -> tuple[npt.NDArray[np.int8], Array]:

@@ -13,8 +13,9 @@ import numpy as np
 
 from pairgrade.advisories import refuse_known_bad
 from pairgrade.errors import MissingExtraError, ModelError
-from pairgrade.onnx_session import open_session
-from pairgrade.reranker import Reranker, Scores
+from pairgrade.export.first_row import read_first_row_only
+from pairgrade.export.reranker_int8 import write_int8
+from pairgrade.reranker import Reranker, Scores, open_graph
 from pairgrade.reranker_manifest import MODELS
 from pairgrade.train.ranking_metrics import Values, mean_ndcg, rank_correlations
 from pairgrade.train.reranker_data import DevQuery
@@ -27,9 +28,12 @@ _MOST_ERROR = 1e-3  # by which a score of the fp32 graph may differ from torch's
 _OPSET = 23  # the first with an Attention operator
 
 
-def export_reranker(model: RerankerModel, dev: Sequence[DevQuery], folder: Path, threads: int) -> dict[str, Any]:
+def export_reranker(
+    model: RerankerModel, dev: Sequence[DevQuery], examples: Sequence[tuple[str, str]], folder: Path, threads: int
+) -> dict[str, Any]:
     """Write model.onnx and, if it ranks the dev queries alike, model-int8.onnx; return how each ranks.
 
+    ``examples``: pairs of query and document, not of the dev queries, that the ranges of int8 are calibrated on.
     ModelError where the graph does not compute what torch does.
     """
     path = folder / MODELS["fp32"]
@@ -41,18 +45,14 @@ def export_reranker(model: RerankerModel, dev: Sequence[DevQuery], folder: Path,
     if not error <= _MOST_ERROR:
         raise ModelError(f"{path.name}: a score differs by {error:.2g} from torch's; this encoder cannot be exported")
     full = {"ndcg": mean_ndcg(labels, fp32), "largest_difference_from_torch": error}
-    return {"fp32": full, "int8": _int8(model, path, dev, fp32, threads)}
-
-
-def _int8(
-    model: RerankerModel, full: Path, dev: Sequence[DevQuery], fp32: Sequence[Scores], threads: int
-) -> dict[str, Any]:
-    path = full.with_name(MODELS["int8"])
-    _quantize(full, path)
-    found = ranks_alike([query.labels for query in dev], fp32, _scores(model, path, "int8", dev, threads))
+    int8 = path.with_name(MODELS["int8"])
+    rows = [model.encoder.padded([row]) for row in model.encoder.rows(examples)]
+    with _quiet():
+        write_int8(path, int8, rows, threads)
+    found = ranks_alike(labels, fp32, _scores(model, int8, "int8", dev, threads))
     if not found["kept"]:
-        path.unlink()
-    return found
+        int8.unlink()
+    return {"fp32": full, "int8": found}
 
 
 def ranks_alike(labels: Sequence[Values], fp32: Sequence[Values], int8: Sequence[Values]) -> dict[str, Any]:
@@ -65,6 +65,8 @@ def ranks_alike(labels: Sequence[Values], fp32: Sequence[Values], int8: Sequence
 
 def _write_graph(model: RerankerModel, path: Path) -> None:
     torch = _exporter()
+    import onnx
+
     names = model.inputs
     rows = model.encoder.rows([("a query", "a document"), ("another", "and one of some more words"), ("x", "y")])
     arrays = model.encoder.padded(rows)
@@ -81,7 +83,9 @@ def _write_graph(model: RerankerModel, path: Path) -> None:
             opset_version=_OPSET,
             verbose=False,
         )
-        program.save(str(path), external_data=False)
+    graph = program.model_proto
+    read_first_row_only(graph)
+    onnx.save(graph, str(path))
 
 
 def _scorer(transformer: Any, names: Sequence[str]) -> Any:
@@ -99,23 +103,8 @@ def _scorer(transformer: Any, names: Sequence[str]) -> Any:
     return Scorer()
 
 
-def _quantize(full: Path, path: Path) -> None:
-    """Give the linear layers int8 weights by channel and, as they run, 8-bit activations by tensor."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    with _quiet():
-        quantize_dynamic(
-            str(full),
-            str(path),
-            op_types_to_quantize=["MatMul", "Gather"],
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-        )
-
-
 def _scores(model: RerankerModel, path: Path, quant: str, dev: Sequence[DevQuery], threads: int) -> list[Scores]:
-    session = open_session(path, threads, "CPUExecutionProvider", shares_weights=False)
-    with Reranker(session, model.encoder, quant) as reranker:
+    with Reranker(open_graph(path, quant, threads), model.encoder, quant) as reranker:
         return [reranker.score(query.query, query.documents) for query in dev]
 
 

@@ -85,11 +85,13 @@ def test_batches_are_of_like_lengths() -> None:
     lengths = np.random.default_rng(0).integers(5, 200, 500).tolist()
     batches = length_batches(lengths, 32)
     assert sorted(place for batch in batches for place in batch) == list(range(500))
-    assert max(map(len, batches)) == 32
     for batch in batches:
         own = [lengths[place] for place in batch]
-        assert sum(own) >= 0.875 * max(own) * len(own)
-    assert len(batches) < 40
+        assert max(own) * len(own) <= 1024
+        assert sum(own) >= 0.9375 * max(own) * len(own)
+    assert len(batches) < 70  # of 53,258 tokens: 52 if none were padded and all were full
+    assert [len(batch) for batch in length_batches([5] * 70, 32)] == [32, 32, 6]
+    assert length_batches([2000, 1, 3000], 32) == [[2], [0], [1]]  # a long one runs, alone
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json"])

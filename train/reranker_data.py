@@ -47,6 +47,12 @@ def split_groups(groups: Sequence[RankingGroup], share: float, seed: int) -> tup
     return train, dev_queries([groups[place] for place in sorted(chosen)])
 
 
+def spread_pairs(groups: Sequence[RankingGroup], most: int) -> list[tuple[str, str]]:
+    """Return at most so many pairs of query and document, at equal distances over all groups."""
+    pairs = [(group.query, row.text) for group in groups for row in group.rows]
+    return pairs[:: -(-len(pairs) // most)]
+
+
 def dev_queries(groups: Sequence[RankingGroup]) -> list[DevQuery]:
     """Return the queries whose documents differ in their labels; InputError where there is none."""
     found = [

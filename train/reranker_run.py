@@ -26,11 +26,13 @@ from pairgrade.train.checkpoint import Checkpoints, State
 from pairgrade.train.encoder import DEFAULT_ENCODER, resolve_encoder
 from pairgrade.train.fitting import TrainProgress
 from pairgrade.train.ranking_metrics import RankingEvaluation
-from pairgrade.train.reranker_data import DevQuery, Slates, dev_queries, split_groups
+from pairgrade.train.reranker_data import DevQuery, Slates, dev_queries, split_groups, spread_pairs
 from pairgrade.train.reranker_loop import RerankerData, fit_reranker
 from pairgrade.train.reranker_model import RerankerModel, load_reranker
 from pairgrade.train.reranker_options import RerankerOptions
 from pairgrade.train.run import claim
+
+_EXAMPLES = 256  # pairs that the ranges of int8 are calibrated on
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ def _train(
     )
     facts = {"name": job.out.name, "base": job.base, "pairgrade": package_version(), "options": asdict(options)}
     facts |= asdict(counts)
-    metrics = _write(job, model, dev, state, identity, facts)
+    metrics = _write(job, model, (groups, dev), state, identity, facts)
     for path in folder.iterdir():
         path.unlink()
     folder.rmdir()
@@ -150,7 +152,7 @@ def _queries(job: RerankerJob, options: RerankerOptions) -> tuple[list[RankingGr
 def _write(
     job: RerankerJob,
     model: RerankerModel,
-    dev: list[DevQuery],
+    queries: tuple[list[RankingGroup], list[DevQuery]],
     state: State,
     identity: Identity,
     facts: dict[str, Any],
@@ -164,7 +166,9 @@ def _write(
         with quiet_transformers():
             model.model.save_pretrained(str(work), create_model_card=False)
         (work / TOKENIZER).write_text(model.encoder_json, encoding="utf-8")
-        metrics = export_reranker(model, dev, work, options["threads"] or usable_cores())
+        groups, dev = queries
+        examples = spread_pairs(groups, _EXAMPLES)
+        metrics = export_reranker(model, dev, examples, work, options["threads"] or usable_cores())
         write_report(work, state, facts, metrics)
         RerankerManifest(options["max_length"], model.model.tokenizer.pad_token_id, identity, metrics).write(work)
     return metrics

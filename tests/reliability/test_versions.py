@@ -83,7 +83,7 @@ def test_no_graph_is_written_by_a_bad_version(tmp_path: Path, monkeypatch: pytes
         Graph("documents")
     model: Any = None  # which is not come to
     with pytest.raises(ModelError, match=r"onnx 1\.20\.1 .*CVE-2026-27489"):
-        export_reranker(model, [], tmp_path, 1)
+        export_reranker(model, [], [], tmp_path, 1)
 
 
 def test_the_doctor_says_that_an_old_onnxruntime_runs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,115 @@
+"""The 8-bit graph of a re-ranker: its ranges are calibrated, so that no document moves another one's score."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pairgrade.errors import ModelError
+from pairgrade.pair_encoder import PairEncoder
+from pairgrade.reranker import Reranker, open_graph
+
+pytest.importorskip("sentence_transformers")
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnx")
+
+import onnx
+
+from pairgrade.export.reranker import ranks_alike
+from pairgrade.export.reranker_int8 import write_int8
+from pairgrade.onnx_session import open_session, product_kind
+from pairgrade.train.reranker_options import RerankerOptions
+from pairgrade.train.reranker_run import RerankerJob, train_reranker
+from tiny_encoder import WORDS, make_encoder, write_set
+
+PAIRS = [("what is salt?", " ".join(WORDS[(i * j) % len(WORDS)] for j in range(1 + 7 * i % 23))) for i in range(40)]
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("reranker")
+    options = RerankerOptions(epochs=3, slate=8, max_length=32, learning_rate=3e-3, threads=1)
+    job = RerankerJob(write_set(root / "set.jsonl", 24), root / "out", str(make_encoder(root / "bert")))
+    return train_reranker(job, options).out
+
+
+@pytest.fixture(scope="module")
+def encoder(folder: Path) -> PairEncoder:
+    return PairEncoder((folder / "tokenizer.json").read_text(), 32, 0)
+
+
+@pytest.fixture(scope="module")
+def int8(folder: Path, encoder: PairEncoder) -> Path:
+    path = folder.parent / "int8.onnx"
+    write_int8(folder / "model.onnx", path, examples(encoder), 1)
+    return path
+
+
+def examples(encoder: PairEncoder) -> list[dict[str, Any]]:
+    return [encoder.padded([row]) for row in encoder.rows(PAIRS[::2])]
+
+
+def scores(session: Any, encoder: PairEncoder, rows: int = 32) -> np.ndarray[Any, Any]:
+    return Reranker(session, encoder, "int8").predict(PAIRS, rows)
+
+
+def test_it_ranks_as_full_precision_does(folder: Path, int8: Path, encoder: PairEncoder) -> None:
+    full = scores(open_graph(folder / "model.onnx", "fp32", 1), encoder)
+    rounded = scores(open_graph(int8, "int8", 1), encoder)
+    assert 0 < np.abs(rounded - full).max() < 0.2 * full.std()
+    assert ranks_alike([np.arange(len(PAIRS))], [full], [rounded])["rho"] > 0.98
+    assert list(int8.parent.glob("int8*")) == [int8]  # nothing else is left
+
+
+def test_every_linear_layer_is_8_bit_and_an_input_is_rounded_once(folder: Path, int8: Path) -> None:
+    counts = [Counter(n.op_type for n in onnx.load(p).graph.node) for p in (folder / "model.onnx", int8)]
+    model = onnx.load(int8)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    products = [node for node in model.graph.node if node.op_type == "MatMulIntegerToFloat"]
+    assert len(products) == counts[0]["MatMul"] > 6
+    assert counts[1]["MatMul"] + counts[1]["Gemm"] == counts[0]["Gemm"]  # of one row only: the pooler's and the head's
+    assert all(len(node.input) == 7 for node in products)  # each has taken its bias along
+    assert counts[1]["QuantizeLinear"] == len({node.input[0] for node in products}) < len(products)
+    assert constants == {name for node in model.graph.node for name in node.input} & constants  # none is for nothing
+    full = onnx.load(folder / "model.onnx").graph.initializer
+    sizes = [sum(onnx.numpy_helper.to_array(t).nbytes for t in tensors) for tensors in (full, model.graph.initializer)]
+    assert sizes[1] < 0.4 * sizes[0]  # the tables of tokens are 8-bit, too
+
+
+def test_no_score_moves_with_its_neighbours(folder: Path, int8: Path, encoder: PairEncoder, tmp_path: Path) -> None:
+    from onnxruntime.quantization import quantize_dynamic
+
+    def moved(path: Path) -> float:
+        session = open_graph(path, "int8", 1)
+        together = scores(session, encoder)
+        return max(float(np.abs(scores(session, encoder, rows) - together).max()) for rows in (1, 3))
+
+    quantize_dynamic(folder / "model.onnx", tmp_path / "dynamic.onnx", ["MatMul"])
+    assert moved(int8) <= 1e-5
+    assert moved(tmp_path / "dynamic.onnx") > 1e-3  # the inverse: a range of the batch
+
+
+def test_both_products_give_the_same_bits_where_both_are_exact(int8: Path, encoder: PairEncoder) -> None:
+    if product_kind() != "u8s8":
+        pytest.skip("u8s8 saturates on this processor")
+    sessions = (open_session(int8, 1, "CPUExecutionProvider", product=kind) for kind in ("u8s8", "u8u8"))
+    first, second = (scores(session, encoder) for session in sessions)
+    np.testing.assert_array_equal(first, second)
+
+
+def test_numbers_that_are_not_finite_are_refused(folder: Path, encoder: PairEncoder, tmp_path: Path) -> None:
+    model = onnx.load(folder / "model.onnx")
+    place = next(i for i, t in enumerate(model.graph.initializer) if t.name.endswith("LayerNorm.bias"))
+    bad = np.full(model.graph.initializer[place].dims, np.inf, np.float32)
+    model.graph.initializer[place].CopyFrom(onnx.numpy_helper.from_array(bad, model.graph.initializer[place].name))
+    onnx.save(model, tmp_path / "bad.onnx")
+    with pytest.raises(ModelError, match="not finite"):
+        write_int8(tmp_path / "bad.onnx", tmp_path / "int8.onnx", examples(encoder), 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.onnx"]
