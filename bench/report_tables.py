@@ -104,7 +104,7 @@ def facts(result: BenchResult) -> list[tuple[str, str]]:
         ("context", f"{settings['context']} tokens"),
         *_gpu_settings(settings),
         ("reference", settings["reference"] or "none"),
-        ("rounds", f"{result.rounds}; asked: {settings['rounds']}"),
+        ("rounds", f"{result.rounds}; asked: {', '.join(f'{name} {n}' for name, n in settings['rounds'].items())}"),
     ]  # fmt: skip
     for ceiling in result.ceilings:
         int8 = "int8 not measured" if ceiling.int8_gops is None else f"int8 {ceiling.int8_gops:,.0f} GOP/s"

@@ -58,3 +58,16 @@ def test_the_matrix_of_the_report_is_that_of_its_result() -> None:
     assert {(c.model, c.engine, c.rubric, c.threads, c.batch_tokens) for c in result.cells} <= wanted
     for model in matrix.models:
         assert Path(model).name.removesuffix(".gguf").removeprefix("model-").removeprefix("onnx-") in PAGE
+
+
+def test_the_report_is_what_its_result_gives(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from pairgrade.bench.report_folder import write_report
+
+    folder = Path(__file__).parent.parent / "docs" / "report"
+    write_report(load_result(folder / "results.json"), tmp_path)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert text == (folder / "report.md").read_text(encoding="utf-8")
+    assert "{'" not in text  # nothing is shown as Python writes it
+    names = {path.name for path in tmp_path.glob("*.png")}
+    assert names == {path.name for path in folder.glob("*.png")}
