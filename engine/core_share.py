@@ -38,8 +38,8 @@ class CoreShare:
         if share < _LEAST_SHARE:
             self._told = True
             _log.warning(
-                "the %d threads of the model got %.0f%% of their processor time; is other work running on this "
-                "machine? They wait for each other, so that all are slow; fewer (--threads) are faster then",
+                "the %d threads of the model got %.0f%% of their processor time; are they more than the "
+                "cores, or is other work running? They wait for each other, and all are slow: lower --threads",
                 self._threads, 100 * share,
             )  # fmt: skip
         self._seconds = self._used = 0.0

@@ -71,14 +71,19 @@ class LlamaBackend:
             trained = self._model.trained_context
             _log.warning("the context of %d tokens is longer than the %d of the training", self.context, trained)
         self.threads = options.threads or usable_cores()
-        self._share = CoreShare(self.threads if options.gpu_layers == 0 else 1)  # on a GPU the threads hardly work
         # on a CPU own buffers are faster and more exact, on a GPU twice as slow: docs/decisions/llama-settings.md
         self._unified = options.gpu_layers != 0 if options.kv_unified is None else options.kv_unified
         self._cached: list[bytes] = []  # the prefix segments that lie in sequence 0
         self._lib = self._model.library
+        self._share = CoreShare(self.threads if self._spins() else 1)
         self._context = self._open_context()
         self._memory = self._lib.llama_get_memory(self._context)
         self._batch = _TokenBatch(self._lib, self.context * (1 if options.sequences == 1 else 2))
+
+    def _spins(self) -> bool:
+        """Whether all threads work all the time: not on a GPU, nor where a BLAS library does the products."""
+        features = self._lib.llama_print_system_info().decode()
+        return self.options.gpu_layers == 0 and not any(name in features for name in ("BLAS = 1", "ACCELERATE = 1"))
 
     @property
     def tokenizer(self) -> LlamaTokenizer:

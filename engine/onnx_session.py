@@ -56,9 +56,9 @@ def open_session(
     """Load a graph that reads no file outside its folder; ModelError where it cannot be.
 
     ``shares_weights``: compute from the mapped file, no packed copy of the weights is made. ``product``: how 8-bit
-    products are done where the processor has no VNNI, see ``product_kind``. ``fuses``: whether ONNX Runtime may round
-    the activations of products whose weights alone are 8-bit. ``profile``: how the file begins into which the session
-    writes what each operator took when it is closed.
+    products are done, see ``product_kind``; "u8u8" is exact on every processor, and slow on those with VNNI. ``fuses``:
+    whether ONNX Runtime may round the activations of products whose weights alone are 8-bit. ``profile``: how the file
+    begins into which the session writes what each operator took when it is closed.
     """
     library = runtime()
     check_onnx(path)

@@ -7,7 +7,7 @@
             print(hit["score"], hit["text"])
 
 A score is the logit of the model's one-label head: higher is more relevant, and only differences mean anything. It does
-not depend on the other documents of the call: in fp32 not beyond 1e-5, in int8 on the processors we tried not at all.
+not depend on the other documents of the call: in fp32 not beyond 1e-5, in int8 on the processor we tried not at all.
 """
 
 from __future__ import annotations
@@ -123,7 +123,10 @@ def open_graph(path: Path, quant: str, threads: int) -> Any:
     """Return the session of a re-ranker's graph in a precision."""
     from pairgrade.onnx_session import open_session, product_kind
 
-    product = product_kind() if quant == "int8" else "float"
+    try:
+        product = product_kind() if quant == "int8" else "float"
+    except OSError:  # no room for the graph that is tried
+        product = "u8u8"
     return open_session(path, threads, "CPUExecutionProvider", product=product)
 
 

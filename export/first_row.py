@@ -1,4 +1,4 @@
-"""An encoder's last layer for the one row that is read: the head of a re-ranker sees the first token only.
+"""An encoder's last layer for the one token that is read: where the head of a re-ranker sees the first one only.
 
 The choice of that token is moved up through what works on each token by itself, which behind the last attention is
 nearly all: products, sums and norms. What the other tokens are needed for stays as it is.
@@ -14,20 +14,23 @@ _BROADCAST = frozenset({"Add", "Sub", "Mul", "Div"})
 
 
 def read_first_row_only(model: Any) -> None:
-    """Move each choice of one token of (batch, tokens, width) up as far as it goes, in the graph of an ONNX model."""
+    """Move the choice of the first of (batch, tokens, width) up as far as it goes, in the graph of an ONNX model."""
+    from onnx import numpy_helper
+
     graph = model.graph
     constants = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
+    zeros = {tensor.name for tensor in graph.initializer if not tensor.dims and not numpy_helper.to_array(tensor)}
     described = (*graph.input, *graph.value_info, *graph.output)
     ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in described}
-    for choice in [node for node in graph.node if _is_choice(node, constants)]:
+    for choice in [node for node in graph.node if _is_choice(node, constants, zeros)]:
         moved = _behind(graph, choice, constants, ranks)
         if moved:
             _move(graph, choice, moved, constants)
 
 
-def _is_choice(node: Any, constants: dict[str, int]) -> bool:
-    """Whether a node takes one token of each row of the batch."""
-    if node.op_type != "Gather" or node.input[0] in constants or constants.get(node.input[1]) != 0:
+def _is_choice(node: Any, constants: dict[str, int], zeros: set[str]) -> bool:
+    """Whether a node takes the first token of each text."""
+    if node.op_type != "Gather" or node.input[0] in constants or node.input[1] not in zeros:
         return False
     return any(attribute.name == "axis" and attribute.i == 1 for attribute in node.attribute)
 
@@ -78,7 +81,7 @@ def _move(graph: Any, choice: Any, moved: list[Any], constants: dict[str, int]) 
             if name in made or name in constants:
                 continue
             if name not in chosen:
-                chosen[name] = f"{name}.first"
+                chosen[name] = f"{output}.{name}"
                 before[node.output[0]].append(
                     helper.make_node("Gather", [name, choice.input[1]], [chosen[name]], axis=1)
                 )

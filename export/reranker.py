@@ -14,7 +14,9 @@ import numpy as np
 from pairgrade.advisories import refuse_known_bad
 from pairgrade.errors import MissingExtraError, ModelError
 from pairgrade.export.first_row import read_first_row_only
+from pairgrade.export.onnx_constants import transpose_constants
 from pairgrade.export.reranker_int8 import write_int8
+from pairgrade.pair_encoder import Row
 from pairgrade.reranker import Reranker, Scores, open_graph
 from pairgrade.reranker_manifest import MODELS
 from pairgrade.train.ranking_metrics import Values, mean_ndcg, rank_correlations
@@ -29,11 +31,11 @@ _OPSET = 23  # the first with an Attention operator
 
 
 def export_reranker(
-    model: RerankerModel, dev: Sequence[DevQuery], examples: Sequence[tuple[str, str]], folder: Path, threads: int
+    model: RerankerModel, dev: Sequence[DevQuery], examples: Sequence[Row], folder: Path, threads: int
 ) -> dict[str, Any]:
     """Write model.onnx and, if it ranks the dev queries alike, model-int8.onnx; return how each ranks.
 
-    ``examples``: pairs of query and document, not of the dev queries, that the ranges of int8 are calibrated on.
+    ``examples``: encoded pairs, not of the dev queries, that the ranges of int8 are calibrated on.
     ModelError where the graph does not compute what torch does.
     """
     path = folder / MODELS["fp32"]
@@ -46,7 +48,7 @@ def export_reranker(
         raise ModelError(f"{path.name}: a score differs by {error:.2g} from torch's; this encoder cannot be exported")
     full = {"ndcg": mean_ndcg(labels, fp32), "largest_difference_from_torch": error}
     int8 = path.with_name(MODELS["int8"])
-    rows = [model.encoder.padded([row]) for row in model.encoder.rows(examples)]
+    rows = [model.encoder.padded([row]) for row in examples]
     with _quiet():
         write_int8(path, int8, rows, threads)
     found = ranks_alike(labels, fp32, _scores(model, int8, "int8", dev, threads))
@@ -84,6 +86,7 @@ def _write_graph(model: RerankerModel, path: Path) -> None:
             verbose=False,
         )
     graph = program.model_proto
+    transpose_constants(graph)
     read_first_row_only(graph)
     onnx.save(graph, str(path))
 

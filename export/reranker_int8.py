@@ -1,7 +1,7 @@
 """8-bit products for an exported encoder: weights by channel, activations by ranges that were calibrated before.
 
 A range taken from the batch, as ONNX Runtime's dynamic quantization has it, would let a score move with the documents
-beside it. Works on any graph whose linear layers are products by constants, which those of torch's exporter are.
+beside it. What is rounded are products by constants, which the linear layers of an exported encoder are.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from pairgrade.errors import ModelError
+from pairgrade.export.onnx_constants import drop_unused
 from pairgrade.export.onnx_linear import round8, static_range
 from pairgrade.export.onnx_writer import MICROSOFT
 from pairgrade.onnx_session import open_session
@@ -28,15 +29,9 @@ class Product:
     """A product by a constant, with the sum that follows it if that adds a constant to each column."""
 
     node: Any
-    weight: Any
+    weight: Any  # the constant
     bias: str | None
     sum: Any | None
-
-    @property
-    def output(self) -> str:
-        """The name of what comes out."""
-        found: str = (self.sum or self.node).output[0]
-        return found
 
 
 def write_int8(full: Path, path: Path, examples: Sequence[Inputs], threads: int) -> None:
@@ -65,6 +60,8 @@ def _calibrate(model: Any, path: Path, examples: Sequence[Inputs], threads: int)
     observed = onnx.ModelProto()
     observed.CopyFrom(model)
     names = list(dict.fromkeys(product.node.input[0] for product in _products(model)))
+    if not names:
+        return {}
     for name in names:
         for operator, kind in (("ReduceMin", "low"), ("ReduceMax", "high")):
             output = f"{kind}.{name}"
@@ -83,8 +80,6 @@ def _calibrate(model: Any, path: Path, examples: Sequence[Inputs], threads: int)
 
 
 def _products(model: Any) -> Iterator[Product]:
-    from onnx import numpy_helper
-
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     uses = Counter(name for node in model.graph.node for name in node.input)
     readers = {name: node for node in model.graph.node for name in node.input}
@@ -98,7 +93,7 @@ def _products(model: Any) -> Iterator[Product]:
             (other,) = (name for name in readers[result].input if name != result)
             if other in constants and list(constants[other].dims) == [weight.dims[1]]:
                 bias, sum_ = other, readers[result]
-        yield Product(node, numpy_helper.to_array(weight), bias, sum_)
+        yield Product(node, weight, bias, sum_)
 
 
 def _round_products(model: Any, ranges: Ranges) -> None:
@@ -107,41 +102,35 @@ def _round_products(model: Any, ranges: Ranges) -> None:
 
     graph = model.graph
     new: dict[str, list[Any]] = {}  # by the output of the node that they stand for
-    rounded: set[str] = set()
+    known: set[str] = set()  # values and weights that are rounded already
 
-    def constant(array: Any, name: str) -> str:
+    def constant(array: Any, name: str) -> None:
         graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
-        return name
 
     for product in list(_products(model)):
-        value, name = product.node.input[0], product.node.output[0]
-        scale, zero = f"{value}.scale", f"{value}.zero"
-        nodes = new[name] = []
-        if value not in rounded:
-            rounded.add(value)
+        value, weight = product.node.input
+        nodes = new[product.node.output[0]] = []
+        if value not in known:
             step, middle = static_range(*ranges[value])
-            constant(np.float32(step), scale)
-            constant(np.uint8(middle), zero)
-            nodes.append(helper.make_node("QuantizeLinear", [value, scale, zero], [f"{value}.int8"]))
-        whole, scales = round8(product.weight)
-        inputs = [f"{value}.int8", constant(whole, f"{name}.int8"), scale, constant(scales, f"{name}.scales"), zero]
+            constant(np.float32(step), f"{value}.scale")
+            constant(np.uint8(middle), f"{value}.zero")
+            rounding = [value, f"{value}.scale", f"{value}.zero"]
+            nodes.append(helper.make_node("QuantizeLinear", rounding, [f"{value}.int8"]))
+        if weight not in known:
+            whole, scales = round8(numpy_helper.to_array(product.weight))
+            constant(whole, f"{weight}.int8")
+            constant(scales, f"{weight}.scale")
+        known |= {value, weight}
+        inputs = [f"{value}.int8", f"{weight}.int8", f"{value}.scale", f"{weight}.scale", f"{value}.zero"]
         inputs += ["", product.bias] if product.bias else []
-        nodes.append(helper.make_node("MatMulIntegerToFloat", inputs, [product.output], domain=MICROSOFT))
+        result = product.node.output[0]
         if product.sum is not None:
-            new[product.output] = []
+            result = product.sum.output[0]
+            new[result] = []
+        nodes.append(helper.make_node("MatMulIntegerToFloat", inputs, [result], domain=MICROSOFT))
     kept = [one for node in graph.node for one in new.get(node.output[0], [node])]
     del graph.node[:]
     graph.node.extend(kept)
-    _drop_unused(graph)
+    drop_unused(graph)
     if MICROSOFT not in {opset.domain for opset in model.opset_import}:
         model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
-
-
-def _drop_unused(graph: Any) -> None:
-    """Drop constants that no node reads, and what is said of values that no node makes any more."""
-    read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
-    made = {name for node in graph.node for name in node.output}
-    for entries, names in ((graph.initializer, read), (graph.value_info, made)):
-        kept = [entry for entry in entries if entry.name in names]
-        del entries[:]
-        entries.extend(kept)

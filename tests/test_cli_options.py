@@ -68,11 +68,11 @@ def _parameters(command: click.Command, name: str) -> Iterator[tuple[str, click.
         yield name, parameter
 
 
-@pytest.mark.parametrize("option", ["--threads", "--ctx"])
-def test_no_command_takes_none_of_what_it_needs(option: str) -> None:
+@pytest.mark.parametrize(("option", "value"), [("--threads", "0"), ("--ctx", "63")])
+def test_no_command_takes_less_than_it_needs(option: str, value: str) -> None:
     """Wrong usage, before anything is read or loaded, wherever an option is declared."""
     found = [(name, own) for name, own in _parameters(cli, "pairgrade") if option in own.opts]
     assert len(found) >= 5
     for _, parameter in found:
         with pytest.raises(click.BadParameter, match="x>="):
-            parameter.type.convert("0", parameter, None)
+            parameter.type.convert(value, parameter, None)

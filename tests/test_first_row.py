@@ -27,8 +27,8 @@ TABLES = {
 }
 
 
-def graph(*nodes: tuple[str, str, str], also: str | None = None) -> Any:
-    """Make a model of nodes (operator, inputs, output), of which the last output's first token is chosen.
+def graph(*nodes: tuple[str, str, str], also: str | None = None, token: int = 0) -> Any:
+    """Make a model of nodes (operator, inputs, output), of whose last output a token is chosen.
 
     ``also``: another value that is read as a whole.
     """
@@ -36,10 +36,10 @@ def graph(*nodes: tuple[str, str, str], also: str | None = None) -> Any:
     for operator, inputs, output in nodes:
         domain = {"axis": -1} if operator == "LayerNormalization" else {}
         made.append(helper.make_node(operator, inputs.split(), [output], **domain))
-    made.append(helper.make_node("Gather", [nodes[-1][2], "zero"], ["y"], axis=1))
+    made.append(helper.make_node("Gather", [nodes[-1][2], "token"], ["y"], axis=1))
     outputs = ["y"] + ([also] if also else [])
     tables = [numpy_helper.from_array(table.astype(np.float32), name) for name, table in TABLES.items()]
-    tables.append(numpy_helper.from_array(np.int64(0), "zero"))
+    tables.append(numpy_helper.from_array(np.int64(token), "token"))
     model = helper.make_model(
         helper.make_graph(
             made,
@@ -89,7 +89,7 @@ def test_it_moves_through_products_sums_and_norms_with_both_ends_of_a_bypass() -
         ("Add", "f a", "g"),
     )
     assert moved_above(model) == ([], ["MatMul", "Add", "Gelu", "MatMul", "Add", "LayerNormalization", "Add"])
-    assert [node.output[0] for node in model.graph.node if node.op_type == "Gather"] == ["x.first", "r.first"]
+    assert [node.output[0] for node in model.graph.node if node.op_type == "Gather"] == ["y.x", "y.r"]
 
 
 @pytest.mark.parametrize(
@@ -106,9 +106,10 @@ def test_it_stops_where_tokens_differ(nodes: list[tuple[str, str, str]], above: 
     assert moved_above(graph(*nodes))[0] == above
 
 
-def test_it_stops_where_the_other_tokens_are_read() -> None:
+def test_it_stops_where_other_tokens_are_read() -> None:
     nodes = ("MatMul", "x w", "a"), ("Add", "a bias", "b"), ("Mul", "b gain", "c")
     assert moved_above(graph(*nodes, also="b"))[0] == ["MatMul", "Add"]
     mixed = ("MatMul", "x w", "a"), ("Softmax", "a", "s"), ("Add", "s a", "b"), ("Add", "b bias", "c")
     assert moved_above(graph(*mixed))[0] == ["MatMul", "Softmax"]
     assert moved_above(graph(*nodes, also="c")) == (["MatMul", "Add", "Mul"], [])
+    assert moved_above(graph(*nodes, token=2)) == (["MatMul", "Add", "Mul"], [])

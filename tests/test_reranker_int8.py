@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pairgrade.errors import ModelError
+from pairgrade.errors import InputError, ModelError
 from pairgrade.pair_encoder import PairEncoder
 from pairgrade.reranker import Reranker, open_graph
 
@@ -19,13 +20,17 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
 
 import onnx
+from onnx import TensorProto, helper, numpy_helper
 
+from pairgrade.export.onnx_constants import transpose_constants
 from pairgrade.export.reranker import ranks_alike
 from pairgrade.export.reranker_int8 import write_int8
 from pairgrade.onnx_session import open_session, product_kind
+from pairgrade.ranking_set import write_ranking_set
+from pairgrade.train.fitting import TrainProgress
 from pairgrade.train.reranker_options import RerankerOptions
 from pairgrade.train.reranker_run import RerankerJob, train_reranker
-from tiny_encoder import WORDS, make_encoder, write_set
+from tiny_encoder import WORDS, make_encoder, ranking_rows, write_set
 
 PAIRS = [("what is salt?", " ".join(WORDS[(i * j) % len(WORDS)] for j in range(1 + 7 * i % 23))) for i in range(40)]
 
@@ -79,7 +84,7 @@ def test_every_linear_layer_is_8_bit_and_an_input_is_rounded_once(folder: Path, 
     assert counts[1]["QuantizeLinear"] == len({node.input[0] for node in products}) < len(products)
     assert constants == {name for node in model.graph.node for name in node.input} & constants  # none is for nothing
     full = onnx.load(folder / "model.onnx").graph.initializer
-    sizes = [sum(onnx.numpy_helper.to_array(t).nbytes for t in tensors) for tensors in (full, model.graph.initializer)]
+    sizes = [sum(numpy_helper.to_array(t).nbytes for t in tensors) for tensors in (full, model.graph.initializer)]
     assert sizes[1] < 0.4 * sizes[0]  # the tables of tokens are 8-bit, too
 
 
@@ -108,8 +113,61 @@ def test_numbers_that_are_not_finite_are_refused(folder: Path, encoder: PairEnco
     model = onnx.load(folder / "model.onnx")
     place = next(i for i, t in enumerate(model.graph.initializer) if t.name.endswith("LayerNorm.bias"))
     bad = np.full(model.graph.initializer[place].dims, np.inf, np.float32)
-    model.graph.initializer[place].CopyFrom(onnx.numpy_helper.from_array(bad, model.graph.initializer[place].name))
+    model.graph.initializer[place].CopyFrom(numpy_helper.from_array(bad, model.graph.initializer[place].name))
     onnx.save(model, tmp_path / "bad.onnx")
     with pytest.raises(ModelError, match="not finite"):
         write_int8(tmp_path / "bad.onnx", tmp_path / "int8.onnx", examples(encoder), 1)
     assert [path.name for path in tmp_path.iterdir()] == ["bad.onnx"]
+
+
+def toy(*nodes: Any, **tables: Any) -> Any:
+    """Make a model of x (rows, 4) to y (rows, 4)."""
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in ("x", "y")]
+    constants = [numpy_helper.from_array(table.astype(np.float32), name) for name, table in tables.items()]
+    made = helper.make_graph(nodes, "toy", values[:1], values[1:], constants)
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def test_weights_that_are_shared_transposed_or_chained(tmp_path: Path) -> None:
+    w = np.random.default_rng(0).standard_normal((4, 4))
+    model = toy(
+        helper.make_node("Transpose", ["w"], ["t"], perm=[1, 0]),
+        helper.make_node("MatMul", ["x", "t"], ["a"]),
+        helper.make_node("MatMul", ["a", "t"], ["b"]),
+        helper.make_node("MatMul", ["b", "v"], ["y"]),
+        w=w, v=w + 1,
+    )  # fmt: skip
+    transpose_constants(model)
+    onnx.checker.check_model(model, full_check=True)
+    assert [tensor.name for tensor in model.graph.initializer] == ["v", "t"]
+    x = np.random.default_rng(1).standard_normal((50, 4)).astype(np.float32)
+    onnx.save(model, tmp_path / "full.onnx")
+    write_int8(tmp_path / "full.onnx", tmp_path / "int8.onnx", [{"x": x}], 1)
+    found = open_graph(tmp_path / "int8.onnx", "int8", 1).run(None, {"x": x})[0]
+    expected = x @ w.T @ w.T @ (w + 1)
+    assert 0 < np.abs(found - expected).max() < 0.05 * expected.std()
+    types = Counter(tensor.data_type for tensor in onnx.load(tmp_path / "int8.onnx").graph.initializer)
+    assert types[TensorProto.INT8] == 2  # one of them is used twice
+
+
+def test_a_graph_without_products_stays_as_it_is(tmp_path: Path) -> None:
+    onnx.save(toy(helper.make_node("Relu", ["x"], ["y"])), tmp_path / "full.onnx")
+    x = np.full((1, 4), -1, np.float32)
+    write_int8(tmp_path / "full.onnx", tmp_path / "int8.onnx", [{"x": x}], 1)
+    assert not open_graph(tmp_path / "int8.onnx", "int8", 1).run(None, {"x": x})[0].any()
+
+
+def test_a_query_of_no_use_is_told_before_the_training(tmp_path: Path) -> None:
+    rows = ranking_rows(4)
+    rows += [replace(rows[0], query_id="long", query="salt " * 40, doc_id=f"x{i}") for i in range(3)]
+    write_ranking_set(tmp_path / "set.jsonl", rows)
+    phases: list[str] = []
+
+    class Told(TrainProgress):
+        def phase(self, name: str) -> None:
+            phases.append(name)
+
+    job = RerankerJob(tmp_path / "set.jsonl", tmp_path / "out", str(make_encoder(tmp_path / "bert")))
+    with pytest.raises(InputError, match="a query may have 28"):
+        train_reranker(job, RerankerOptions(epochs=1, max_length=32, threads=1), Told())
+    assert phases == ["reading", "loading"]

@@ -47,10 +47,12 @@ def split_groups(groups: Sequence[RankingGroup], share: float, seed: int) -> tup
     return train, dev_queries([groups[place] for place in sorted(chosen)])
 
 
-def spread_pairs(groups: Sequence[RankingGroup], most: int) -> list[tuple[str, str]]:
-    """Return at most so many pairs of query and document, at equal distances over all groups."""
-    pairs = [(group.query, row.text) for group in groups for row in group.rows]
-    return pairs[:: -(-len(pairs) // most)]
+def sample_pairs(groups: Sequence[RankingGroup], most: int) -> list[tuple[str, str]]:
+    """Return at most so many pairs of query and document, at random, always the same."""
+    total = sum(len(group.rows) for group in groups)
+    chosen = set(random.Random(0).sample(range(total), min(most, total)))
+    rows = ((group.query, row) for group in groups for row in group.rows)
+    return [(query, row.text) for place, (query, row) in enumerate(rows) if place in chosen]
 
 
 def dev_queries(groups: Sequence[RankingGroup]) -> list[DevQuery]:

@@ -18,6 +18,7 @@ from pairgrade.file_hashes import file_sha256
 from pairgrade.hardware import usable_cores
 from pairgrade.lock import exclusive
 from pairgrade.manifest import Identity
+from pairgrade.pair_encoder import Row
 from pairgrade.ranking_set import RankingGroup, read_groups
 from pairgrade.reranker_manifest import TOKENIZER, RerankerManifest, read_reranker_manifest
 from pairgrade.stop import PoliteStop
@@ -26,7 +27,7 @@ from pairgrade.train.checkpoint import Checkpoints, State
 from pairgrade.train.encoder import DEFAULT_ENCODER, resolve_encoder
 from pairgrade.train.fitting import TrainProgress
 from pairgrade.train.ranking_metrics import RankingEvaluation
-from pairgrade.train.reranker_data import DevQuery, Slates, dev_queries, split_groups, spread_pairs
+from pairgrade.train.reranker_data import DevQuery, Slates, dev_queries, sample_pairs, split_groups
 from pairgrade.train.reranker_loop import RerankerData, fit_reranker
 from pairgrade.train.reranker_model import RerankerModel, load_reranker
 from pairgrade.train.reranker_options import RerankerOptions
@@ -104,6 +105,7 @@ def _train(
     identity = _identity(job, options, base)
     claim(folder, identity, job.overwrite)
     model = load_reranker(base, options)
+    examples = model.encoder.rows(sample_pairs(groups, _EXAMPLES))  # now, so that one of no use is told at once
     checkpoints = Checkpoints(folder, lambda table: RankingEvaluation(**table))
     progress.phase("training")
     state = fit_reranker(model, RerankerData(slates, dev), options, checkpoints, stop, progress)
@@ -117,7 +119,7 @@ def _train(
     )
     facts = {"name": job.out.name, "base": job.base, "pairgrade": package_version(), "options": asdict(options)}
     facts |= asdict(counts)
-    metrics = _write(job, model, (groups, dev), state, identity, facts)
+    metrics = _write(job, model, dev, examples, state, identity, facts)
     for path in folder.iterdir():
         path.unlink()
     folder.rmdir()
@@ -152,7 +154,8 @@ def _queries(job: RerankerJob, options: RerankerOptions) -> tuple[list[RankingGr
 def _write(
     job: RerankerJob,
     model: RerankerModel,
-    queries: tuple[list[RankingGroup], list[DevQuery]],
+    dev: list[DevQuery],
+    examples: list[Row],
     state: State,
     identity: Identity,
     facts: dict[str, Any],
@@ -166,8 +169,6 @@ def _write(
         with quiet_transformers():
             model.model.save_pretrained(str(work), create_model_card=False)
         (work / TOKENIZER).write_text(model.encoder_json, encoding="utf-8")
-        groups, dev = queries
-        examples = spread_pairs(groups, _EXAMPLES)
         metrics = export_reranker(model, dev, examples, work, options["threads"] or usable_cores())
         write_report(work, state, facts, metrics)
         RerankerManifest(options["max_length"], model.model.tokenizer.pad_token_id, identity, metrics).write(work)
