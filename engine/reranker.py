@@ -79,11 +79,18 @@ class Reranker:
             rows = self._encoder.rows([(query, document) for query, document in pairs[start : start + _CHUNK]])
             for places in length_batches([len(ids) for ids, _ in rows], batch_size):
                 inputs = self._encoder.padded([rows[place] for place in places])
-                with flushed_denormals():
-                    (found,) = self._session.run(None, {name: inputs[name] for name in self._inputs})
-                scores[[start + place for place in places]] = found
+                scores[[start + place for place in places]] = self._run(inputs)
         if not np.isfinite(scores).all():
             raise NonFiniteError(f"{int((~np.isfinite(scores)).sum())} of {len(scores)} scores are not finite numbers")
+        return scores
+
+    def _run(self, inputs: dict[str, Any]) -> Scores:
+        try:
+            with flushed_denormals():
+                (found,) = self._session.run(None, {name: inputs[name] for name in self._inputs})
+        except Exception as error:  # the library raises its own kinds, which have no common root but this
+            raise ModelError(f"ONNX Runtime cannot run the re-ranker ({error})") from None
+        scores: Scores = found
         return scores
 
     def rank(

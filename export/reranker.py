@@ -27,7 +27,8 @@ from pairgrade.train.reranker_model import RerankerModel
 LEAST_RHO = 0.98  # Spearman's rho of a query's scores, the mean over the queries
 MOST_NDCG = 0.005  # by which the dev nDCG@10 of int8 may differ from that of fp32
 _MOST_ERROR = 1e-3  # by which a score of the fp32 graph may differ from torch's
-_OPSET = 23  # the first with an Attention operator
+_OPSETS = (23, 22)  # the first with an Attention operator, and what goes without
+_NOT_RUN = "RotaryEmbedding"  # whose angles torch's exporter gives once, and ONNX Runtime 1.32 wants for each text
 
 
 def export_reranker(
@@ -69,6 +70,17 @@ def _write_graph(model: RerankerModel, path: Path) -> None:
     torch = _exporter()
     import onnx
 
+    for opset in _OPSETS:
+        graph = _graph(torch, model, opset)
+        if all(node.op_type != _NOT_RUN for node in graph.graph.node):
+            break
+    transpose_constants(graph)
+    read_first_row_only(graph)
+    onnx.save(graph, str(path))
+
+
+def _graph(torch: Any, model: RerankerModel, opset: int) -> Any:
+    """Return the graph of encoder and head as torch's exporter makes it, an ONNX model."""
     names = model.inputs
     rows = model.encoder.rows([("a query", "a document"), ("another", "and one of some more words"), ("x", "y")])
     arrays = model.encoder.padded(rows)
@@ -82,13 +94,10 @@ def _write_graph(model: RerankerModel, path: Path) -> None:
             dynamic_shapes=(tuple(axes for _ in names),),
             input_names=names,
             output_names=["score"],
-            opset_version=_OPSET,
+            opset_version=opset,
             verbose=False,
         )
-    graph = program.model_proto
-    transpose_constants(graph)
-    read_first_row_only(graph)
-    onnx.save(graph, str(path))
+    return program.model_proto
 
 
 def _scorer(transformer: Any, names: Sequence[str]) -> Any:

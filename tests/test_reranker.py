@@ -15,7 +15,7 @@ from pairgrade import InputError, ModelError, Reranker
 from pairgrade.cli.rerank import command as rerank_command
 from pairgrade.pair_encoder import PairEncoder
 from pairgrade.rerank_job import RerankJob, rerank
-from pairgrade.reranker import length_batches
+from pairgrade.reranker import length_batches, open_graph
 from pairgrade.run_files import read_ranking
 
 pytest.importorskip("sentence_transformers")
@@ -193,3 +193,24 @@ def test_the_command_tells_documents_without_text(folder: Path, texts: tuple[str
     done = CliRunner().invoke(cli, ["rerank", texts[0], *options, "--quant", "fp32", "--force"], catch_exceptions=False)
     assert "nowhere" in done.stdout
     assert "ranked again in fp32" in done.stdout
+
+
+def test_what_the_runtime_cannot_run_is_told(folder: Path, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    helper, kind = onnx.helper, onnx.TensorProto
+    graph = helper.make_graph(
+        [helper.make_node("ReduceMax", ["input_ids", "axis"], ["score"], keepdims=0)],
+        "short",
+        [helper.make_tensor_value_info("input_ids", kind.INT64, ["n", 3])],  # no pair is so short
+        [helper.make_tensor_value_info("score", kind.INT64, ["n"])],
+        [helper.make_tensor("axis", kind.INT64, [1], [1])],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "short.onnx"
+    )
+    encoder = PairEncoder((folder / "tokenizer.json").read_text(), 32, 0)
+    with (
+        Reranker(open_graph(tmp_path / "short.onnx", "fp32", 1), encoder, "fp32") as reranker,
+        pytest.raises(ModelError, match="cannot run the re-ranker"),
+    ):
+        reranker.score("what is salt?", ["a lamp"])

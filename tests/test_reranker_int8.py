@@ -23,11 +23,13 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from pairgrade.export.onnx_constants import transpose_constants
-from pairgrade.export.reranker import ranks_alike
+from pairgrade.export.reranker import export_reranker, ranks_alike
 from pairgrade.export.reranker_int8 import write_int8
 from pairgrade.onnx_session import open_session, product_kind
 from pairgrade.ranking_set import write_ranking_set
 from pairgrade.train.fitting import TrainProgress
+from pairgrade.train.reranker_data import DevQuery
+from pairgrade.train.reranker_model import load_reranker
 from pairgrade.train.reranker_options import RerankerOptions
 from pairgrade.train.reranker_run import RerankerJob, train_reranker
 from tiny_encoder import WORDS, make_encoder, ranking_rows, write_set
@@ -171,3 +173,24 @@ def test_a_query_of_no_use_is_told_before_the_training(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a query may have 28"):
         train_reranker(job, RerankerOptions(epochs=1, max_length=32, threads=1), Told())
     assert phases == ["reading", "loading"]
+
+
+@pytest.mark.parametrize(
+    ("family", "products", "settings"),
+    [
+        ("Albert", 13, {"embedding_size": 16}),  # both layers have the same weights
+        ("ModernBert", 8, {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}),
+    ],
+)
+def test_other_encoders_are_exported_and_rounded(
+    family: str, products: int, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    base = make_encoder(tmp_path / "base", family=family, **settings)
+    model = load_reranker(base, RerankerOptions(max_length=32, threads=1))
+    dev = [DevQuery("q", PAIRS[0][0], tuple(document for _, document in PAIRS), np.arange(len(PAIRS)) / 10)]
+    found = export_reranker(model, dev, model.encoder.rows(PAIRS[::2]), tmp_path, 1)
+    assert found["fp32"]["largest_difference_from_torch"] < 1e-4
+    assert found["int8"]["rho"] > 0.9  # of random weights, whose scores lie close together
+    write_int8(tmp_path / "model.onnx", tmp_path / "int8.onnx", examples(model.encoder), 1)
+    counts = Counter(node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node)
+    assert counts["MatMulIntegerToFloat"] == products

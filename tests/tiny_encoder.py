@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,11 +14,14 @@ WORDS = ("river", "stone", "cloud", "engine", "paper", "salt", "window", "music"
 _SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
-def make_encoder(folder: Path, seed: int = 0) -> Path:
-    """Write a random 2-layer BERT (hidden size 32) as a transformers folder; return it."""
+def make_encoder(folder: Path, seed: int = 0, family: str = "Bert", **settings: Any) -> Path:
+    """Write a random 2-layer encoder (hidden size 32) as a transformers folder; return it.
+
+    ``family``: as transformers' classes begin; ``settings``: of its configuration.
+    """
     import torch
+    import transformers
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import BertConfig, BertModel
 
     folder.mkdir(parents=True)
     # written down, not trained: a trainer breaks ties by the order of a hash table, and the ids decide what is learnt
@@ -34,12 +38,12 @@ def make_encoder(folder: Path, seed: int = 0) -> Path:
     tokenizer.save(str(folder / "tokenizer.json"))
     names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), _SPECIALS, strict=True))
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"} | names))
-    config = BertConfig(
+    config = getattr(transformers, f"{family}Config")(
         vocab_size=tokenizer.get_vocab_size(), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=64, max_position_embeddings=64, pad_token_id=0,
+        intermediate_size=64, max_position_embeddings=64, pad_token_id=0, **settings,
     )  # fmt: skip
     torch.manual_seed(seed)
-    model = BertModel(config)
+    model = getattr(transformers, f"{family}Model")(config)
     with torch.no_grad():
         for parameter in model.parameters():  # away from the initial zeros and ones, so that nothing hides
             parameter.add_(torch.randn_like(parameter) * (0.25 if parameter.ndim > 1 else 0.1))
