@@ -22,6 +22,7 @@ pytest.importorskip("onnx")
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from pairgrade.export import reranker_int8
 from pairgrade.export.onnx_constants import transpose_constants
 from pairgrade.export.reranker import export_reranker, ranks_alike
 from pairgrade.export.reranker_int8 import write_int8
@@ -194,3 +195,19 @@ def test_other_encoders_are_exported_and_rounded(
     write_int8(tmp_path / "model.onnx", tmp_path / "int8.onnx", examples(model.encoder), 1)
     counts = Counter(node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node)
     assert counts["MatMulIntegerToFloat"] == products
+
+
+def test_an_outlier_channel_is_scaled_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    w = random.standard_normal((4, 4)) * np.array([[0.02], [1], [1], [1]])
+    onnx.save(toy(helper.make_node("MatMul", ["x", "w"], ["y"]), w=w), tmp_path / "full.onnx")
+    x = (random.standard_normal((200, 4)) * np.array([50, 1, 1, 1])).astype(np.float32)
+
+    def error(name: str) -> float:
+        write_int8(tmp_path / "full.onnx", tmp_path / name, [{"x": x}], 1)
+        return float(np.abs(open_graph(tmp_path / name, "int8", 1).run(None, {"x": x})[0] - x @ w).max())
+
+    best = error("best.onnx")
+    assert "Mul" in {node.op_type for node in onnx.load(tmp_path / "best.onnx").graph.node}
+    monkeypatch.setattr(reranker_int8, "_STRENGTHS", (None,))
+    assert best < 0.3 * error("plain.onnx")
