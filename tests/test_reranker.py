@@ -22,9 +22,7 @@ pytest.importorskip("sentence_transformers")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
-from pairgrade.train.reranker_options import RerankerOptions
-from pairgrade.train.reranker_run import RerankerJob, train_reranker
-from tiny_encoder import WORDS, make_encoder, ranking_rows, write_set
+from tiny_encoder import WORDS, make_reranker, ranking_rows
 
 DOCUMENTS = [" ".join(WORDS[(i * j) % len(WORDS)] for j in range(1 + 7 * i % 23)) for i in range(40)]
 
@@ -33,10 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::Deprec
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("reranker")
-    options = RerankerOptions(epochs=3, slate=8, max_length=32, learning_rate=3e-3, threads=1)
-    job = RerankerJob(write_set(root / "set.jsonl", 24), root / "out", str(make_encoder(root / "bert")))
-    return train_reranker(job, options).out
+    return make_reranker(tmp_path_factory.mktemp("reranker"))
 
 
 def test_a_score_does_not_depend_on_its_neighbours(folder: Path) -> None:

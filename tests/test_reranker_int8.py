@@ -33,7 +33,7 @@ from pairgrade.train.reranker_data import DevQuery
 from pairgrade.train.reranker_model import load_reranker
 from pairgrade.train.reranker_options import RerankerOptions
 from pairgrade.train.reranker_run import RerankerJob, train_reranker
-from tiny_encoder import WORDS, make_encoder, ranking_rows, write_set
+from tiny_encoder import WORDS, make_encoder, make_reranker, ranking_rows
 
 PAIRS = [("what is salt?", " ".join(WORDS[(i * j) % len(WORDS)] for j in range(1 + 7 * i % 23))) for i in range(40)]
 
@@ -42,10 +42,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::Deprec
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("reranker")
-    options = RerankerOptions(epochs=3, slate=8, max_length=32, learning_rate=3e-3, threads=1)
-    job = RerankerJob(write_set(root / "set.jsonl", 24), root / "out", str(make_encoder(root / "bert")))
-    return train_reranker(job, options).out
+    return make_reranker(tmp_path_factory.mktemp("reranker"))
 
 
 @pytest.fixture(scope="module")

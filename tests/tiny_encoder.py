@@ -68,3 +68,13 @@ def write_set(path: Path, queries: int = 10, documents: int = 8) -> Path:
     """Write these rows as a ranking set."""
     write_ranking_set(path, ranking_rows(queries, documents))
     return path
+
+
+def make_reranker(root: Path) -> Path:
+    """Train a re-ranker of that encoder on such a set, three epochs of inputs of up to 32 tokens; return its folder."""
+    from pairgrade.train.reranker_options import RerankerOptions
+    from pairgrade.train.reranker_run import RerankerJob, train_reranker
+
+    options = RerankerOptions(epochs=3, slate=8, max_length=32, learning_rate=3e-3, threads=1)
+    job = RerankerJob(write_set(root / "set.jsonl", 24), root / "out", str(make_encoder(root / "bert")))
+    return train_reranker(job, options).out
