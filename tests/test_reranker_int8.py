@@ -28,6 +28,7 @@ from pairgrade.export.reranker import export_reranker, ranks_alike
 from pairgrade.export.reranker_int8 import write_int8
 from pairgrade.onnx_session import open_session, product_kind
 from pairgrade.ranking_set import write_ranking_set
+from pairgrade.train import reranker_model
 from pairgrade.train.fitting import TrainProgress
 from pairgrade.train.reranker_data import DevQuery
 from pairgrade.train.reranker_model import load_reranker
@@ -208,3 +209,12 @@ def test_an_outlier_channel_is_scaled_away(tmp_path: Path, monkeypatch: pytest.M
     assert "Mul" in {node.op_type for node in onnx.load(tmp_path / "best.onnx").graph.node}
     monkeypatch.setattr(reranker_int8, "_STRENGTHS", (None,))
     assert best < 0.3 * error("plain.onnx")
+
+
+def test_an_encoder_too_large_to_export_is_told_before_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = make_encoder(tmp_path / "base")
+    monkeypatch.setattr(reranker_model, "_MOST_BYTES", 50_000)
+    with pytest.raises(ModelError, match="take a smaller encoder"):
+        load_reranker(base, RerankerOptions(max_length=32, threads=1))

@@ -18,6 +18,8 @@ from pairgrade.train.examples import micro_batches
 from pairgrade.train.reranker_data import Slate
 from pairgrade.train.reranker_options import RerankerOptions
 
+_MOST_BYTES = 2**31 - 2**24  # of a protobuf message, what is not weights left out
+
 
 class RerankerModel:
     """A CrossEncoder with one label whose scores are logits, and the encoder of its pairs."""
@@ -62,7 +64,7 @@ class RerankerModel:
 def load_reranker(folder: Path, options: RerankerOptions) -> RerankerModel:
     """Load an encoder in full precision and put a one-label head on it, seeded; no code of the folder is run.
 
-    ModelError where it is none that transformers knows, or reads less than ``max_length`` tokens.
+    ModelError where it is none that transformers knows, reads less than ``max_length`` tokens or cannot be exported.
     """
     _check_libraries()
     import torch
@@ -84,6 +86,12 @@ def load_reranker(folder: Path, options: RerankerOptions) -> RerankerModel:
             )
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise ModelError(f"{folder}: transformers cannot load it as an encoder ({error})") from None
+    size = 4 * sum(parameter.numel() for parameter in model.parameters())
+    if size > _MOST_BYTES:
+        raise ModelError(
+            f"{folder} has {size / 2**30:.1f} GiB of weights in full precision; the ONNX file that a re-ranker becomes "
+            "holds 2 at most: take a smaller encoder"
+        )
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and positions < options.max_length:
         raise ModelError(f"{folder} has {positions} positions; --max-length {options.max_length} is too long for it")
