@@ -1,7 +1,8 @@
-"""Constants of an ONNX graph that its exporter left to be computed, or that nothing reads any more."""
+"""Lists of an ONNX graph, put right: constants that its exporter left to be computed or that nothing reads any more."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,7 @@ def transpose_constants(model: Any) -> None:
         order = next((list(attribute.ints) for attribute in node.attribute if attribute.name == "perm"), None)
         array = np.ascontiguousarray(np.transpose(numpy_helper.to_array(tensor), order))
         graph.initializer.append(numpy_helper.from_array(array, node.output[0]))
-    del graph.node[:]
-    graph.node.extend(kept)
+    put(graph.node, kept)
     drop_unused(graph)
 
 
@@ -35,6 +35,10 @@ def drop_unused(graph: Any) -> None:
     read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
     made = {name for node in graph.node for name in node.output}
     for entries, names in ((graph.initializer, read), (graph.value_info, made)):
-        kept = [entry for entry in entries if entry.name in names]
-        del entries[:]
-        entries.extend(kept)
+        put(entries, [entry for entry in entries if entry.name in names])
+
+
+def put(entries: Any, new: Sequence[Any]) -> None:
+    """Put new entries into the place of all that a graph's list (nodes, constants, values) has."""
+    del entries[:]
+    entries.extend(new)

@@ -13,7 +13,7 @@ import numpy as np
 
 from pairgrade.advisories import refuse_known_bad
 from pairgrade.errors import MissingExtraError, ModelError
-from pairgrade.export.first_row import read_first_row_only
+from pairgrade.export.first_token import read_first_token_only
 from pairgrade.export.onnx_constants import transpose_constants
 from pairgrade.export.reranker_int8 import write_int8
 from pairgrade.pair_encoder import Row
@@ -71,16 +71,16 @@ def _write_graph(model: RerankerModel, path: Path) -> None:
     import onnx
 
     for opset in _OPSETS:
-        graph = _graph(torch, model, opset)
-        if all(node.op_type != _NOT_RUN for node in graph.graph.node):
+        exported = _exported(torch, model, opset)
+        if all(node.op_type != _NOT_RUN for node in exported.graph.node):
             break
-    transpose_constants(graph)
-    read_first_row_only(graph)
-    onnx.save(graph, str(path))
+    transpose_constants(exported)
+    read_first_token_only(exported)
+    onnx.save(exported, str(path))
 
 
-def _graph(torch: Any, model: RerankerModel, opset: int) -> Any:
-    """Return the graph of encoder and head as torch's exporter makes it, an ONNX model."""
+def _exported(torch: Any, model: RerankerModel, opset: int) -> Any:
+    """Return encoder and head as an ONNX model, as torch's exporter makes it."""
     names = model.inputs
     rows = model.encoder.rows([("a query", "a document"), ("another", "and one of some more words"), ("x", "y")])
     arrays = model.encoder.padded(rows)

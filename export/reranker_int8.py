@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from pairgrade.errors import ModelError
-from pairgrade.export.onnx_constants import drop_unused
+from pairgrade.export.onnx_constants import drop_unused, put
 from pairgrade.export.onnx_linear import Channels, round8, static_range
 from pairgrade.export.onnx_smooth import smoothing
 from pairgrade.export.onnx_writer import MICROSOFT
@@ -51,22 +51,24 @@ def write_int8(full: Path, path: Path, examples: Sequence[Inputs], threads: int)
     work = path.with_name(f"{path.name}.work")
     try:
         ranges = _calibrate(model, work, examples, threads)
-        expected = _run(open_graph(full, "fp32", threads), examples[:_COMPARED])
-        errors = {}
+        compared, least = examples[:_COMPARED], float("inf")
+        expected = np.concatenate(_run(open_graph(full, "fp32", threads), compared)[0])
         for strength in _STRENGTHS:
             onnx.save(_rounded(model, ranges, strength), str(work))
-            found = _run(open_graph(work, "int8", threads), examples[:_COMPARED])
-            errors[strength] = float(np.square(found - expected).sum())
+            found = np.concatenate(_run(open_graph(work, "int8", threads), compared)[0])
+            error = float(np.square(found - expected).sum())
+            if error < least:
+                least = error
+                work.replace(path)
     finally:
         work.unlink(missing_ok=True)
-    onnx.save(_rounded(model, ranges, min(_STRENGTHS, key=errors.__getitem__)), str(path))
 
 
-def _run(session: Any, examples: Sequence[Inputs], outputs: Sequence[str] | None = None) -> Any:
-    """Return the first output, or for the named ones a list, of each example in turn."""
+def _run(session: Any, examples: Sequence[Inputs], outputs: Sequence[str] | None = None) -> list[tuple[Any, ...]]:
+    """Return the arrays of each output, or of each one named, an array an example."""
     names = [node.name for node in session.get_inputs()]
-    runs = [session.run(outputs, {name: example[name] for name in names}) for example in examples]
-    return runs if outputs else np.concatenate([run[0] for run in runs])
+    runs = (session.run(outputs, {name: example[name] for name in names}) for example in examples)
+    return list(zip(*runs, strict=True))
 
 
 def _rounded(model: Any, ranges: Ranges, strength: float | None) -> Any:
@@ -104,8 +106,7 @@ def _calibrate(model: Any, work: Path, examples: Sequence[Inputs], threads: int)
         graph.node.append(helper.make_node(kind, [f"flat.{name}", "rows"], [output], keepdims=0))
         graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, [None]))
     onnx.save(observed, str(work))
-    runs = _run(open_graph(work, "fp32", threads), examples, outputs)
-    found = [np.stack(arrays) for arrays in zip(*runs, strict=True)]
+    found = [np.stack(arrays) for arrays in _run(open_graph(work, "fp32", threads), examples, outputs)]
     if not all(np.isfinite(array).all() for array in found):
         raise ModelError("the encoder computes numbers that are not finite; there is no range for them in 8 bits")
     pairs = zip(found[::2], found[1::2], strict=True)
@@ -134,7 +135,7 @@ def _round_products(graph: Any, ranges: Ranges, strength: float | None) -> None:
     from onnx import helper, numpy_helper
 
     products: dict[str, list[Product]] = defaultdict(list)  # by their input
-    for product in list(_products(graph)):
+    for product in _products(graph):
         products[product.node.input[0]].append(product)
     alike: dict[tuple[str, ...], list[str]] = defaultdict(list)  # inputs by what multiplies them: layers may share it
     for value, own in products.items():
@@ -145,14 +146,14 @@ def _round_products(graph: Any, ranges: Ranges, strength: float | None) -> None:
         graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
 
     for weights, values in alike.items():
-        arrays = [numpy_helper.to_array(product.weight) for product in products[values[0]]]
+        name = values[0]
+        arrays = [numpy_helper.to_array(product.weight) for product in products[name]]
         low, high = (np.stack([getattr(ranges[value], end) for value in values]) for end in ("low", "high"))
         divisor = np.ones(len(arrays[0]), np.float32)
         if strength is not None:
             divisor = smoothing(Channels(low.min(0), high.max(0)), np.concatenate(arrays, 1), strength)
+            constant(1 / divisor, f"{name}.factor")
         step, middle = static_range(float((low / divisor).min()), float((high / divisor).max()))
-        name = values[0]
-        constant(1 / divisor, f"{name}.factor")
         constant(np.float32(step), f"{name}.scale")
         constant(np.uint8(middle), f"{name}.zero")
         for weight, array in zip(weights, arrays, strict=True):
@@ -183,9 +184,9 @@ def _round_products(graph: Any, ranges: Ranges, strength: float | None) -> None:
 
 def _round_tables(graph: Any) -> None:
     """Keep tables that rows are taken from in 8 bits, with a scale for each row."""
-    from onnx import helper, numpy_helper
+    from onnx import TensorProto, helper, numpy_helper
 
-    constants = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == 1}
+    constants = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
     new: dict[str, list[Any]] = {}
     known: set[str] = set()
     for node in graph.node:
@@ -201,7 +202,7 @@ def _round_tables(graph: Any) -> None:
         new[output] = [
             helper.make_node("Gather", [f"{name}.int8", node.input[1]], [f"{output}.int8"]),
             helper.make_node("Gather", [f"{name}.scale", node.input[1]], [f"{output}.scale"]),
-            helper.make_node("Cast", [f"{output}.int8"], [f"{output}.whole"], to=1),
+            helper.make_node("Cast", [f"{output}.int8"], [f"{output}.whole"], to=TensorProto.FLOAT),
             helper.make_node("Mul", [f"{output}.whole", f"{output}.scale"], [output]),
         ]
     _replace(graph, new)
@@ -209,6 +210,4 @@ def _round_tables(graph: Any) -> None:
 
 def _replace(graph: Any, new: Mapping[str, Sequence[Any]]) -> None:
     """Put nodes into the places of those that make the named outputs."""
-    kept = [one for node in graph.node for one in new.get(node.output[0], [node])]
-    del graph.node[:]
-    graph.node.extend(kept)
+    put(graph.node, [one for node in graph.node for one in new.get(node.output[0], [node])])

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
+from pairgrade.export.onnx_constants import put
+
 _SINGLE = frozenset({"Gelu", "Erf", "Tanh", "Relu", "Sigmoid", "Identity"})
 _BROADCAST = frozenset({"Add", "Sub", "Mul", "Div"})
 
 
-def read_first_row_only(model: Any) -> None:
+def read_first_token_only(model: Any) -> None:
     """Move the choice of the first of (batch, tokens, width) up as far as it goes, in the graph of an ONNX model."""
     from onnx import numpy_helper
 
@@ -88,8 +90,7 @@ def _move(graph: Any, choice: Any, moved: list[Any], constants: dict[str, int]) 
             node.input[place] = chosen[name]
     kept = [one for node in graph.node if node != choice for one in (*before[node.output[0]], node)]
     described = [value for value in graph.value_info if value.name not in made]  # as three dimensions
-    for entries, new in ((graph.node, kept), (graph.value_info, described)):
-        del entries[:]
-        entries.extend(new)
+    put(graph.node, kept)
+    put(graph.value_info, described)
     last = next(node for node in graph.node if end in node.output)
     last.output[list(last.output).index(end)] = output
