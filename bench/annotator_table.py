@@ -125,8 +125,8 @@ def figures(scored: Scored, sides: Sides, grades: tuple[int, ...]) -> dict[str, 
 
 def baselines(test: Path, held_out: Path, sides: Sides, encoder: str, grades: tuple[int, ...]) -> dict[str, Scored]:
     """Return BM25's and the encoder's cosine's scores, as probabilities."""
-    from pairgrade.bench.experiment_ranking import cosines
     from pairgrade.ranking_set import RankingRow, grouped
+    from pairgrade.train.bi_encoder import cosines
 
     found: dict[str, dict[str, list[float]]] = {"BM25": {}, "cosine": {}}
     for name, collection, pairs in (("held", held_out, sides.held_out), ("test", test, sides.test)):

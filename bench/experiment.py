@@ -92,7 +92,8 @@ def option_parser() -> argparse.ArgumentParser:
     add("other", "collections of other domains to test on", nargs="*", metavar="NAME")
     add("both_ways", "train on the test collection and test on the other, too", action="store_true")
     add("encoder", "what the re-rankers start from: a folder, pkg:PACKAGE or hf:org/repo@revision")
-    add("warm_up", "collections whose pairs teach the encoder its own cosine first", nargs="*", metavar="NAME")
+    add("pretrain", "queries made of the training documents, that teach the encoder its own cosine first; 0: none",
+        type=int, metavar="N")  # fmt: skip
     add(
         "zero_shot",
         "the annotator as it ships, or a folder with its judgments; without it arm b is left out",

@@ -9,7 +9,7 @@ from pairgrade.errors import InputError
 from pairgrade.llama import LlamaOptions
 from pairgrade.relabel_policy import POLICIES
 from pairgrade.train.encoder import DEFAULT_ENCODER
-from pairgrade.train.reranker_options import RerankerOptions
+from pairgrade.train.reranker_options import PRETRAINING_QUERIES, RerankerOptions
 
 ARMS = {
     "a": "BM25's labels",
@@ -27,7 +27,7 @@ STAGES = {
     "report": "the tables and the picture",
 }
 # No early stop: every arm takes the same steps. Why the defaults are what they are: docs/experiment.md
-TRAINING = RerankerOptions(patience=0)
+TRAINING = RerankerOptions(patience=0, epochs=1.0, learning_rate=1e-4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class ExperimentOptions:
     test: str
     other: tuple[str, ...] = ()  # collections of other domains to test on
     encoder: str = DEFAULT_ENCODER
-    warm_up: tuple[str, ...] = ()  # collections whose pairs teach the encoder its own cosine first; no labels are read
+    pretrain: int = PRETRAINING_QUERIES  # made of training documents, to learn the encoder's own cosine on; 0: none
     zero_shot: str | None = None  # the annotator of arm b
     tuned: str | None = None  # of arm c, tuned on the training collection
     tuned_back: str | None = None  # of arm c the other way round, tuned on the test collection
@@ -79,7 +79,7 @@ class ExperimentOptions:
     training: RerankerOptions = TRAINING
 
     def __post_init__(self) -> None:
-        for name in ("train", "test", "other", "warm_up"):
+        for name in ("train", "test", "other"):
             value = getattr(self, name)
             for each in (value,) if isinstance(value, str) else value:
                 if not (self.data / each / "qrels.txt").is_file():
@@ -89,8 +89,8 @@ class ExperimentOptions:
         tested = [self.train, self.test, *self.other]
         if len(set(tested)) < len(tested):
             raise InputError(f"the collections are {', '.join(tested)}; each may be named once: test on what is unseen")
-        if unseen := {self.test, *self.other, *((self.train,) if self.both_ways else ())} & set(self.warm_up):
-            raise InputError(f"{', '.join(sorted(unseen))} cannot warm up the encoder: rankings of it are evaluated")
+        if self.pretrain < 0:
+            raise InputError(f"pretrain is {self.pretrain}; it must not be negative")
         if not 0 < self.positive_share < 1:
             raise InputError(f"positive_share is {self.positive_share}; it must lie between 0 and 1")
         if self.policy not in POLICIES or self.policy.startswith("drop"):

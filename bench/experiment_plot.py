@@ -10,13 +10,13 @@ from pairgrade.confusion_plot import blank_figure, save_figure
 
 _MEASURE = "nDCG@10"
 _SHORT = (
-    {"bm25": "BM25", "cosine": "encoder,\ncosine"}
+    {"bm25": "BM25", "cosine": "encoder,\ncosine", "pretrained": "pretrained\nonly"}
     | {"a": "(a) BM25's\nlabels", "b": "(b) zero-shot\nlabels", "c": "(c) tuned\nlabels", "d": "(d) people's\nlabels"}
     | {name: f"{name}\nitself" for name in ANNOTATORS.values()}
 )
 _COLOURS = dict(zip(ARMS, ("#d95f0e", "#6baed6", "#1f5f99", "#1a1a1a"), strict=True))
 _GREY = "#8a8a8a"  # what was not trained here
-_PANEL = (4.6, 3.2)  # inches
+_PANEL = (5.4, 3.2)  # inches
 _BETWEEN = (0.6, 1.2)  # to the right and below, for names
 
 

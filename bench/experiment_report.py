@@ -26,7 +26,7 @@ _FORMAT = "pairgrade-experiment"
 _NOT_REPEATED = ("out", "stages", "overwrite", "threads")  # what does not decide the figures
 _PACKAGES = ("torch", "transformers", "sentence-transformers", "bm25s", "ir-measures")
 NAMES = (
-    {"bm25": "BM25", "cosine": "the encoder as it ships, cosine"}
+    {"bm25": "BM25", "cosine": "the encoder as it ships, cosine", "pretrained": "pretrained, no labels"}
     | {arm: f"({arm}) {name}" for arm, name in ARMS.items()}
     | {name: f"the {name} annotator itself, expected grade" for name in ANNOTATORS.values()}
 )
@@ -64,7 +64,7 @@ def _report(options: ExperimentOptions, outputs: Sequence[Path]) -> None:
     layout = Layout(options)
     machine = {key: value for key, value in environment().items() if key != "process"}
     machine["packages"] |= {name: package_version(name) for name in _PACKAGES}
-    names = dict.fromkeys([options.train, options.test, *options.other, *options.warm_up])
+    names = dict.fromkeys([options.train, options.test, *options.other])
     data = {name: {file: file_sha256(layout.collection(name, file)) for file in ("pairs.jsonl", "qrels.txt")}
             for name in names}  # fmt: skip
     result = {

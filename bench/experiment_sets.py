@@ -64,7 +64,7 @@ class Layout:
 def sets_steps(options: ExperimentOptions) -> list[Step]:
     """Return the steps of the stage ``sets``."""
     layout, steps = Layout(options), []
-    for name in dict.fromkeys([options.train, options.test, *options.other, *options.warm_up]):
+    for name in dict.fromkeys([options.train, options.test, *options.other]):
         qrels = [path for file in _QRELS if (path := options.data / name / file).is_file()]
         outputs = [layout.collection(name, file) for file in _FILES]
         limits = {limit: str(getattr(options, limit)) for limit in ("limit_queries", "documents")}

@@ -19,7 +19,8 @@ from pairgrade.stop import StopRequested
 PARTIAL = 3
 _COMMANDS = (
     *("agree", "attack", "bench", "calibrate", "convert", "demo", "doctor", "estimate", "evaluate", "export"),
-    *("label", "merge", "mine", "relabel", "rerank", "rubric", "status", "train", "train-reranker", "verify"),
+    *("label", "merge", "mine", "pretrain-reranker", "relabel", "rerank", "rubric", "status", "train"),
+    *("train-reranker", "verify"),
 )
 
 

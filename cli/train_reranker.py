@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from dataclasses import asdict
@@ -19,14 +20,28 @@ if TYPE_CHECKING:
     from pairgrade.train.reranker_run import TrainedReranker
 
 _DEFAULTS = RerankerOptions()
-_TRAINING, _MACHINE = "Training", "Machine"
+TRAINING, MACHINE = "Training", "Machine"
 
 
-def _setting(name: str, panel: str, text: str, kind: type = int) -> Callable[[Any], Any]:
+def setting(name: str, panel: str, text: str, kind: type = int) -> Callable[[Any], Any]:
     """Declare the option of one field of RerankerOptions, with its default."""
     default = getattr(_DEFAULTS, name.removeprefix("--").replace("-", "_"))
     metavar = "N" if kind is int else "X"
     return click.option(name, type=kind, default=default, show_default=True, metavar=metavar, panel=panel, help=text)
+
+
+def run_options(out: str) -> Callable[[Any], Any]:
+    """Declare the options of how a training runs; ``out``: what the help calls the folder."""
+    options = (
+        setting("--max-length", MACHINE, "Tokens of query and document together; documents are cut to fit."),
+        setting("--micro-batch-tokens", MACHINE, "Tokens that run at a time: few pad less, a GPU wants more."),
+        click.option("--threads", type=click.IntRange(min=1), metavar="N", panel=MACHINE,
+                     help="Threads.  [default: torch's own choice]"),
+        click.option("--overwrite", is_flag=True, help=f"Replace {out}, or the unfinished run of another job."),
+        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON to stdout."),
+        click.option("--quiet", "-q", is_flag=True, help="Show no progress."),
+    )  # fmt: skip
+    return lambda command: functools.reduce(lambda made, option: option(made), reversed(options), command)
 
 
 @click.command("train-reranker")
@@ -37,28 +52,22 @@ def _setting(name: str, panel: str, text: str, kind: type = int) -> Callable[[An
               help="The folder to write.")  # fmt: skip
 @click.option("--dev", metavar="SET2", type=click.Path(path_type=Path),
               help="Queries to judge the re-ranker by.  [default: a share of SET's]")  # fmt: skip
-@_setting("--dev-share", _TRAINING, "Share of SET's queries that are kept apart as dev queries.", float)
-@click.option("--loss", type=click.Choice(list(LOSSES)), default=_DEFAULTS.loss, show_default=True, panel=_TRAINING,
+@setting("--dev-share", TRAINING, "Share of SET's queries that are kept apart as dev queries.", float)
+@click.option("--loss", type=click.Choice(list(LOSSES)), default=_DEFAULTS.loss, show_default=True, panel=TRAINING,
               help="; ".join(f"{name}: {text}" for name, text in LOSSES.items()) + ". To learn the annotator's scores "
               "by marginmse give --target expected, too.")  # fmt: skip
-@click.option("--target", type=click.Choice(TARGETS), default=_DEFAULTS.target, show_default=True, panel=_TRAINING,
+@click.option("--target", type=click.Choice(TARGETS), default=_DEFAULTS.target, show_default=True, panel=TRAINING,
               help="Learn the labels, or the annotator's expected grade where a row has one.")  # fmt: skip
-@_setting("--epochs", _TRAINING, "Passes over the training documents.", float)
-@_setting("--slate", _TRAINING, "Documents of one query that a loss compares.")
-@_setting("--batch", _TRAINING, "Slates of one optimizer step.")
-@_setting("--learning-rate", _TRAINING, "The peak of the learning rate.", float)
-@_setting("--warmup", _TRAINING, "Share of the steps over which the rate rises.", float)
-@_setting("--weight-decay", _TRAINING, "AdamW's weight decay.", float)
-@_setting("--evaluate-every", _TRAINING, "Steps between looks at the dev queries; 0 is four times an epoch.")
-@_setting("--patience", _TRAINING, "Looks without a better one before it stops; 0 is never.")
-@_setting("--seed", _TRAINING, "Seed of the dev queries, the order and the head's first weights.")
-@_setting("--max-length", _MACHINE, "Tokens of query and document together; documents are cut to fit.")
-@_setting("--micro-batch-tokens", _MACHINE, "Tokens that run at a time: few pad less, a GPU wants more.")
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", panel=_MACHINE,
-              help="Threads.  [default: torch's own choice]")  # fmt: skip
-@click.option("--overwrite", is_flag=True, help="Replace RERANKER, or the unfinished run of another job.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON to stdout.")
-@click.option("--quiet", "-q", is_flag=True, help="Show no progress.")
+@setting("--epochs", TRAINING, "Passes over the training documents.", float)
+@setting("--slate", TRAINING, "Documents of one query that a loss compares.")
+@setting("--batch", TRAINING, "Slates of one optimizer step.")
+@setting("--learning-rate", TRAINING, "The peak of the learning rate.", float)
+@setting("--warmup", TRAINING, "Share of the steps over which the rate rises.", float)
+@setting("--weight-decay", TRAINING, "AdamW's weight decay.", float)
+@setting("--evaluate-every", TRAINING, "Steps between looks at the dev queries; 0 is four times an epoch.")
+@setting("--patience", TRAINING, "Looks without a better one before it stops; 0 is never.")
+@setting("--seed", TRAINING, "Seed of the dev queries, the order and the head's first weights.")
+@run_options("RERANKER")
 def command(
     ranking_set: Path,
     base: str,
@@ -85,14 +94,14 @@ def command(
     job = RerankerJob(ranking_set, out, base, dev, overwrite)
     with TerminalTrainProgress(quiet) as progress:
         trained = train_reranker(job, options, progress)
+    tell(trained, as_json, f"pairgrade rerank RUN --model {trained.out}")
+
+
+def tell(trained: TrainedReranker, as_json: bool, following: str) -> None:
+    """Print what came of a run, and the command that may follow."""
     if as_json:
-        table = asdict(trained) | {"out": str(trained.out)}
-        click.echo(json.dumps(table, allow_nan=False))
-    else:
-        _print(trained)
-
-
-def _print(trained: TrainedReranker) -> None:
+        click.echo(json.dumps(asdict(trained) | {"out": str(trained.out)}, allow_nan=False))
+        return
     counts, fp32, int8 = trained.counts, trained.metrics["fp32"], trained.metrics["int8"]
     table = Table(title=f"{counts.dev_queries} dev queries, {counts.dev_documents:,} documents", title_justify="left")
     table.add_column("")
@@ -113,4 +122,4 @@ def _print(trained: TrainedReranker) -> None:
     console.print(
         f"int8: {figures}" + ("" if int8["kept"] else "; too different from fp32, so it is not in the folder")
     )
-    console.print(f"re-ranker: {trained.out}   next: pairgrade rerank RUN --model {trained.out}", soft_wrap=True)
+    console.print(f"re-ranker: {trained.out}   next: {following}", soft_wrap=True)

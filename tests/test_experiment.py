@@ -27,14 +27,14 @@ from pairgrade.bench.experiment_elsewhere import judgments_of
 from pairgrade.bench.experiment_figures import compare_rankings
 from pairgrade.bench.experiment_judgments import calibrated, judge_steps, relabel_steps
 from pairgrade.bench.experiment_options import STAGES, TRAINING, ExperimentOptions
-from pairgrade.bench.experiment_ranking import cosine_sets
 from pairgrade.bench.experiment_sets import Layout, arms_of, by_rank, read_split
 from pairgrade.bench.experiment_steps import Step, Steps, shown_time
 from pairgrade.calibration import Calibration, Cuts
 from pairgrade.judgments import open_writer, read_judgments
 from pairgrade.qrels import read_qrels
-from pairgrade.ranking_set import RankingGroup, RankingRow, read_groups, read_ranking_set, write_ranking_set
+from pairgrade.ranking_set import RankingGroup, RankingRow, read_ranking_set, write_ranking_set
 from pairgrade.run_files import read_ranking
+from pairgrade.train.base_model import folder_digest
 from tiny_encoder import WORDS, make_encoder
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
@@ -81,7 +81,7 @@ def options(collections: Path, tmp_path_factory: pytest.TempPathFactory) -> Expe
         train="learn",
         test="try",
         encoder=str(make_encoder(folder / "encoder")),
-        warm_up=("learn",),
+        pretrain=24,
         zero_shot="fake:",
         tuned="fake:#tuned",
         annotator_as_ranker=True,
@@ -116,7 +116,7 @@ def ndcg(result: dict[str, Any]) -> dict[str, float]:
 def test_the_tables_hold_every_ranking(options: ExperimentOptions, result: dict[str, Any]) -> None:
     (way,) = result["ways"]
     found = ndcg(result)
-    assert list(found) == ["bm25", "cosine", "a", "b", "c", "d", "zero-shot", "tuned"]
+    assert list(found) == ["bm25", "cosine", "pretrained", "a", "b", "c", "d", "zero-shot", "tuned"]
     assert all(0 < value <= 1 for value in found.values())
     (ranked,) = way["tested"]
     assert (ranked["collection"], ranked["queries"], ranked["pairs"]) == ("try", 6, 48)
@@ -229,7 +229,7 @@ def test_the_queries_that_were_held_out_calibrate(options: ExperimentOptions, tm
         held_out[name].write_text(f"{name}1 0 {name}1-0 0\n{name}3 0 {name}3-0 0\n")
     both = replace(
         options, out=tmp_path / "out", both_ways=True, held_out=held_out["learn"], held_out_back=held_out["try"],
-        stages=("sets",), warm_up=(),
+        stages=("sets",), pretrain=0,
     )  # fmt: skip
     run(both)
     for way, train in zip(both.directions(), ("learn", "try"), strict=True):
@@ -259,7 +259,7 @@ def test_arms_without_an_annotator_are_left_out(
     err = capsys.readouterr().err
     assert "relabel 4/4: divide try-learn d" in err
     assert {path.name for path in (out / "learn-try" / "sets").glob("*-dev.jsonl")} == {"a-dev.jsonl", "d-dev.jsonl"}
-    without = replace(options, zero_shot=None, both_ways=True, warm_up=())
+    without = replace(options, zero_shot=None, both_ways=True, pretrain=0)
     (there, back) = without.directions()
     assert arms_of(without, there)[1] == {"b": "no zero-shot annotator was given for learn"}
     assert set(arms_of(without, back)[1]) == {"b", "c"}  # what was tuned on one collection has seen its answers
@@ -415,7 +415,7 @@ def test_times_have_a_unit_that_fits(seconds: float, shown: str) -> None:
         ({"seeds": (1, 1)}, "distinct"),
         ({"policy": "drop-false-negatives"}, "every arm learns of the same pairs"),
         ({"positive_share": 1.0}, "between 0 and 1"),
-        ({"warm_up": ("try",)}, "cannot warm up"),
+        ({"pretrain": -1}, "must not be negative"),
         ({"documents": 1}, "at least 2"),
         ({"other": ("nothing",)}, "is no collection"),
         ({"stages": ("tain",)}, "no stage tain"),
@@ -436,13 +436,11 @@ def test_an_arm_whose_labels_were_flat_is_divided_again(options: ExperimentOptio
     assert f"divide {way.name} b" in [step.name for step in relabel_steps(fresh)]
 
 
-def test_a_warm_up_of_collections_with_the_same_ids(options: ExperimentOptions, tmp_path: Path) -> None:
-    write_collection(tmp_path / "data", "one", 6, 2)
-    shutil.copytree(tmp_path / "data" / "one", tmp_path / "data" / "two")
-    for name in ("learn", "try"):
-        write_collection(tmp_path / "data", name, 6, 3)
-    fresh = replace(options, data=tmp_path / "data", out=tmp_path / "out", warm_up=("one", "two"), stages=("sets",))
-    run(fresh)
-    files = (tmp_path / "train.jsonl", tmp_path / "dev.jsonl")
-    cosine_sets(fresh, files)
-    assert len({group.query_id for file in files for group in read_groups(file)}) == 12
+def test_every_arm_starts_from_the_encoder_that_its_way_pretrained(options: ExperimentOptions, done: list[str]) -> None:
+    assert "pretraining learn-try" in done
+    way = options.out / "learn-try"
+    for arm in "abcd":
+        text = (way / "rerankers" / f"{arm}-0" / "manifest.json").read_text(encoding="utf-8")
+        assert json.loads(text)["identity"]["base"] == folder_digest(way / "pretrained")
+    report = json.loads((way / "pretrained" / "report.json").read_text(encoding="utf-8"))
+    assert report["train_queries"] == 24

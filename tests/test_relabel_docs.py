@@ -53,14 +53,13 @@ def test_the_commands_of_the_re_ranker_run(folder: Path, tmp_path_factory: pytes
     encoder = make_encoder(tmp_path_factory.mktemp("encoder") / "tiny")
     section = PAGE.partition("## Train and use the re-ranker\n")[2].partition("\n## ")[0]
     found = commands_of(section)
-    assert [command.split()[1] for command in found] == ["train-reranker", "rerank", "evaluate"]
+    assert [command.split()[1] for command in found] == ["pretrain-reranker", "train-reranker", "rerank", "evaluate"]
     run_line("pairgrade mine queries.jsonl docs.jsonl --out corrected.jsonl --run bm25.run", folder)
+    small = {
+        "pretrain-reranker": f" --base {encoder} --queries 8 --max-length 64 --threads 1",
+        "train-reranker": " --epochs 1 --max-length 64 --threads 1",
+    }
     for command in found:
-        small = (
-            f"{command} --base {encoder} --epochs 1 --max-length 64 --threads 1"
-            if "train-reranker" in command
-            else command
-        )
-        run_line(small, folder)
+        run_line(command + small.get(command.split()[1], ""), folder)
     assert (folder / "reranker" / "model.onnx").is_file()
     assert (folder / "reranked.run").read_text(encoding="utf-8").count("\n") > 0

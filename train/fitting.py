@@ -31,7 +31,7 @@ class TrainProgress:
     """What a training run tells while it works; this one keeps silent."""
 
     def phase(self, name: str) -> None:
-        """Begin one of the phases reading, loading, training, exporting, writing."""
+        """Begin one of the phases reading, making pairs, loading, training, exporting, writing."""
 
     def start(self, steps: int, done: int) -> None:
         """Training begins, of so many steps in all; so many were done in an earlier run."""

@@ -14,6 +14,7 @@ LOSSES = {
     "marginmse": "mean squared error of the differences of two documents' scores",
 }
 TARGETS = ("label", "expected")
+PRETRAINING_QUERIES = 2000  # that ``pairgrade pretrain-reranker`` makes
 
 
 @dataclass(frozen=True, slots=True)

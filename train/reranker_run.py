@@ -84,14 +84,19 @@ def train_reranker(
     """
     options, progress = options or RerankerOptions(), progress or TrainProgress()
     stop = stop or PoliteStop()
-    if job.out.exists():
-        if not job.overwrite:
-            raise ResumeError(f"{job.out} exists already; name another folder, or replace it with --overwrite")
-        read_reranker_manifest(job.out)  # nothing but a re-ranker is replaced
+    refuse_other(job.out, job.overwrite)
     folder = job.out.with_name(f"{job.out.name}.run")
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive(folder / "lock"), stop.listening():
         return _train(job, options, folder, progress, stop)
+
+
+def refuse_other(out: Path, overwrite: bool) -> None:
+    """Raise ResumeError where the folder is there and not to be replaced, ModelError where it is no re-ranker."""
+    if out.exists():
+        if not overwrite:
+            raise ResumeError(f"{out} exists already; name another folder, or replace it with --overwrite")
+        read_reranker_manifest(out)  # nothing but a re-ranker is replaced
 
 
 def _train(
