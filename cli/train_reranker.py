@@ -47,7 +47,8 @@ def run_options(out: str) -> Callable[[Any], Any]:
 @click.command("train-reranker")
 @click.argument("ranking_set", metavar="SET", type=click.Path(path_type=Path))
 @click.option("--base", "-b", default=DEFAULT_ENCODER, show_default=True, metavar="ENCODER",
-              help="A transformers folder, pkg:PACKAGE or hf:org/repo@revision.")  # fmt: skip
+              help="A transformers folder, pkg:PACKAGE or hf:org/repo@revision; at best what pretrain-reranker "
+              "wrote.")  # fmt: skip
 @click.option("--out", "-o", required=True, metavar="RERANKER", type=click.Path(path_type=Path),
               help="The folder to write.")  # fmt: skip
 @click.option("--dev", metavar="SET2", type=click.Path(path_type=Path),
