@@ -11,6 +11,7 @@ import rich_click as click
 
 from pairgrade.chat import FORMAT_NAMES
 from pairgrade.cli import options
+from pairgrade.cli.declare import decorate
 
 if TYPE_CHECKING:
     from pairgrade.export.measure import Task
@@ -48,10 +49,7 @@ _OPTIONS = [
 
 def check_options(function: F) -> F:
     """Declare the options on a command."""
-    function = options.pairs_options(function)
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
+    return decorate(_OPTIONS)(options.pairs_options(function))
 
 
 def as_trained(folder: str | Path, values: dict[str, Any]) -> dict[str, Any]:

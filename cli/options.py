@@ -13,6 +13,7 @@ import rich_click as click
 from pairgrade.annotator import Annotator, AnnotatorOptions, entered
 from pairgrade.calibration import Calibration
 from pairgrade.chat import FORMAT_NAMES
+from pairgrade.cli.declare import decorate
 from pairgrade.errors import InputError
 from pairgrade.llama import LlamaOptions
 from pairgrade.model_choice import BACKENDS, choose_model
@@ -118,19 +119,10 @@ _ENGINE = [
 ]  # fmt: skip
 
 
-def _decorate(options: list[Any]) -> Callable[[F], F]:
-    def decorator(function: F) -> F:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorator
-
-
-pairs_options = _decorate(_PAIRS)
-source_options = _decorate([*_PAIRS, *_SELECTION])
-model_options = _decorate(_MODEL)
-engine_options = _decorate(_ENGINE)
+pairs_options = decorate(_PAIRS)
+source_options = decorate([*_PAIRS, *_SELECTION])
+model_options = decorate(_MODEL)
+engine_options = decorate(_ENGINE)
 
 
 def source(pairs: str, values: dict[str, Any]) -> Source:

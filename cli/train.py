@@ -14,6 +14,7 @@ from rich.table import Table
 from pairgrade.chat import FORMAT_NAMES
 from pairgrade.cli import options
 from pairgrade.cli.consoles import result_console
+from pairgrade.cli.declare import settings_of
 from pairgrade.rubric import Rubric
 from pairgrade.train.options import SELECT_BY, TrainOptions
 
@@ -22,14 +23,8 @@ if TYPE_CHECKING:
     from pairgrade.train.run import Trained
 
 _DEFAULTS = TrainOptions()
+_setting = settings_of(_DEFAULTS)
 _SAMPLE, _LORA, _MACHINE = "Sample and target", "Training", "Machine"
-
-
-def _setting(name: str, panel: str, text: str, kind: type = int) -> Callable[[Any], Any]:
-    """Declare the option of one field of TrainOptions, with its default."""
-    default = getattr(_DEFAULTS, name.removeprefix("--").replace("-", "_"))
-    metavar = "N" if kind is int else "X"
-    return click.option(name, type=kind, default=default, show_default=True, metavar=metavar, panel=panel, help=text)
 
 
 def _flag(name: str, text: str) -> Callable[[Any], Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,6 +12,7 @@ import rich_click as click
 from rich.table import Table
 
 from pairgrade.cli.consoles import result_console
+from pairgrade.cli.declare import decorate, settings_of
 from pairgrade.train.encoder import DEFAULT_ENCODER
 from pairgrade.train.reranker_options import LOSSES, TARGETS, RerankerOptions
 
@@ -20,14 +20,8 @@ if TYPE_CHECKING:
     from pairgrade.train.reranker_run import TrainedReranker
 
 _DEFAULTS = RerankerOptions()
+setting = settings_of(_DEFAULTS)
 TRAINING, MACHINE = "Training", "Machine"
-
-
-def setting(name: str, panel: str, text: str, kind: type = int) -> Callable[[Any], Any]:
-    """Declare the option of one field of RerankerOptions, with its default."""
-    default = getattr(_DEFAULTS, name.removeprefix("--").replace("-", "_"))
-    metavar = "N" if kind is int else "X"
-    return click.option(name, type=kind, default=default, show_default=True, metavar=metavar, panel=panel, help=text)
 
 
 def run_options(out: str) -> Callable[[Any], Any]:
@@ -41,7 +35,7 @@ def run_options(out: str) -> Callable[[Any], Any]:
         click.option("--json", "as_json", is_flag=True, help="Print the result as JSON to stdout."),
         click.option("--quiet", "-q", is_flag=True, help="Show no progress."),
     )  # fmt: skip
-    return lambda command: functools.reduce(lambda made, option: option(made), reversed(options), command)
+    return decorate(options)
 
 
 @click.command("train-reranker")

@@ -118,7 +118,7 @@ def read_decoder(folder: Path) -> Decoder:
     """Read a transformers folder's config.json; ModelError for a model that the exports do not know."""
     if folder.is_file():
         raise ModelError(f"{folder} is a file; an export is made of a transformers folder, as save_pretrained makes it")
-    raw = _raw_config(folder)
+    raw = read_config(folder)
     names = raw.get("architectures") or ["(none named)"]
     family = FAMILIES.get(names[0])
     if family is None:
@@ -163,7 +163,8 @@ def read_decoder(folder: Path) -> Decoder:
     )
 
 
-def _raw_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return what a transformers folder's config.json says; ModelError where it is not there or not sound."""
     try:
         table = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -7,19 +7,21 @@ starts from (``pairgrade.train.span_set`` says how the pairs are made). While it
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from pairgrade.errors import InputError, ModelError
+from pairgrade.export.decoder import read_config
 from pairgrade.file_hashes import file_sha256
 from pairgrade.ranking_set import read_groups, write_ranking_set
+from pairgrade.reranker_manifest import read_reranker_manifest
 from pairgrade.stop import PoliteStop
 from pairgrade.train.base_model import folder_digest
 from pairgrade.train.encoder import DEFAULT_ENCODER, resolve_encoder
 from pairgrade.train.fitting import TrainProgress
 from pairgrade.train.reranker_options import PRETRAINING_QUERIES, RerankerOptions
-from pairgrade.train.reranker_run import RerankerJob, TrainedReranker, refuse_other, train_reranker
+from pairgrade.train.reranker_run import RerankerJob, TrainedReranker, train_reranker
+from pairgrade.train.run import refuse_existing, run_folder
 from pairgrade.train.span_set import SLATE, span_sets
 
 # the differences of a slate's labels are learnt, four slates a step, all of it once
@@ -52,15 +54,14 @@ def pretrain_reranker(
 
     Errors are those of ``train_reranker``; InputError, too, where the texts are too few for so many queries.
     """
-    refuse_other(job.out, job.overwrite)
+    refuse_existing(job.out, job.overwrite, read_reranker_manifest)
     progress = progress or TrainProgress()
     progress.phase("reading")
     base = resolve_encoder(job.base)
     _refuse_cross_encoder(base)
     decides = [file_sha256(job.set), folder_digest(base), str(job.queries), str(options.seed)]
     name = hashlib.sha256(" ".join(decides).encode()).hexdigest()[:16]
-    folder = job.out.with_name(f"{job.out.name}.run")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = run_folder(job.out)
     files = [folder / f"{side}-{name}.jsonl" for side in ("train", "dev")]
     if not all(path.exists() for path in files):
         progress.phase("making pairs")
@@ -71,8 +72,8 @@ def pretrain_reranker(
 
 
 def _refuse_cross_encoder(folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if any(str(name).endswith("ForSequenceClassification") for name in config.get("architectures") or ()):
+    names = read_config(folder).get("architectures") or ()
+    if any(str(name).endswith("ForSequenceClassification") for name in names):
         raise ModelError(
             f"{folder} reads pairs already; `pairgrade train-reranker --base` takes it as it is. To pretrain give an "
             "encoder of single texts"

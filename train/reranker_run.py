@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pairgrade.environment import package_version
-from pairgrade.errors import InputError, ResumeError
+from pairgrade.errors import InputError
 from pairgrade.export.causal_model import quiet_transformers
 from pairgrade.export.output import new_folder
 from pairgrade.file_hashes import file_sha256
@@ -31,7 +31,7 @@ from pairgrade.train.reranker_data import DevQuery, Slates, dev_queries, sample_
 from pairgrade.train.reranker_loop import RerankerData, fit_reranker
 from pairgrade.train.reranker_model import RerankerModel, load_reranker
 from pairgrade.train.reranker_options import RerankerOptions
-from pairgrade.train.run import claim
+from pairgrade.train.run import claim, refuse_existing, run_folder
 
 _EXAMPLES = 256  # pairs that the ranges of int8 are calibrated on
 
@@ -84,19 +84,10 @@ def train_reranker(
     """
     options, progress = options or RerankerOptions(), progress or TrainProgress()
     stop = stop or PoliteStop()
-    refuse_other(job.out, job.overwrite)
-    folder = job.out.with_name(f"{job.out.name}.run")
-    folder.mkdir(parents=True, exist_ok=True)
+    refuse_existing(job.out, job.overwrite, read_reranker_manifest)
+    folder = run_folder(job.out)
     with exclusive(folder / "lock"), stop.listening():
         return _train(job, options, folder, progress, stop)
-
-
-def refuse_other(out: Path, overwrite: bool) -> None:
-    """Raise ResumeError where the folder is there and not to be replaced, ModelError where it is no re-ranker."""
-    if out.exists():
-        if not overwrite:
-            raise ResumeError(f"{out} exists already; name another folder, or replace it with --overwrite")
-        read_reranker_manifest(out)  # nothing but a re-ranker is replaced
 
 
 def _train(

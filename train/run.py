@@ -6,7 +6,7 @@ at all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -78,12 +78,8 @@ def train(
     job, LockedError where another process works on it, StopRequested after a signal; what was done is kept.
     """
     progress, stop = progress or TrainProgress(), stop or PoliteStop()
-    folder = job.out.with_name(f"{job.out.name}.run")
-    if job.out.exists():
-        if not job.overwrite:
-            raise ResumeError(f"{job.out} exists already; name another folder, or replace it with --overwrite")
-        read_manifest(job.out)  # nothing but an adapter is replaced
-    folder.mkdir(parents=True, exist_ok=True)
+    refuse_existing(job.out, job.overwrite, read_manifest)
+    folder = run_folder(job.out)
     with exclusive(folder / "lock"), stop.listening():
         return _train(job, options, folder, progress, stop)
 
@@ -188,6 +184,21 @@ def _identity(job: TrainJob, options: TrainOptions, base: Path, builder: PromptB
         del settings["micro_batch_tokens"]
     versions = {name: package_version(name) for name in ("torch", "transformers", "peft")}
     return own | versions | {f"option.{name}": str(value) for name, value in settings.items()}
+
+
+def refuse_existing(out: Path, overwrite: bool, read: Callable[[Path], object]) -> None:
+    """Raise ResumeError where OUT is there and not to be replaced, and ``read``'s error where it is of another kind."""
+    if out.exists():
+        if not overwrite:
+            raise ResumeError(f"{out} exists already; name another folder, or replace it with --overwrite")
+        read(out)
+
+
+def run_folder(out: Path) -> Path:
+    """Make and return ``OUT.run``, which lies beside OUT while a training works on it."""
+    folder = out.with_name(f"{out.name}.run")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def claim(folder: Path, identity: Identity, overwrite: bool) -> None:
