@@ -12,7 +12,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from pairgrade.bench.data import add_data_options, take_pairs
@@ -26,6 +26,8 @@ from pairgrade.onnx_backend import OnnxBackend, OnnxOptions
 from pairgrade.records import Pair
 from pairgrade.rubric import Rubric
 
+_TURNED = Recipe(8, "static", rotate="all", down_block=512)
+_SMOOTHED = RECIPES["int8"]
 TABLE: dict[str, tuple[str, Recipe]] = {
     "weights only, 8 bits": ("int8", Recipe(8, prefix="same")),
     "per tensor, whole prompt": ("int8", Recipe(8, "tensor", "same")),
@@ -33,19 +35,26 @@ TABLE: dict[str, tuple[str, Recipe]] = {
     "per tensor": ("int8", Recipe(8, "tensor")),
     "per token": ("int8", Recipe(8, "token")),
     "static": ("int8", Recipe(8, "static")),
-    "static, smoothed 0.75": ("int8", Recipe(8, "static", smooth=0.75)),
-    "rotated, per tensor": ("int8", Recipe(8, "tensor", rotate=True)),
-    "rotated, per token": ("int8", Recipe(8, "token", rotate=True)),
-    "rotated, per token, down turned": ("int8", Recipe(8, "token", rotate=True, down_block=512)),
-    "rotated, static": ("int8", Recipe(8, "static", rotate=True)),
-    "rotated, static, smoothed 0.5": ("int8", Recipe(8, "static", smooth=0.5, rotate=True)),
-    "rotated, static, smoothed 0.75": ("int8", Recipe(8, "static", smooth=0.75, rotate=True)),
-    "rotated, static, smoothed 0.75, powers": (
+    "static, down smoothed 0.75": ("int8", Recipe(8, "static", smooth_down=0.75)),
+    "rotated, per tensor": ("int8", Recipe(8, "tensor", rotate="all")),
+    "rotated, per token": ("int8", Recipe(8, "token", rotate="all")),
+    "rotated, per token, down turned": ("int8", replace(_TURNED, activations="token")),
+    "rotated, static": ("int8", Recipe(8, "static", rotate="all")),
+    "rotated, static, down smoothed 0.75": ("int8", Recipe(8, "static", rotate="all", smooth_down=0.75)),
+    "rotated, static, down smoothed 0.75, powers": (
         "int8",
-        Recipe(8, "static", smooth=0.75, smooth_powers=True, rotate=True),
+        Recipe(8, "static", rotate="all", smooth_down=0.75, smooth_powers=True),
     ),
-    "rotated, static, smoothed 0.9": ("int8", Recipe(8, "static", smooth=0.9, rotate=True)),
-    "int8, prefix in fp32": ("int8", Recipe(8, "static", down_block=512, rotate=True)),
+    "rotated, static, down smoothed 0.9": ("int8", Recipe(8, "static", rotate="all", smooth_down=0.9)),
+    "rotated, static, down turned": ("int8", _TURNED),
+    "rotated, static, down turned, 8-bit prefix": ("int8", replace(_TURNED, prefix="weights")),
+    "norms not smoothed": ("int8", replace(_SMOOTHED, smooth_norms=0)),
+    "norms smoothed 0.5": ("int8", replace(_SMOOTHED, smooth_norms=0.5)),
+    "norms smoothed 0.8": ("int8", replace(_SMOOTHED, smooth_norms=0.8)),
+    "int8, per token": ("int8", replace(_SMOOTHED, activations="token")),
+    "int8, down not turned": ("int8", replace(_SMOOTHED, down_block=0)),
+    "int8, weights only": ("int8", replace(_SMOOTHED, activations="float")),
+    "int8, prefix in fp32": ("int8", replace(_SMOOTHED, prefix="float")),
     "int8": ("int8", RECIPES["int8"]),
     "int4": ("int4", RECIPES["int4"]),
 }

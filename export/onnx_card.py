@@ -39,7 +39,7 @@ def describe(
     origin = read_origin(source)
     if origin.trained:
         origin.trained.write(work)
-    calibration = settings.calibration if settings.is_calibrated else None
+    calibration = settings.calibration if settings.how.is_calibrated else None
     table: dict[str, Any] = {
         "kind": "onnx",
         **origin.provenance(check.task if check else None, calibration),

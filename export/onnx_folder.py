@@ -25,7 +25,7 @@ from pairgrade.export.onnx_linear import (
 )
 from pairgrade.export.onnx_recipe import RECIPES, Recipe
 from pairgrade.export.onnx_rotate import make_rotation
-from pairgrade.export.onnx_smooth import smooth_down
+from pairgrade.export.onnx_smooth import smooth_down, smooth_norms
 from pairgrade.export.onnx_writer import OPSET, DataFile
 from pairgrade.export.weights import Weights
 from pairgrade.file_hashes import folder_sha256s
@@ -51,7 +51,7 @@ class OnnxSettings:
     def __post_init__(self) -> None:
         if self.quant not in RECIPES:
             raise InputError(f"quantization '{self.quant}'; of ONNX there are {', '.join(RECIPES)}")
-        if self.is_calibrated and not (self.calibration and self.calibration.pairs):
+        if self.how.is_calibrated and not (self.calibration and self.calibration.pairs):
             raise InputError("static 8-bit scales need pairs to calibrate on, and none were given")
 
     @property
@@ -59,22 +59,17 @@ class OnnxSettings:
         """The recipe in force."""
         return self.recipe or RECIPES[self.quant]
 
-    @property
-    def is_calibrated(self) -> bool:
-        """Whether prompts are run to find scales."""
-        return self.how.activations == "static"
-
 
 def write_onnx(source: Path, work: Path, settings: OnnxSettings) -> OnnxManifest:
     """Write a transformers folder's model into an empty folder; ModelError where it is not one that is known."""
     decoder, weights = read_decoder(source), Weights(source)
     _write_tables(work, source, decoder, weights)
-    ranges = _ranges(work, source, settings, decoder, weights) if settings.is_calibrated else {}
-    _write_graphs(work, decoder, weights, settings.how, _linears(settings.how, ranges), ranges)
+    ranges = _ranges(work, source, settings, decoder, weights) if settings.how.is_calibrated else {}
+    _write_graphs(work, decoder, weights, settings.how, _linears(settings.how, ranges, decoder.layers), ranges)
     return _write_manifest(work, settings, decoder)
 
 
-def _linears(recipe: Recipe, ranges: Ranges) -> tuple[Linear, Linear]:
+def _linears(recipe: Recipe, ranges: Ranges, layers: int) -> tuple[Linear, Linear]:
     """Return how the document graph and the prefix graph multiply."""
     documents: Linear
     if recipe.weights == 0:
@@ -82,8 +77,10 @@ def _linears(recipe: Recipe, ranges: Ranges) -> tuple[Linear, Linear]:
     elif recipe.weights == 4:
         documents = Weight4Linear()
     else:
+        # behind the last attention there are only the last tokens: too few for ranges, and for their own to cost much
+        few = [f"layer.{layers - 1}.{part}" for part in ("out", "gate", "up", "down")]
         kinds: dict[str, Linear] = {
-            "float": Weight8Linear(), "static": Static8Linear(ranges), "token": Token8Linear(),
+            "float": Weight8Linear(), "static": Static8Linear(ranges, few), "token": Token8Linear(),
             "tensor": Tensor8Linear(),
         }  # fmt: skip
         documents = kinds[recipe.activations]
@@ -140,12 +137,13 @@ def _write_graphs(
     ]
     for index in range(decoder.layers):
         layer = rotation.turn(read_layer(weights, decoder, index), decoder, index)
+        if ranges and recipe.smooth_norms:
+            layer = smooth_norms(layer, ranges, index, recipe.smooth_norms)
         documents, prefix = graphs
-        if recipe.prefix != "same":  # smoothing fits documents: the prefix's first tokens have outliers elsewhere
+        if recipe.prefix != "same":  # its first tokens have outliers elsewhere in the down input than documents have
             prefix.add_layer(index, layer)
-        if ranges and recipe.smooth:
-            down = f"layer.{index}.down"
-            layer, ranges[down] = smooth_down(layer, ranges[down], recipe.smooth, powers=recipe.smooth_powers)
+        if ranges and recipe.smooth_down:
+            layer = smooth_down(layer, ranges, index, recipe.smooth_down, powers=recipe.smooth_powers)
         documents.add_layer(index, layer)
         if recipe.prefix == "same":
             prefix.add_layer(index, layer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,7 +13,7 @@ from pairgrade.export.onnx_layers import Array
 from pairgrade.export.onnx_writer import MICROSOFT, Graph
 
 _BLOCK = 32  # weights that share a scale, in 4 bits
-_FLOAT, _UINT8 = 1, 2  # ONNX's numbers of types
+_UINT8 = 2  # ONNX's number of the type
 _WIDEST = 127 * 257  # the greatest number whose halves fit into 8 bits
 
 
@@ -77,13 +77,18 @@ class Weight8Linear:
 
 
 class Static8Linear:
-    """8-bit weights and activations; one calibrated range a product, asymmetric."""
+    """8-bit weights and activations; one calibrated range a product, asymmetric.
 
-    def __init__(self, ranges: Mapping[str, Channels]) -> None:
-        self._ranges = ranges
+    ``by_token``: products whose input takes its scales from each token instead.
+    """
+
+    def __init__(self, ranges: Mapping[str, Channels], by_token: Collection[str] = ()) -> None:
+        self._ranges, self._by_token = ranges, by_token
 
     def add(self, graph: Graph, name: str, value: str, weight: Array, bias: Array | None = None) -> str:
         """Add a QuantizeLinear and the product that scales back."""
+        if name in self._by_token:
+            return Token8Linear().add(graph, name, value, weight, bias)
         channels = self._ranges[name]
         step, middle = static_range(float(channels.low.min()), float(channels.high.max()))
         scale, zero = graph.constant(step, np.float32), graph.constant(middle, np.uint8)
@@ -101,16 +106,16 @@ class Tensor8Linear:
 
 
 class Token8Linear:
-    """8-bit weights and activations; a symmetric scale for each token, in plain operators."""
+    """8-bit weights and activations; a symmetric scale for each token."""
 
     def add(self, graph: Graph, name: str, value: str, weight: Array, bias: Array | None = None) -> str:
-        """Add the rounding and a MatMulInteger."""
-        step = _token_steps(graph, value, 127)
-        shifted = graph.op("Add", graph.op("Round", graph.op("Div", value, step)), graph.constant(128, np.float32))
-        whole, scales = _add_weight8(graph, name, weight)
-        zero = graph.constant(128, np.uint8)
-        product = graph.op("MatMulInteger", graph.op("Cast", shifted, to=_UINT8), whole, zero)
-        product = graph.op("Mul", graph.op("Mul", graph.op("Cast", product, to=_FLOAT), step), scales)
+        """Add the rounding, the product, and a multiplication of its rows by their scales."""
+        steps = _token_steps(graph, value, 127, keepdims=0)
+        middle, one = graph.constant(128, np.uint8), graph.constant(1, np.float32)
+        zeros = graph.op("Expand", middle, graph.op("Shape", steps))
+        rounded = graph.op("QuantizeLinear", value, steps, zeros, axis=0)
+        product = _add_product8(graph, name, (rounded, one, middle), weight, None)
+        product = graph.op("Mul", product, graph.op("Unsqueeze", steps, graph.constant([1])))
         return _with_bias(graph, name, product, bias)
 
 
@@ -165,9 +170,9 @@ def round4(weight: Array) -> tuple[npt.NDArray[np.uint8], Array]:
     return whole[..., 0::2] | whole[..., 1::2] << 4, scales.reshape(-1)
 
 
-def _token_steps(graph: Graph, value: str, widest: int) -> str:
-    """Return the size of a whole number for each token (n, 1), with which its largest value is ``widest``."""
-    peak = graph.op("ReduceMax", graph.op("Abs", value), graph.constant([-1]))
+def _token_steps(graph: Graph, value: str, widest: int, keepdims: int = 1) -> str:
+    """Return the size of a whole number for each token (n, 1) or (n,), with which its largest value is ``widest``."""
+    peak = graph.op("ReduceMax", graph.op("Abs", value), graph.constant([-1]), keepdims=keepdims)
     return graph.op(
         "Mul", graph.op("Max", peak, graph.constant(1e-9, np.float32)), graph.constant(1 / widest, np.float32)
     )

@@ -8,6 +8,7 @@ from pairgrade.errors import InputError
 
 ACTIVATIONS = ("float", "static", "token", "tensor")
 PREFIXES = ("same", "weights", "float")
+ROTATIONS = ("none", "heads", "all")
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,12 +16,15 @@ class Recipe:
     """One way to quantize. The defaults of each name in ``RECIPES`` were chosen in docs/decisions/onnx-engine.md."""
 
     weights: int = 0  # bits; 0 leaves them as float32
-    activations: str = "float"  # 8-bit: one calibrated scale a product, or scales taken from each token or batch
+    # 8-bit scales: "token", of each token; "tensor", of each batch; "static", one calibrated a product, and behind the
+    # last attention, where only last tokens are left, of each token
+    activations: str = "float"
     prefix: str = "float"  # of the prefix graph: "same", its weights in 8 bits and activations in 16, or full precision
-    rotate: bool = False  # norm gains folded; residual stream and value heads turned by random orthogonal matrices
+    rotate: str = "none"  # turned by random orthogonal matrices: value heads, or all, the residual stream included
     down_block: int = 0  # the largest block of the Hadamard rotation at run time before the down product; 0: none
-    smooth: float = 0.0  # part of the down inputs' outliers that goes into its weights: 0 none, 1 all
-    smooth_powers: bool = False  # smooth by powers of two: a prefix with 8-bit weights shares the up product's then
+    smooth_norms: float = 0.0  # part of the outliers of normalized values that goes into the weights: 0 none, 1 all
+    smooth_down: float = 0.0  # the same of the down product's input
+    smooth_powers: bool = False  # of the down input, by powers of two: an 8-bit prefix shares the up product's weights
     seed: int = 0  # of the rotations
 
     def __post_init__(self) -> None:
@@ -30,15 +34,23 @@ class Recipe:
             raise InputError(f"activations '{self.activations}'; possible are {', '.join(ACTIVATIONS)}")
         if self.prefix not in PREFIXES:
             raise InputError(f"prefix '{self.prefix}'; possible are {', '.join(PREFIXES)}")
+        if self.rotate not in ROTATIONS:
+            raise InputError(f"rotation '{self.rotate}'; possible are {', '.join(ROTATIONS)}")
         if self.activations != "float" and self.weights != 8:
             raise InputError("8-bit activations need 8-bit weights")
-        if not 0 <= self.smooth <= 1 or (self.smooth and (self.activations != "static" or self.down_block)):
-            raise InputError(
-                f"smoothing {self.smooth}; it must be from 0 to 1, and only static scales without a rotation at run "
-                "time can be smoothed"
-            )
+        for name in ("smooth_norms", "smooth_down"):
+            strength = getattr(self, name)
+            if not 0 <= strength <= 1 or (strength and self.weights != 8):
+                raise InputError(f"{name} is {strength}; it must be from 0 to 1, and only for 8-bit weights above 0")
+        if self.smooth_down and (self.activations != "static" or self.down_block):
+            raise InputError("smooth_down needs static scales and no rotation at run time")
         if self.down_block & (self.down_block - 1):
             raise InputError(f"a rotation in blocks of {self.down_block}; it must be a power of two, or 0")
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether prompts are run to find ranges."""
+        return self.activations == "static" or self.smooth_norms > 0
 
     def describe(self) -> dict[str, str]:
         """Return the recipe as text, for the manifest."""
@@ -47,6 +59,8 @@ class Recipe:
 
 RECIPES = {
     "fp32": Recipe(),
-    "int8": Recipe(weights=8, activations="static", prefix="weights", rotate=True, down_block=512),
+    "int8": Recipe(
+        weights=8, activations="static", prefix="weights", rotate="heads", down_block=512, smooth_norms=0.65
+    ),
     "int4": Recipe(weights=4, prefix="same"),
 }

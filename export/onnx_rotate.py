@@ -6,8 +6,8 @@ which comes out of an element-wise function, would have to be turned at run time
 where a recipe asks for it. Embedding and head stay as they are: the graph turns the embedded tokens when they come in
 and the last hidden states when they go out.
 
-Gemma multiplies by a gain between the output products and the residual stream, which no matrix commutes with: there
-only the gains of the norms before products are folded, and the value heads are turned.
+Gemma multiplies by a gain between the output products and the residual stream, which no matrix commutes with: there,
+and for every model where only the heads are to be turned, the residual stream is left as it is.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ class Rotation:
 def make_rotation(decoder: Decoder, recipe: Recipe) -> Rotation:
     """Return the matrices that a recipe asks for."""
     block = math.gcd(recipe.down_block, decoder.intermediate) if recipe.down_block else 0  # the largest that divides
-    turns = recipe.rotate and not decoder.gemma
+    turns = recipe.rotate == "all" and not decoder.gemma
     return Rotation(
         seed=recipe.seed,
-        is_on=recipe.rotate,
+        is_on=recipe.rotate != "none",
         residual=orthogonal(decoder.hidden, recipe.seed) if turns else None,
         down=hadamard(block) if block else None,
     )

@@ -1,11 +1,13 @@
-"""Outlier channels of the down product's input, scaled away: what is taken from them goes into the weights.
+"""Outlier channels of a product's input, scaled away: what is taken from them goes into the weights.
 
-After SmoothQuant (Xiao et al., https://arxiv.org/abs/2211.10438). The input is the gate's value times the up
-product's, so that a channel's scale can be folded into a column of the one and a row of the other weight for nothing.
+After SmoothQuant (Xiao et al., https://arxiv.org/abs/2211.10438). What divides a channel costs nothing at run time. Of
+a normalized value it is in the norm's gain; of the down product's input, which is the gate's value times the up
+product's, in a column of the up weight.
 """
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from dataclasses import replace
 
 import numpy as np
@@ -29,8 +31,32 @@ def smoothing(channels: Channels, weight: Array, strength: float, *, powers: boo
     return result
 
 
-def smooth_down(layer: Layer, channels: Channels, strength: float, *, powers: bool = False) -> tuple[Layer, Channels]:
-    """Return the layer with its down input smoothed, and the ranges that it then has."""
-    scales = smoothing(channels, layer.down, strength, powers=powers)
-    layer = replace(layer, up=layer.up / scales, down=layer.down * scales[:, None])
-    return layer, Channels(channels.low / scales, channels.high / scales)
+def smooth_norms(layer: Layer, ranges: MutableMapping[str, Channels], index: int, strength: float) -> Layer:
+    """Return the layer with both normalized values smoothed; ``ranges`` becomes what its products then see."""
+    before = f"layer.{index}."
+    attention = smoothing(ranges[f"{before}qkv"], layer.qkv, strength)
+    mlp = smoothing(ranges[f"{before}gate"], np.concatenate((layer.gate, layer.up), 1), strength)
+    for part, scales in (("qkv", attention), ("gate", mlp), ("up", mlp)):
+        ranges[before + part] = _divided(ranges[before + part], scales)
+    return replace(
+        layer,
+        attention_norm=layer.attention_norm / attention,
+        qkv=layer.qkv * attention[:, None],
+        mlp_norm=layer.mlp_norm / mlp,
+        gate=layer.gate * mlp[:, None],
+        up=layer.up * mlp[:, None],
+    )
+
+
+def smooth_down(
+    layer: Layer, ranges: MutableMapping[str, Channels], index: int, strength: float, *, powers: bool = False
+) -> Layer:
+    """Return the layer with its down input smoothed; ``ranges`` becomes what the product then sees."""
+    name = f"layer.{index}.down"
+    scales = smoothing(ranges[name], layer.down, strength, powers=powers)
+    ranges[name] = _divided(ranges[name], scales)
+    return replace(layer, up=layer.up / scales, down=layer.down * scales[:, None])
+
+
+def _divided(channels: Channels, scales: Array) -> Channels:
+    return Channels(channels.low / scales, channels.high / scales)

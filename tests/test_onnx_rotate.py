@@ -17,7 +17,7 @@ from pairgrade.export.onnx_layers import read_layer
 from pairgrade.export.onnx_linear import Channels
 from pairgrade.export.onnx_recipe import Recipe
 from pairgrade.export.onnx_rotate import hadamard, make_rotation, orthogonal
-from pairgrade.export.onnx_smooth import smooth_down
+from pairgrade.export.onnx_smooth import smooth_down, smooth_norms
 from pairgrade.export.weights import Weights
 from tiny_models import FAMILIES
 
@@ -25,7 +25,7 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 
-@pytest.mark.parametrize("recipe", [Recipe(rotate=True), Recipe(rotate=True, down_block=32)])
+@pytest.mark.parametrize("recipe", [Recipe(rotate="all"), Recipe(rotate="heads", down_block=32)])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_rotated_graph_equals_the_plain_one(
     family: str, recipe: Recipe, tiny_folder: Callable[[str], Path], tmp_path: Path
@@ -41,7 +41,7 @@ def test_a_large_block_is_turned_by_two_small_products(
 ) -> None:
     """The tiny models' 96 channels allow blocks of 32."""
     prefix, documents = prompts()
-    recipe = Recipe(rotate=True, down_block=512)
+    recipe = Recipe(rotate="all", down_block=512)
     rotation = make_rotation(read_decoder(tiny_folder("llama")), recipe)
     np.testing.assert_array_equal(rotation.down, hadamard(32))
     plain = opened(export(tiny_folder("llama"), tmp_path / "plain")).score(prefix, documents, LABELS)
@@ -57,7 +57,7 @@ def test_matrices_are_orthogonal(matrix: np.ndarray) -> None:
 
 def test_a_rotation_spreads_an_outlier(tiny_folder: Callable[[str], Path]) -> None:
     decoder = read_decoder(tiny_folder("llama"))
-    rotation = make_rotation(decoder, Recipe(rotate=True))
+    rotation = make_rotation(decoder, Recipe(rotate="all"))
     outlier = np.zeros(decoder.hidden, np.float32)
     outlier[7] = 100
     assert rotation.residual is not None
@@ -68,7 +68,7 @@ def test_a_seed_is_a_model(tiny_folder: Callable[[str], Path]) -> None:
     decoder = read_decoder(tiny_folder("llama"))
     layer = read_layer(Weights(tiny_folder("llama")), decoder, 0)
     first, again, other = (
-        make_rotation(decoder, Recipe(rotate=True, seed=seed)).turn(layer, decoder, 0).qkv for seed in (1, 1, 2)
+        make_rotation(decoder, Recipe(rotate="all", seed=seed)).turn(layer, decoder, 0).qkv for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 0.01
@@ -86,11 +86,34 @@ def test_smoothing_keeps_the_product(tiny_folder: Callable[[str], Path]) -> None
 
     peaks = np.abs(gate * up).max(0)
     peaks[3] = 1000
-    smooth, channels = smooth_down(layer, Channels(-peaks, peaks), 0.75)
+    ranges = {"layer.0.down": Channels(-peaks, peaks)}
+    smooth = smooth_down(layer, ranges, 0, 0.75)
+    channels = ranges["layer.0.down"]
     np.testing.assert_allclose(down(smooth), down(layer), rtol=1e-3, atol=1e-3)
     assert channels.high.max() / np.median(channels.high) < 0.2 * peaks.max() / np.median(peaks)
     assert layer.down is not smooth.down
     assert np.array_equal(layer.down, replace(layer).down)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_smoothed_norms_keep_the_products(family: str, tiny_folder: Callable[[str], Path]) -> None:
+    """What the norm's gain divides, the weights multiply, and an outlier channel is one no longer."""
+    decoder = read_decoder(tiny_folder(family))
+    layer = read_layer(Weights(tiny_folder(family)), decoder, 0)
+    normalized = np.random.default_rng(0).standard_normal((50, decoder.hidden)).astype(np.float32)
+    normalized[:, 5] *= 40
+    attention, mlp = normalized * layer.attention_norm, normalized * layer.mlp_norm
+    seen = {"qkv": attention, "gate": mlp, "up": mlp}
+    ranges = {f"layer.0.{part}": Channels(value.min(0), value.max(0)) for part, value in seen.items()}
+    smooth = smooth_norms(layer, ranges, 0, 0.65)
+    gains = {"qkv": smooth.attention_norm, "gate": smooth.mlp_norm, "up": smooth.mlp_norm}
+    for part, value in seen.items():
+        scaled = normalized * gains[part]
+        np.testing.assert_allclose(scaled @ getattr(smooth, part), value @ getattr(layer, part), rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(ranges[f"layer.0.{part}"].high, scaled.max(0), rtol=1e-5)
+        np.testing.assert_allclose(ranges[f"layer.0.{part}"].low, scaled.min(0), rtol=1e-5)
+        before, after = (np.abs(each).max(0) for each in (value, scaled))
+        assert after.max() / np.median(after) < 0.3 * before.max() / np.median(before)
 
 
 def test_recipes_that_make_no_sense_are_refused() -> None:
@@ -100,8 +123,12 @@ def test_recipes_that_make_no_sense_are_refused() -> None:
         {"activations": "odd", "weights": 8},
         {"prefix": "odd"},
         {"down_block": 48},
-        {"smooth": 2.0, "weights": 8, "activations": "static"},
-        {"smooth": 0.5},
+        {"rotate": "odd"},
+        {"smooth_norms": -0.1, "weights": 8},
+        {"smooth_norms": 0.5},
+        {"smooth_down": 2.0, "weights": 8, "activations": "static"},
+        {"smooth_down": 0.5, "weights": 8, "activations": "token"},
+        {"smooth_down": 0.5, "weights": 8, "activations": "static", "down_block": 32},
     ):
         with pytest.raises(InputError):
             Recipe(**wrong)  # type: ignore[arg-type]
