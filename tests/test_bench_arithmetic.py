@@ -14,6 +14,7 @@ from pairgrade.bench.ceiling import Ceiling, int8_gops
 from pairgrade.bench.cell_figures import cell_figures
 from pairgrade.bench.cell_records import CellRun
 from pairgrade.bench.matrix import Cell
+from pairgrade.export.onnx_recipe import Recipe
 
 pytest.importorskip("torch")
 pytest.importorskip("gguf")
@@ -22,11 +23,19 @@ pytest.importorskip("onnxruntime")
 # the tiny llama: hidden 64, 4 heads and 2 key-value heads of 32, intermediate 96, 2 layers
 QKV, OUT, GATE = 64 * (4 + 2 + 2) * 32, 4 * 32 * 64, 64 * 96  # up and down are as large as gate
 LAYER = QKV + OUT + 3 * GATE
+TURNED = Recipe(
+    8, "static", "weights", rotate="all", down_block=512
+)  # the residual stream is turned on its way in and out
 
 
-@pytest.mark.parametrize(("quant", "enter"), [("fp32", 0), ("int4", 0), ("int8", 64 * 64)])
-def test_an_onnx_folder(quant: str, enter: int, tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
-    folder = export(tiny_folder("llama"), tmp_path / quant, quant)
+@pytest.mark.parametrize(
+    ("quant", "recipe", "enter"),
+    [("fp32", None, 0), ("int4", None, 0), ("int8", None, 0), ("int8", TURNED, 64 * 64)],
+)
+def test_an_onnx_folder(
+    quant: str, recipe: Recipe | None, enter: int, tiny_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = export(tiny_folder("llama"), tmp_path / quant, quant, recipe)
     found = operations(str(folder))
     assert found == Operations(2.0 * (LAYER + QKV + enter), 2.0 * (OUT + 3 * GATE + enter))  # it leaves as it enters
     assert found.whole == 2.0 * (2 * LAYER + 2 * enter)
