@@ -27,7 +27,7 @@ from pairgrade.records import Pair
 from pairgrade.rubric import Rubric
 
 _TURNED = Recipe(8, "static", rotate="all", down_block=512)
-_SMOOTHED = RECIPES["int8"]
+_INT8 = RECIPES["int8"]
 TABLE: dict[str, tuple[str, Recipe]] = {
     "weights only, 8 bits": ("int8", Recipe(8, prefix="same")),
     "per tensor, whole prompt": ("int8", Recipe(8, "tensor", "same")),
@@ -48,14 +48,14 @@ TABLE: dict[str, tuple[str, Recipe]] = {
     "rotated, static, down smoothed 0.9": ("int8", Recipe(8, "static", rotate="all", smooth_down=0.9)),
     "rotated, static, down turned": ("int8", _TURNED),
     "rotated, static, down turned, 8-bit prefix": ("int8", replace(_TURNED, prefix="weights")),
-    "norms not smoothed": ("int8", replace(_SMOOTHED, smooth_norms=0)),
-    "norms smoothed 0.5": ("int8", replace(_SMOOTHED, smooth_norms=0.5)),
-    "norms smoothed 0.8": ("int8", replace(_SMOOTHED, smooth_norms=0.8)),
-    "int8, per token": ("int8", replace(_SMOOTHED, activations="token")),
-    "int8, down not turned": ("int8", replace(_SMOOTHED, down_block=0)),
-    "int8, weights only": ("int8", replace(_SMOOTHED, activations="float")),
-    "int8, prefix in fp32": ("int8", replace(_SMOOTHED, prefix="float")),
-    "int8": ("int8", RECIPES["int8"]),
+    "norms not smoothed": ("int8", replace(_INT8, smooth_norms=0)),
+    "norms smoothed 0.5": ("int8", replace(_INT8, smooth_norms=0.5)),
+    "norms smoothed 0.8": ("int8", replace(_INT8, smooth_norms=0.8)),
+    "int8, per token": ("int8", replace(_INT8, activations="token")),
+    "int8, down not turned": ("int8", replace(_INT8, down_block=0)),
+    "int8, weights only": ("int8", replace(_INT8, activations="float")),
+    "int8, prefix in fp32": ("int8", replace(_INT8, prefix="float")),
+    "int8": ("int8", _INT8),
     "int4": ("int4", RECIPES["int4"]),
 }
 

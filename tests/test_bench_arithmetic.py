@@ -23,9 +23,7 @@ pytest.importorskip("onnxruntime")
 # the tiny llama: hidden 64, 4 heads and 2 key-value heads of 32, intermediate 96, 2 layers
 QKV, OUT, GATE = 64 * (4 + 2 + 2) * 32, 4 * 32 * 64, 64 * 96  # up and down are as large as gate
 LAYER = QKV + OUT + 3 * GATE
-TURNED = Recipe(
-    8, "static", "weights", rotate="all", down_block=512
-)  # the residual stream is turned on its way in and out
+TURNED = Recipe(8, "static", "weights", rotate="all", down_block=512)  # turned on its way in, and back on its way out
 
 
 @pytest.mark.parametrize(
