@@ -11,6 +11,7 @@ import numpy as np
 
 from pairgrade.denormals import can_flush, flushed_denormals
 from pairgrade.errors import MissingExtraError, ModelError
+from pairgrade.heap import large_blocks_given_back
 from pairgrade.onnx_check import check_onnx
 from pairgrade.onnx_manifest import MIN_ONNXRUNTIME, MIN_PYTHON, why_too_old
 from pairgrade.onnx_probe import probe_model
@@ -86,7 +87,7 @@ def open_session(
         options.add_session_config_entry("session.disable_prepacking", "1")
     unwanted = [*_UNWANTED] if fuses else [*_UNWANTED, _FUSES]
     try:
-        with flushed_denormals():  # the library may set it for this thread, too
+        with flushed_denormals(), large_blocks_given_back():  # the library may set the former for this thread, too
             session = library.InferenceSession(
                 str(path), options, providers=[(provider, _PROVIDER_OPTIONS.get(provider, {}))],
                 disabled_optimizers=unwanted, enable_fallback=0,  # to the processor, in the middle of a run
