@@ -36,6 +36,8 @@ from pairgrade.model_choice import choose_model
 from pairgrade.onnx_backend import PROVIDERS, OnnxOptions
 from pairgrade.readers import Source, read_pairs
 from pairgrade.records import Judgment, Pair
+from pairgrade.rubric import Rubric
+from pairgrade.trained_prompt import RUBRIC, write_rubric
 
 _HOUR = 3600.0
 _BYTES_A_ROW = 8  # of memory that a run keeps for each pair
@@ -47,7 +49,7 @@ class EstimateOptions:
     """What is sampled, and what an hour costs."""
 
     model: str
-    rubric: str = "trec"
+    rubric: Rubric = field(default_factory=lambda: Rubric.load("trec"))
     sample: int = 200  # pairs
     annotator: AnnotatorOptions = field(default_factory=AnnotatorOptions)  # a calibration takes no time and is left out
     llama: LlamaOptions = field(default_factory=LlamaOptions)
@@ -111,12 +113,13 @@ def estimate(source: Source, options: EstimateOptions) -> Estimate:
 
 
 def cell_job(options: EstimateOptions, path: Path, out: Path) -> CellJob:
-    """Return the measurement that labels a file of pairs as the options say."""
+    """Write the rubric beside ``out`` and return the measurement that labels a file of pairs as the options say."""
+    write_rubric(options.rubric, out.parent)
     own = options.annotator
     return CellJob(
         model=options.model,
         engine="pairgrade",
-        rubric=options.rubric,
+        rubric=str(out.with_name(RUBRIC)),
         threads=options.llama.threads or usable_cores(),
         batch_tokens=own.plan.batch_tokens,
         context=0,  # those of llama and onnx are in force

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import rich_click as click
@@ -52,22 +51,8 @@ def check_options(function: F) -> F:
     return decorate(_OPTIONS)(options.pairs_options(function))
 
 
-def as_trained(folder: str | Path, values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values with rubric, turns and context as given, else as those of the model's training."""
-    from pairgrade.rubric import Rubric
-    from pairgrade.train.trained_prompt import read_trained_prompt, rubric_in_force
-
-    trained = read_trained_prompt(Path(folder))
-    given = Rubric.load(values["rubric"]) if values["rubric"] else None
-    own: dict[str, Any] = {"rubric": rubric_in_force(given, Path(folder), trained)}
-    if trained:
-        own["chat"] = trained.chat if values["chat"] == "auto" else values["chat"]
-        own["ctx"] = values["ctx"] or trained.context
-    return values | own
-
-
 def task(path: str | None, values: dict[str, Any]) -> Task:
-    """Read the pairs of a file, or the shipped sample; the values are those of ``as_trained``."""
+    """Read the pairs of a file, or the shipped sample; the values are those of ``options.as_trained``."""
     from pairgrade.export.measure import Task
     from pairgrade.export.pairs import chosen_pairs
 

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 def command(
     pairs: str,
     model: str,
-    rubric: str,
     sample: int,
     usd_per_hour: float | None,
     machine: str | None,
@@ -49,7 +48,6 @@ def command(
 
     from pairgrade.bench.estimate import EstimateOptions, estimate
     from pairgrade.bench.prices import age_warning, load_prices
-    from pairgrade.rubric import Rubric
 
     if usd_per_hour is not None and machine is not None:
         raise InputError("give --machine or --usd-per-hour, not both")
@@ -59,11 +57,13 @@ def command(
         warning = age_warning(price.type, price.date, date.today())
         if warning:
             click.echo(f"beware: {warning}", err=True)
+    chosen = options.chosen_model(model, values)
+    values = options.as_trained(chosen, values)
     asked = EstimateOptions(
-        options.chosen_model(model, values),
-        rubric,
+        chosen,
+        values["rubric"],
         sample,
-        options.annotator_options(values, Rubric.load(rubric)),
+        options.annotator_options(values),
         options.llama_options(values),
         options.onnx_options(values),
         isolate=not values["in_process"],

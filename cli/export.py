@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 from rich.table import Table
 
-from pairgrade.cli import PARTIAL
-from pairgrade.cli.check_options import as_trained, check_options, floor, task
+from pairgrade.cli import PARTIAL, options
+from pairgrade.cli.check_options import check_options, floor, task
 from pairgrade.cli.consoles import result_console
 from pairgrade.cli.unfinished import whole_or_nothing
 from pairgrade.export.quantize import QUANTS, quants
@@ -102,7 +102,7 @@ def command(folder: Path, target: str, quant: str | None, out: Path, **values: A
     is kept, OUT is not made, and it is 1.
     """
     with whole_or_nothing():
-        _TARGETS[target](folder, out, quant, as_trained(folder, values))
+        _TARGETS[target](folder, out, quant, options.as_trained(folder, values))
 
 
 def _print(report: ExportReport) -> None:

@@ -59,7 +59,6 @@ def command(
     out: Path,
     qrels: Path | None,
     model: str,
-    rubric: str,
     canaries: Path | None,
     canary_every: int,
     overwrite: bool,
@@ -80,14 +79,13 @@ def command(
     """
     from pairgrade.cli.progress import TerminalProgress
     from pairgrade.job import LabelJob
-    from pairgrade.rubric import Rubric
     from pairgrade.run import label
 
     job = LabelJob(
         options.source(pairs, values), out, qrels, options.selection(values), overwrite, canaries, canary_every
     )
-    task = Rubric.load(rubric)
-    open_annotator = options.annotator_opener(model, task, values)
+    chosen = options.chosen_model(model, values)
+    open_annotator = options.annotator_opener(chosen, options.as_trained(chosen, values))
     with TerminalProgress(quiet) as progress:
         summary = label(job, open_annotator, progress)
     if as_json:

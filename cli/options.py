@@ -23,6 +23,7 @@ from pairgrade.plan import PlanOptions
 from pairgrade.readers import Columns, Source
 from pairgrade.rubric import Rubric
 from pairgrade.spool import Selection
+from pairgrade.trained_prompt import read_trained_prompt, rubric_in_force
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -82,12 +83,13 @@ _MODEL = [
           text="A .gguf file, pkg:PACKAGE (a GGUF inside an installed Python package) or "
           "hf:org/repo/file.gguf@revision; a folder of `pairgrade export --to onnx`; or a folder that holds "
           "several such models, of which --backend takes one."),
-    _text("--rubric", "-r", metavar="RUBRIC", default="trec", panel=_MODEL_PANEL,
-          text="trec, binary, esci or a TOML file; see `pairgrade rubric show trec`."),
+    _text("--rubric", "-r", metavar="RUBRIC", panel=_MODEL_PANEL,
+          text="trec, binary, esci or a TOML file; see `pairgrade rubric show trec`.  [default: the one the model was "
+          "trained with, else trec]"),
     _choice("--chat", choices=["auto", *FORMAT_NAMES], metavar="NAME", default="auto", panel=_MODEL_PANEL,
-            text="The turns around the prompt; auto tells by the model's control tokens."),
-    _number("--ctx", "Longest prompt in tokens; documents are cut to fit.  [default: 2048, or what the model was "
-            "trained with, if less]", _MODEL_PANEL, least=64),
+            text="The turns around the prompt; auto is its training's, or tells by the model's control tokens."),
+    _number("--ctx", "Longest prompt in tokens; documents are cut to fit.  [default: its training's, else 2048]",
+            _MODEL_PANEL, least=64),
     _choice("--too-long", choices=["cut", "reject"], metavar="POLICY", default="cut", panel=_MODEL_PANEL,
             text="A document that does not fit is cut and marked, or its row rejected."),
     _text("--calibration", metavar="FILE", panel=_MODEL_PANEL,
@@ -136,8 +138,21 @@ def selection(values: dict[str, Any]) -> Selection:
     return Selection(values["limit"], values["sample"], values["seed"], values["duplicates"])
 
 
-def annotator_options(values: dict[str, Any], rubric: Rubric) -> AnnotatorOptions:
+def as_trained(model: str | Path, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values with the rubric loaded, and it, turns and context as given, else as of the model's training."""
+    path = Path(model)
+    trained = read_trained_prompt(path)
+    given = Rubric.load(values["rubric"]) if values["rubric"] else None
+    own: dict[str, Any] = {"rubric": rubric_in_force(given, path, trained)}
+    if trained:
+        own["chat"] = trained.chat if values["chat"] == "auto" else values["chat"]
+        own["ctx"] = values["ctx"] or trained.context
+    return values | own
+
+
+def annotator_options(values: dict[str, Any]) -> AnnotatorOptions:
     """Build the prompt and planning options; the calibration must be one for the rubric's grades."""
+    rubric: Rubric = values["rubric"]
     path, plan = values["calibration"], PlanOptions(values["batch_tokens"] or PlanOptions().batch_tokens)
     calibration = Calibration.load(path, rubric.values) if path else None
     return AnnotatorOptions(values["chat"], values["too_long"], values["window"], plan, calibration)
@@ -175,12 +190,12 @@ def chosen_model(model: str, values: dict[str, Any]) -> str:
     return choice.model
 
 
-def annotator_opener(
-    model: str, rubric: Rubric, values: dict[str, Any]
-) -> Callable[[], AbstractContextManager[Annotator]]:
-    """Return what opens the annotator that the options describe, in a worker process unless --in-process is given."""
-    settings, isolate = annotator_options(values, rubric), not values["in_process"]
-    chosen = chosen_model(model, values)
+def annotator_opener(model: str, values: dict[str, Any]) -> Callable[[], AbstractContextManager[Annotator]]:
+    """Return what opens the annotator that the options describe, in a worker process unless --in-process is given.
+
+    ``model`` and the values are those of ``chosen_model`` and ``as_trained``.
+    """
+    settings, isolate = annotator_options(values), not values["in_process"]
     llama, onnx = llama_options(values), onnx_options(values)
-    opened = partial(Annotator.open, chosen, rubric, options=settings, llama=llama, onnx=onnx, isolate=isolate)
+    opened = partial(Annotator.open, model, values["rubric"], options=settings, llama=llama, onnx=onnx, isolate=isolate)
     return partial(entered, opened) if isolate else opened

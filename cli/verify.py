@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 from rich.table import Table
 
-from pairgrade.cli.check_options import as_trained, check_options, floor, task
+from pairgrade.cli import options
+from pairgrade.cli.check_options import check_options, floor, task
 from pairgrade.cli.consoles import result_console
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def command(a: str, b: str, pairs: str | None, as_json: bool, quiet: bool, **val
     from pairgrade.cli.progress import TerminalProgress
     from pairgrade.export.verify import floor_between, verify
 
-    limits, values = floor(floor_between(a, b), values), as_trained(a, values)
+    limits, values = floor(floor_between(a, b), values), options.as_trained(a, values)
     with TerminalProgress(quiet) as progress:
         found = verify(
             a, b, task(pairs, values), limits, context=values["ctx"], threads=values["threads"], progress=progress

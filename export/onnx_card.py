@@ -17,12 +17,12 @@ from pairgrade.export.provenance import read_origin
 from pairgrade.export.verify import Verification
 from pairgrade.file_hashes import file_sha256
 from pairgrade.onnx_manifest import OnnxManifest
-from pairgrade.train.trained_prompt import RUBRIC
+from pairgrade.trained_prompt import PROVENANCE, RUBRIC
 
 if TYPE_CHECKING:
     from pairgrade.export.onnx_export import OnnxCheck
 
-PROVENANCE, CARD = "provenance.json", "README.md"
+CARD = "README.md"
 _PACKAGES = ("pairgrade", "onnx", "onnxruntime", "torch", "transformers")
 
 

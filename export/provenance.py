@@ -14,7 +14,7 @@ from pairgrade.export.quantize import QUANTS, Quant
 from pairgrade.file_hashes import MANIFEST
 from pairgrade.records import Pair
 from pairgrade.train.base_model import folder_digest
-from pairgrade.train.trained_prompt import RUBRIC, TrainedPrompt, read_trained_prompt
+from pairgrade.trained_prompt import RUBRIC, TrainedPrompt, read_trained_prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +53,12 @@ class Origin:
 
     def use(self, model: str) -> str:
         """Say how to label, with the prompt of the training."""
-        command = f"pairgrade label PAIRS --model {model}"
         if self.trained is None:
-            return f"`{command}`."
-        known = f" --rubric {RUBRIC}" if self.trained.rubric else ""
-        return (
-            f"`{command}{known} --ctx {self.trained.context}`: the rubric{' (rubric.toml)' if known else ''} and the "
-            "longest prompt of its training."
-        )
+            return f"`pairgrade label PAIRS --model {model}`."
+        given, own = " --rubric RUBRIC", f"the longest prompt ({self.trained.context} tokens)"
+        if self.trained.rubric:
+            given, own = "", f"the rubric ({RUBRIC}) and {own}"
+        return f"`pairgrade label PAIRS --model {model}{given}`, which takes {own} of its training from this folder."
 
 
 def read_origin(folder: Path) -> Origin:

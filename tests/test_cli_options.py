@@ -9,7 +9,7 @@ import pytest
 import rich_click as click
 from click.testing import CliRunner
 
-from pairgrade import PlanOptions, Rubric
+from pairgrade import PlanOptions
 from pairgrade.cli import cli, options
 from pairgrade.cli.label import command as label
 from pairgrade.onnx_backend import OnnxOptions
@@ -47,7 +47,8 @@ def test_options_of_the_onnx_backend(arguments: tuple[str, ...], expected: OnnxO
 
 @pytest.mark.parametrize(("arguments", "plan"), [((), PlanOptions()), (("--batch-tokens", "700"), PlanOptions(700))])
 def test_the_batch_is_planned_and_computed_alike(arguments: tuple[str, ...], plan: PlanOptions) -> None:
-    assert options.annotator_options(_values(*arguments), Rubric.load("trec")).plan == plan
+    values = options.as_trained("m", _values(*arguments))
+    assert options.annotator_options(values).plan == plan
 
 
 def test_the_help_tells_the_batches_of_both_engines() -> None:

@@ -21,14 +21,15 @@ from pairgrade.readers import Source
 pytest.importorskip("torch")
 pytest.importorskip("peft")
 
-from pairgrade.cli.check_options import as_trained
 from pairgrade.cli.export import command as export_command
+from pairgrade.cli.label import command as label_command
 from pairgrade.cli.merge import command as merge_command
+from pairgrade.cli.options import as_trained
 from pairgrade.train import merge as merging
 from pairgrade.train.merge import merge
 from pairgrade.train.options import TrainOptions
 from pairgrade.train.run import TrainJob, train
-from pairgrade.train.trained_prompt import read_trained_prompt, rubric_in_force
+from pairgrade.trained_prompt import read_trained_prompt, rubric_in_force
 
 PAIRS = make_pairs(4, 4)
 CONTEXT = 300
@@ -94,7 +95,69 @@ def test_exports_are_checked_with_it_and_hold_it(to: str, merged: Path, mine: Ru
         "context": CONTEXT,
     }
     card = (tmp_path / "out" / "README.md").read_text()
-    assert f"--rubric rubric.toml --ctx {CONTEXT}" in card
+    assert f"takes the rubric (rubric.toml) and the longest prompt ({CONTEXT} tokens) of its training" in card
+
+
+@pytest.fixture(scope="module")
+def exported(merged: Path) -> dict[str, Path]:
+    """Return what labels of two exports: a GGUF file and an ONNX folder."""
+    pytest.importorskip("onnxruntime")
+    found = {"gguf": merged.with_name("gguf"), "onnx": merged.with_name("onnx")}
+    for to, out in found.items():
+        quant = "fp32" if to == "onnx" else "f32"
+        options = ("--to", to, "--quant", quant, "--sample", 2, "--threads", 1, "--allow-below-floor")
+        assert run_command(export_command, merged, "--out", out, *options).exit_code == 0
+    return {"gguf": found["gguf"] / "model-f32.gguf", "onnx": found["onnx"]}
+
+
+@pytest.mark.parametrize("to", ["gguf", "onnx"])
+def test_labelling_takes_it_from_the_export(
+    to: str, exported: dict[str, Path], adapter: Path, mine: Rubric, tmp_path: Path
+) -> None:
+    """Nothing given is the same run as all of it given, down to the bytes, for documents that are cut, too."""
+    long = [replace(pair, document=f"{pair.document} " * 60) for pair in PAIRS[:3]]
+    pairs, all_given = write_jsonl(tmp_path / "pairs.jsonl", long), ("--rubric", adapter / "rubric.toml")
+    all_given += ("--ctx", CONTEXT, "--chat", "plain")
+    bytes_of = {}
+    for name, given in {"nothing": (), "all": all_given}.items():
+        out = tmp_path / f"{name}.jsonl"
+        run_command(label_command, pairs, "--model", exported[to], "--out", out, "--threads", 1, "--in-process", *given)
+        identity = json.loads(Path(f"{out}.manifest.json").read_text())["identity"]
+        told = identity["rubric"], identity["chat"], identity["backend.context"]
+        assert told == (mine.digest, "plain", str(CONTEXT))
+        bytes_of[name] = out.read_bytes()
+    assert bytes_of["nothing"] == bytes_of["all"]
+    assert all(json.loads(line)["truncated"] for line in bytes_of["all"].splitlines())
+
+
+def test_a_file_takes_the_prompt_of_a_manifest_that_lists_it_alone(
+    exported: dict[str, Path], mine: Rubric, tmp_path: Path
+) -> None:
+    found = read_trained_prompt(exported["gguf"])
+    assert found is not None
+    assert (found.rubric, found.chat, found.context) == (mine, "plain", CONTEXT)
+    for name in ("manifest.json", "rubric.toml"):
+        shutil.copyfile(exported["gguf"].with_name(name), tmp_path / name)
+    other = tmp_path / "other.gguf"
+    shutil.copyfile(exported["gguf"], other)
+    assert read_trained_prompt(other) is None
+    assert read_trained_prompt(tmp_path / "absent.gguf") is None
+    shutil.copyfile(exported["gguf"], tmp_path / exported["gguf"].name)
+    assert read_trained_prompt(tmp_path / exported["gguf"].name) == found
+    (tmp_path / "rubric.toml").unlink()
+    with pytest.raises(RubricError, match="comes without the rubric that it was trained with"):
+        as_trained(tmp_path / exported["gguf"].name, NOTHING_GIVEN)
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{", '{"files": []}', '{"files": {"m.gguf": 1}, "prompt": {"rubric": 3, "chat": 1, "context": 9}}']
+)
+def test_a_manifest_of_others_tells_of_no_training(text: str, tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").touch()
+    for name in ("manifest.json", "provenance.json"):
+        (tmp_path / name).write_text(text)
+    assert read_trained_prompt(tmp_path / "m.gguf") is None
+    assert read_trained_prompt(tmp_path) is None
 
 
 def test_the_merge_compares_the_prompts_of_the_training(

@@ -16,7 +16,7 @@ from pairgrade.manifest import Identity
 from pairgrade.qrels import write_qrels
 from pairgrade.rubric import Rubric
 from pairgrade.train.curves import draw_confusions, draw_curves
-from pairgrade.train.trained_prompt import write_rubric
+from pairgrade.trained_prompt import write_rubric
 
 if TYPE_CHECKING:
     from pairgrade.train.run import Trained

@@ -28,7 +28,7 @@ from pairgrade.train.base_model import folder_digest
 from pairgrade.train.dequantize import quant_before
 from pairgrade.train.options import TrainOptions
 from pairgrade.train.prompts import builder_of
-from pairgrade.train.trained_prompt import TrainedPrompt, read_trained_prompt, rubric_in_force
+from pairgrade.trained_prompt import TrainedPrompt, read_trained_prompt, rubric_in_force
 
 TOLERANCE = 1e-4  # of the largest logit, over the whole vocabulary
 _TOKENIZER_FILES = (

@@ -1,13 +1,15 @@
 """The prompt that an annotator was trained with: carried on from the adapter to the merged model and its exports.
 
 Each of these folders holds the rubric as rubric.toml. The digest of the rubric, the turns of the chat and the context
-are part of the training's identity in manifest.json.
+are part of the training's identity in manifest.json; an export tells them as its "prompt", there (GGUF) or in
+provenance.json (ONNX).
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from pairgrade.file_hashes import MANIFEST
 from pairgrade.rubric import BUILT_IN, Rubric
 from pairgrade.rubric_file import rubric_toml
 
-RUBRIC = "rubric.toml"
+RUBRIC, PROVENANCE = "rubric.toml", "provenance.json"
 _log = logging.getLogger(__name__)
 
 
@@ -47,17 +49,24 @@ def write_rubric(rubric: Rubric, folder: Path) -> None:
     write_text(folder / RUBRIC, rubric_toml(rubric))
 
 
-def read_trained_prompt(folder: Path) -> TrainedPrompt | None:
-    """Read it of an adapter or a merged model; None for a folder, or what is none, that tells of no training.
+def read_trained_prompt(model: Path) -> TrainedPrompt | None:
+    """Read it of the folder of an adapter, a merged model or an ONNX export, or of a GGUF file in an export's folder.
 
-    ModelError where rubric.toml is not the rubric of the training.
+    None for a model, or what is none, that tells of no training. ModelError where rubric.toml is not the rubric of the
+    training.
     """
-    try:
-        table = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        identity = table["identity"]
-        digest, chat, context = identity["rubric"], identity["chat_format"], int(identity["option.context"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    folder = model
+    if os.path.isdir(model):
+        told = _trained(_table(model / MANIFEST)) or _exported(_table(model / PROVENANCE))
+    elif os.path.isfile(model):
+        folder = model.parent
+        table = _table(folder / MANIFEST)
+        told = _exported(table) if _lists(table, model.name) else None
+    else:
         return None
+    if told is None:
+        return None
+    digest, chat, context = told
     file = folder / RUBRIC
     if file.is_file():
         rubric: Rubric | None = Rubric.load(file)
@@ -68,10 +77,40 @@ def read_trained_prompt(folder: Path) -> TrainedPrompt | None:
             )
     else:
         rubric = next((known for known in map(Rubric.load, BUILT_IN) if known.digest == digest), None)
-    return TrainedPrompt(str(digest), rubric, str(chat), context)
+    return TrainedPrompt(digest, rubric, chat, context)
 
 
-def rubric_in_force(given: Rubric | None, folder: Path, trained: TrainedPrompt | None) -> Rubric:
+def _table(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _lists(table: Any, name: str) -> bool:
+    files = table.get("files") if isinstance(table, dict) else None
+    return isinstance(files, dict) and name in files
+
+
+def _trained(table: Any) -> tuple[str, str, int] | None:
+    """Return the rubric's digest, turns and context of an adapter's or a merged model's manifest."""
+    try:
+        identity = table["identity"]
+        return str(identity["rubric"]), str(identity["chat_format"]), int(identity["option.context"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _exported(table: Any) -> tuple[str, str, int] | None:
+    """Return the same of what an export tells."""
+    try:
+        prompt = table["prompt"]
+        return str(prompt["rubric"]["sha256"]), str(prompt["chat"]), int(prompt["context"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def rubric_in_force(given: Rubric | None, model: Path, trained: TrainedPrompt | None) -> Rubric:
     """Return the rubric that was given, else the one of the training, and trec for a model without one.
 
     A given one that is not that of the training is warned of.
@@ -81,7 +120,7 @@ def rubric_in_force(given: Rubric | None, folder: Path, trained: TrainedPrompt |
             return Rubric.load("trec")
         if trained.rubric is None:
             raise RubricError(
-                f"{folder} does not hold the rubric that it was trained with, and none of the built-in ones has its "
+                f"{model} comes without the rubric that it was trained with, and none of the built-in ones has its "
                 f"digest ({trained.digest}); give it with --rubric"
             )
         return trained.rubric
@@ -89,6 +128,6 @@ def rubric_in_force(given: Rubric | None, folder: Path, trained: TrainedPrompt |
         _log.warning(
             "%s was trained with another rubric than the '%s' that was given: its digest is %s, the other's %s. "
             "A model grades by the rubric of its training; leave --rubric out to take that one",
-            folder, given.name, trained.digest, given.digest,
+            model, given.name, trained.digest, given.digest,
         )  # fmt: skip
     return given
