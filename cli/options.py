@@ -23,7 +23,7 @@ from pairgrade.plan import PlanOptions
 from pairgrade.readers import Columns, Source
 from pairgrade.rubric import Rubric
 from pairgrade.spool import Selection
-from pairgrade.trained_prompt import read_trained_prompt, rubric_in_force
+from pairgrade.trained_prompt import prompt_in_force
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -140,14 +140,9 @@ def selection(values: dict[str, Any]) -> Selection:
 
 def as_trained(model: str | Path, values: dict[str, Any]) -> dict[str, Any]:
     """Return the values with the rubric loaded, and it, turns and context as given, else as of the model's training."""
-    path = Path(model)
-    trained = read_trained_prompt(path)
-    given = Rubric.load(values["rubric"]) if values["rubric"] else None
-    own: dict[str, Any] = {"rubric": rubric_in_force(given, path, trained)}
-    if trained:
-        own["chat"] = trained.chat if values["chat"] == "auto" else values["chat"]
-        own["ctx"] = values["ctx"] or trained.context
-    return values | own
+    names = "rubric", "chat", "ctx"
+    found = prompt_in_force(model, *(values[name] for name in names))
+    return values | dict(zip(names, found, strict=True))
 
 
 def annotator_options(values: dict[str, Any]) -> AnnotatorOptions:

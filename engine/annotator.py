@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
 from pairgrade.backend import Backend, Counters
-from pairgrade.backends import open_backend
+from pairgrade.backends import one_model, open_backend
 from pairgrade.calibration import Calibration
 from pairgrade.chat import ChatFormat
 from pairgrade.errors import InputError, NonFiniteError
@@ -21,6 +21,7 @@ from pairgrade.plan import Batch, PlanOptions, plan
 from pairgrade.prompt import PROMPT_VERSION, Prompt, PromptBuilder, detect_chat_format
 from pairgrade.records import Judgment, Pair
 from pairgrade.rubric import Rubric
+from pairgrade.trained_prompt import prompt_in_force
 
 _WINDOW_CHARACTERS = 32 * 2**20  # a window of long documents holds fewer pairs
 
@@ -74,7 +75,7 @@ class Annotator:
     def open(
         cls,
         model: str | Path,
-        rubric: Rubric | str | Path = "trec",
+        rubric: Rubric | str | Path | None = None,
         *,
         options: AnnotatorOptions | None = None,
         llama: LlamaOptions | None = None,
@@ -83,14 +84,19 @@ class Annotator:
     ) -> Annotator:
         """Load a GGUF model by path, ``pkg:PACKAGE`` or ``hf:org/repo/file.gguf@revision``, or an exported ONNX folder.
 
-        Of a folder that holds several of them, the one that is fastest on this machine is taken.
+        Of a folder that holds several of them, the one that is fastest on this machine is taken. ``rubric``: built-in
+        by name, or a TOML file; None is that of the model's training where its folder tells one, else trec. So are
+        the turns and the context, where the options leave them open.
         ``isolate``: in a worker process, so that a pair on which the model's library dies becomes an ``Unfit``.
         ModelError where it cannot be loaded; RubricError where the rubric's label words do not fit it.
         """
-        rubric = rubric if isinstance(rubric, Rubric) else Rubric.load(rubric)
-        backend, path = open_backend(model, llama, onnx, isolate=isolate)
+        chosen, options, llama = one_model(model, onnx), options or AnnotatorOptions(), llama or LlamaOptions()
+        task, chat, context = prompt_in_force(chosen, rubric, options.chat, None)
+        options, llama = replace(options, chat=chat), replace(llama, context=llama.context or context)
+        onnx = onnx and replace(onnx, context=onnx.context or context)
+        backend, path = open_backend(chosen, llama, onnx, isolate=isolate)
         try:
-            return cls(backend, rubric, options, path)
+            return cls(backend, task, options, path)
         except BaseException:
             backend.close()
             raise

@@ -37,11 +37,7 @@ def open_backend(
     Of a folder that holds several models, the one that ``choose_model`` takes on this machine; the log says why.
     ``isolate``: in a worker process, whose death is survived; the scores are the same.
     """
-    cuda = onnx is not None and onnx.provider == PROVIDERS["cuda"]
-    choice = choose_model(str(reference), cuda=cuda)
-    if choice.why:
-        _log.info("%s: %s", reference, choice.why)
-    text = choice.model
+    text = one_model(reference, onnx)
     if text.startswith("fake:"):
         if isolate:
             return WorkerBackend(text, lambda: _tokenizer(text), llama), None
@@ -61,6 +57,15 @@ def open_backend(
     if isolate:
         return WorkerBackend(str(path), lambda: _tokenizer(str(path)), llama), path
     return LlamaBackend(path, llama), path
+
+
+def one_model(reference: str | Path, onnx: OnnxOptions | None = None) -> str:
+    """Return the one model that a reference names or that is taken of those in it; the log says why."""
+    cuda = onnx is not None and onnx.provider == PROVIDERS["cuda"]
+    choice = choose_model(str(reference), cuda=cuda)
+    if choice.why:
+        _log.info("%s: %s", reference, choice.why)
+    return choice.model
 
 
 @contextmanager

@@ -110,6 +110,21 @@ def _exported(table: Any) -> tuple[str, str, int] | None:
         return None
 
 
+def prompt_in_force(
+    model: str | Path, rubric: Rubric | str | Path | None, chat: str, context: int | None
+) -> tuple[Rubric, str, int | None]:
+    """Return rubric, turns and longest prompt of what labels: as given, else (None, "auto", None) as of its training.
+
+    ``model`` is a file or a folder of one model; see ``rubric_in_force``.
+    """
+    trained = read_trained_prompt(Path(model))
+    given = rubric if isinstance(rubric, Rubric) or rubric is None else Rubric.load(rubric)
+    found = rubric_in_force(given, Path(model), trained)
+    if trained is None:
+        return found, chat, context
+    return found, trained.chat if chat == "auto" else chat, context or trained.context
+
+
 def rubric_in_force(given: Rubric | None, model: Path, trained: TrainedPrompt | None) -> Rubric:
     """Return the rubric that was given, else the one of the training, and trec for a model without one.
 

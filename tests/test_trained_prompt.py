@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from helpers import make_pairs, run_command, write_jsonl
-from pairgrade import ModelError, Pair, Rubric, RubricError
+from pairgrade import Annotator, AnnotatorOptions, LlamaOptions, ModelError, OnnxOptions, Pair, Rubric, RubricError
 from pairgrade.file_hashes import file_sha256
 from pairgrade.readers import Source
 
@@ -128,6 +128,23 @@ def test_labelling_takes_it_from_the_export(
         bytes_of[name] = out.read_bytes()
     assert bytes_of["nothing"] == bytes_of["all"]
     assert all(json.loads(line)["truncated"] for line in bytes_of["all"].splitlines())
+
+
+@pytest.mark.parametrize("to", ["gguf", "onnx"])
+def test_an_annotator_takes_it_too(to: str, exported: dict[str, Path], mine: Rubric) -> None:
+    """By the file or its folder; what is given goes first."""
+    own = OnnxOptions(threads=1) if to == "onnx" else None
+    for model in (exported[to], exported[to].parent) if to == "gguf" else (exported[to],):
+        with Annotator.open(model, llama=LlamaOptions(threads=1), onnx=own) as annotator:
+            identity = annotator.identity()
+        told = identity["rubric"], identity["chat"], identity["backend.context"]
+        assert told == (mine.digest, "plain", str(CONTEXT))
+    own = OnnxOptions(threads=1, context=700)
+    given = {"options": AnnotatorOptions("chatml"), "llama": LlamaOptions(700, 1), "onnx": own}
+    with Annotator.open(exported[to], "trec", **given) as annotator:
+        identity = annotator.identity()
+    told = identity["rubric"], identity["chat"], identity["backend.context"]
+    assert told == (Rubric.load("trec").digest, "chatml", "700")
 
 
 def test_a_file_takes_the_prompt_of_a_manifest_that_lists_it_alone(
