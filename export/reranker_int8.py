@@ -145,6 +145,8 @@ def _round_products(graph: Any, ranges: Ranges, strength: float | None) -> None:
     def constant(array: Any, name: str) -> None:
         graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
 
+    if any(len(values) > 1 for values in alike.values()):
+        constant(np.zeros(2, np.int64), "same_shape")
     for weights, values in alike.items():
         name = values[0]
         arrays = [numpy_helper.to_array(product.weight) for product in products[name]]
@@ -170,7 +172,11 @@ def _round_products(graph: Any, ranges: Ranges, strength: float | None) -> None:
             rounding.append(helper.make_node("QuantizeLinear", parts, [f"{value}.int8"]))
             for product in products[value]:
                 weight = f"{name}.{product.node.input[1]}"
-                inputs = [f"{value}.int8", f"{weight}.int8", f"{name}.scale", f"{weight}.scale", f"{name}.zero"]
+                whole = f"{weight}.int8"
+                if value != name:  # ONNX Runtime turns the weights of one product each into u8, where there is no VNNI
+                    rounding.append(helper.make_node("Reshape", [whole, "same_shape"], [f"{value}.{whole}"]))
+                    whole = f"{value}.{whole}"
+                inputs = [f"{value}.int8", whole, f"{name}.scale", f"{weight}.scale", f"{name}.zero"]
                 inputs += ["", product.bias] if product.bias else []
                 result = product.node.output[0]
                 if product.sum is not None:

@@ -147,6 +147,8 @@ def test_weights_that_are_shared_transposed_or_chained(tmp_path: Path) -> None:
     found = open_graph(tmp_path / "int8.onnx", "int8", 1).run(None, {"x": x})[0]
     expected = x @ w.T @ w.T @ (w + 1)
     assert 0 < np.abs(found - expected).max() < 0.05 * expected.std()
+    without_vnni = open_session(tmp_path / "int8.onnx", 1, "CPUExecutionProvider", product="u8u8")
+    assert (without_vnni.run(None, {"x": x})[0] == found).all()
     types = Counter(tensor.data_type for tensor in onnx.load(tmp_path / "int8.onnx").graph.initializer)
     assert types[TensorProto.INT8] == 2  # one of them is used twice
 

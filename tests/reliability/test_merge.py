@@ -24,7 +24,8 @@ from pairgrade.train.run import TrainJob, train  # noqa: E402
 
 RUBRIC = Rubric.load("trec")
 PAIRS = make_pairs(4, 4)
-OPTIONS = TrainOptions(train_pairs=8, validation_pairs=4, epochs=2, batch=8, rank=4, learning_rate=2e-2, threads=1)
+# at higher rates the random Qwen 2 amplifies float32's rounding, and how much depends on the processor
+OPTIONS = TrainOptions(train_pairs=8, validation_pairs=4, epochs=2, batch=8, rank=4, learning_rate=5e-3, threads=1)
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
 
