@@ -172,11 +172,11 @@ def _round_products(graph: Any, ranges: Ranges, strength: float | None) -> None:
             rounding.append(helper.make_node("QuantizeLinear", parts, [f"{value}.int8"]))
             for product in products[value]:
                 weight = f"{name}.{product.node.input[1]}"
-                whole = f"{weight}.int8"
+                rounded = f"{weight}.int8"
                 if value != name:  # ONNX Runtime turns the weights of one product each into u8, where there is no VNNI
-                    rounding.append(helper.make_node("Reshape", [whole, "same_shape"], [f"{value}.{whole}"]))
-                    whole = f"{value}.{whole}"
-                inputs = [f"{value}.int8", whole, f"{name}.scale", f"{weight}.scale", f"{name}.zero"]
+                    rounding.append(helper.make_node("Reshape", [rounded, "same_shape"], [f"{value}.{rounded}"]))
+                    rounded = f"{value}.{rounded}"
+                inputs = [f"{value}.int8", rounded, f"{name}.scale", f"{weight}.scale", f"{name}.zero"]
                 inputs += ["", product.bias] if product.bias else []
                 result = product.node.output[0]
                 if product.sum is not None:
