@@ -59,14 +59,14 @@ def command(
     (their turns are those of the model's own chat format). What is added stands at the document's end: the column "cut
     off" counts the documents that did not fit the context and lost it.
     """
-    known = options.chosen_model(model, values)
-    values = options.as_trained(known, values)
+    one = options.chosen_model(model, values)
+    values = options.as_trained(one, values)
     task: Rubric = values["rubric"]
     highest = task.values[0] if irrelevant is None else irrelevant
     names = attacks_named(attacks.split(","))
     chosen = _irrelevant(options.source(pairs, values), highest, sample, seed)
     limit = task.values[len(task.values) // 2] if threshold is None else threshold
-    open_annotator = options.annotator_opener(known, values)
+    open_annotator = options.annotator_opener(one, values)
     console = progress_console()
     with (
         Bar(console=console, transient=True, disable=quiet or not console.is_terminal) as bar,

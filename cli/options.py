@@ -192,5 +192,5 @@ def annotator_opener(model: str, values: dict[str, Any]) -> Callable[[], Abstrac
     """
     settings, isolate = annotator_options(values), not values["in_process"]
     llama, onnx = llama_options(values), onnx_options(values)
-    opened = partial(Annotator.open, model, values["rubric"], options=settings, llama=llama, onnx=onnx, isolate=isolate)
+    opened = partial(Annotator.load, model, values["rubric"], settings, llama, onnx, isolate=isolate)
     return partial(entered, opened) if isolate else opened

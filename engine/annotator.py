@@ -94,9 +94,23 @@ class Annotator:
         task, chat, context = prompt_in_force(chosen, rubric, options.chat, None)
         options, llama = replace(options, chat=chat), replace(llama, context=llama.context or context)
         onnx = onnx and replace(onnx, context=onnx.context or context)
-        backend, path = open_backend(chosen, llama, onnx, isolate=isolate)
+        return cls.load(chosen, task, options, llama, onnx, isolate=isolate)
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path,
+        rubric: Rubric,
+        options: AnnotatorOptions | None = None,
+        llama: LlamaOptions | None = None,
+        onnx: OnnxOptions | None = None,
+        *,
+        isolate: bool = False,
+    ) -> Annotator:
+        """Load a model as ``open`` does, with the prompt as it is given: nothing is taken from the model's training."""
+        backend, path = open_backend(model, llama, onnx, isolate=isolate)
         try:
-            return cls(backend, task, options, path)
+            return cls(backend, rubric, options, path)
         except BaseException:
             backend.close()
             raise

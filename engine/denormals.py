@@ -9,10 +9,11 @@ from __future__ import annotations
 import ctypes
 import functools
 import platform
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from pairgrade.c_library import glibc
 
 _FENV_BYTES = 64  # more than glibc's fenv_t of any processor
 _MXCSR = 28  # where glibc's fenv_t holds the control register of SSE and AVX, on x86-64
@@ -46,6 +47,4 @@ def can_flush() -> bool:
 @functools.cache
 def _libm() -> Any:
     """Return the C library's functions of floating-point control, None where its layout is not known."""
-    if sys.platform != "linux" or platform.machine() != "x86_64" or platform.libc_ver()[0] != "glibc":
-        return None
-    return ctypes.CDLL("libm.so.6")
+    return glibc("libm.so.6") if platform.machine() == "x86_64" else None

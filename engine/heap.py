@@ -7,13 +7,10 @@ from then on blocks up to that size come from its heap, which cannot shrink whil
 
 from __future__ import annotations
 
-import ctypes
-import functools
-import platform
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+
+from pairgrade.c_library import glibc
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
 _LARGE = 128 << 10  # where that threshold starts
@@ -27,7 +24,7 @@ def large_blocks_given_back() -> Iterator[None]:
     Afterwards only blocks of more than 32 MiB are, as in a process that has freed one so large: what a computation
     takes and frees over and over should stay.
     """
-    library = _libc()
+    library = glibc("libc.so.6")
     if library is None:
         yield
         return
@@ -37,9 +34,3 @@ def large_blocks_given_back() -> Iterator[None]:
     finally:
         library.mallopt(_MMAP_THRESHOLD, _GROWN)
         library.mallopt(_TRIM_THRESHOLD, 2 * _GROWN)
-
-
-@functools.cache
-def _libc() -> Any:
-    is_glibc = sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
-    return ctypes.CDLL("libc.so.6") if is_glibc else None

@@ -145,8 +145,7 @@ def _round_products(graph: Any, ranges: Ranges, strength: float | None) -> None:
     def constant(array: Any, name: str) -> None:
         graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
 
-    if any(len(values) > 1 for values in alike.values()):
-        constant(np.zeros(2, np.int64), "same_shape")
+    constant(np.zeros(2, np.int64), "same_shape")  # dropped where nothing is shared
     for weights, values in alike.items():
         name = values[0]
         arrays = [numpy_helper.to_array(product.weight) for product in products[name]]

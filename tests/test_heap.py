@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="only where malloc is glibc's"
-)
+from pairgrade.c_library import glibc
+
+pytestmark = pytest.mark.skipif(glibc("libc.so.6") is None, reason="only where malloc is glibc's")
 
 _RESIDENT = """
 import sys

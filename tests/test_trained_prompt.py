@@ -130,6 +130,16 @@ def test_labelling_takes_it_from_the_export(
     assert all(json.loads(line)["truncated"] for line in bytes_of["all"].splitlines())
 
 
+def test_labelling_warns_of_another_rubric_once(
+    exported: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pairs = write_jsonl(tmp_path / "pairs.jsonl", PAIRS[:1])
+    given = "--model", exported["gguf"], "--threads", 1, "--in-process", "--rubric", "trec"
+    with caplog.at_level(logging.WARNING):
+        run_command(label_command, pairs, "--out", tmp_path / "out.jsonl", *given)
+    assert caplog.text.count("was trained with another rubric") == 1
+
+
 @pytest.mark.parametrize("to", ["gguf", "onnx"])
 def test_an_annotator_takes_it_too(to: str, exported: dict[str, Path], mine: Rubric) -> None:
     """By the file or its folder; what is given goes first."""
