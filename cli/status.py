@@ -1,4 +1,4 @@
-"""``pairgrade status``: how far a labelling run is."""
+"""``pairgrade status``: how far a labelling run or a training is."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ _MEANINGS = {
 def command(out: Path, as_json: bool) -> None:
     """Tell whether the run that writes OUT is running, finished, stopped, failed or dead, and how far it is.
 
-    OUT is what was given to `pairgrade label --out`. The exit code is 0 whatever the state.
+    OUT is what was given as --out to `label`, `train`, `train-reranker` or `pretrain-reranker`. The exit code is 0
+    whatever the state.
     """
     from pairgrade.run_status import run_status
 
@@ -49,11 +50,13 @@ def _table(status: RunStatus) -> Table:
         table.add_row("process", str(status.pid))
     if status.total is not None and status.done is not None:
         share = f" ({status.done / status.total:.1%})" if status.total else ""
-        table.add_row("pairs done", f"{status.done:,} of {status.total:,}{share}")
-    if status.errors is not None:
+        table.add_row(f"{status.unit} done", f"{status.done:,} of {status.total:,}{share}")
+    if status.told:
+        table.add_row("last found", status.told)
+    if status.errors is not None and status.unit == "pairs":
         table.add_row("rows without judgment", f"{status.errors:,}")
-    if status.rate is not None:
-        table.add_row("pairs/s", f"{status.rate:.2f}")
+    if status.rate:
+        table.add_row(f"{status.unit}/s", f"{status.rate:.2f}" if status.rate >= 1 else f"{status.rate:.2g}")
     if status.state == "running" and status.seconds_left is not None:
         table.add_row("time left", str(timedelta(seconds=round(status.seconds_left))))
     if status.seconds_since_update is not None:

@@ -1,4 +1,4 @@
-"""A small file in a run's folder that tells how far the run is, rewritten in place at most once a second.
+"""A small file in a run's folder that tells how far the run is, rewritten in place once a second while it works.
 
 It is for people and monitors and decides nothing: a disk that refuses it does not stop the run. In place, because a
 full disk has room for it and a killed run leaves no second file; always of one length, written by one call.
@@ -18,6 +18,7 @@ from pathlib import Path
 _BYTES = 1024
 _INTERVAL = 1.0  # seconds between two writes
 _RATE_SECONDS = 60.0  # the rate is that of the last minute
+_TOLD = 200  # characters of what a training found last
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,27 +28,41 @@ class Beat:
     pid: int
     started: float  # when labelling began in this process
     updated: float
-    phase: str  # labelling, writing, stopped or failed
-    total: int  # usable pairs
+    phase: str  # labelling or training, writing, stopped or failed
+    total: int  # usable pairs, or the steps of a training
     done: int  # of these, with an outcome
     errors: int  # rows without a judgment: rejected while reading, or pairs that could not be graded
-    rate: float | None  # pairs a second, over the last minute
+    rate: float | None  # pairs a second, over the last minute; steps a second, over the last hour
     seconds_left: float | None
     reason: str = ""  # why it stopped or failed
+    unit: str = "pairs"  # or steps
+    told: str = ""  # what a training found last
 
 
 class Heartbeat:
     """Writes beats; use it in a ``with``, whose end by an exception is told in the file."""
 
-    def __init__(self, path: Path, total: int, errors: int = 0, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path,
+        total: int,
+        errors: int = 0,
+        clock: Callable[[], float] = time.time,
+        *,
+        phase: str = "labelling",
+        unit: str = "pairs",
+        rate_seconds: float = _RATE_SECONDS,
+    ) -> None:
         self._path, self._clock = path, clock
+        self._phase, self._unit, self._rate_seconds = phase, unit, rate_seconds
         self._total, self._done, self._errors = total, 0, errors
         self._started = clock()
         self._written = 0.0
         self._marks: deque[tuple[float, int]] = deque()  # (time, pairs done), one a write
+        self._told = ""
 
     def __enter__(self) -> Heartbeat:
-        self._write("labelling")
+        self._write(self._phase)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
@@ -59,14 +74,19 @@ class Heartbeat:
         self._done += pairs
         self._errors += errors
         self._marks.clear()
-        self._write("labelling")
+        self._write(self._phase)
 
     def advance(self, pairs: int, errors: int) -> None:
         """Count pairs that have an outcome now, and those of them without a judgment."""
         self._done += pairs
         self._errors += errors
         if self._clock() - self._written >= _INTERVAL:
-            self._write("labelling")
+            self._write(self._phase)
+
+    def tell(self, text: str) -> None:
+        """Write what a training found last, at once."""
+        self._told = _ascii(text)[:_TOLD]
+        self._write(self._phase)
 
     def writing(self) -> None:
         """Tell that the outputs are being written."""
@@ -75,15 +95,17 @@ class Heartbeat:
     def _write(self, phase: str, reason: str = "") -> None:
         now = self._written = self._clock()
         self._marks.append((now, self._done))
-        while len(self._marks) > 2 and now - self._marks[1][0] > _RATE_SECONDS:
+        while len(self._marks) > 2 and now - self._marks[1][0] > self._rate_seconds:
             self._marks.popleft()
         then, before = self._marks[0]
         rate = (self._done - before) / (now - then) if now > then and self._done > before else None
         left = (self._total - self._done) / rate if rate else None
-        beat = Beat(os.getpid(), self._started, now, phase, self._total, self._done, self._errors, rate, left)
+        beat = Beat(
+            os.getpid(), self._started, now, phase, self._total, self._done, self._errors, rate, left,
+            unit=self._unit, told=self._told,
+        )  # fmt: skip
         room = _BYTES - len(_packed(beat)) - 1
-        plain = "".join(c if " " <= c <= "~" else "?" for c in reason)  # two bytes of JSON at most
-        table = asdict(beat) | {"reason": plain[: room // 2]}
+        table = asdict(beat) | {"reason": _ascii(reason)[: room // 2]}
         data = json.dumps(table).encode().ljust(_BYTES - 1) + b"\n"
         with contextlib.suppress(OSError):
             file = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o644)
@@ -104,6 +126,11 @@ def read_beat(path: Path) -> Beat | None:
         except (ValueError, KeyError, TypeError, RecursionError):
             time.sleep(0.01)
     return None
+
+
+def _ascii(text: str) -> str:
+    """Return text of which each character takes two bytes of JSON at most."""
+    return "".join(c if " " <= c <= "~" else "?" for c in text)
 
 
 def _packed(beat: Beat) -> bytes:

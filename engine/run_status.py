@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,13 +24,15 @@ class RunStatus:
     out: str
     state: str  # one of STATES; dead: killed, and nobody holds its lock
     pid: int | None = None  # of the process that works on it, or did last
+    unit: str = "pairs"  # of what is counted; steps of a training
     total: int | None = None
     done: int | None = None
     errors: int | None = None  # rows without a judgment
-    rate: float | None = None  # pairs a second: over the last minute, or in all where it is finished
+    rate: float | None = None  # pairs a second: over the last minute (steps: hour), or in all where it is finished
     seconds_left: float | None = None
     seconds_since_update: float | None = None
     reason: str = ""  # why it stopped or failed
+    told: str = ""  # what a training found last
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values."""
@@ -50,6 +53,7 @@ def run_status(out: Path) -> RunStatus:
             out=str(out),
             state=beat.phase if beat.phase in ("stopped", "failed") else "running" if pid else "dead",
             pid=beat.pid,
+            unit=beat.unit,
             total=beat.total,
             done=beat.done,
             errors=beat.errors,
@@ -57,6 +61,7 @@ def run_status(out: Path) -> RunStatus:
             seconds_left=beat.seconds_left if pid else None,
             seconds_since_update=max(0.0, time.time() - beat.updated),
             reason=beat.reason,
+            told=beat.told,
         )
     if pid is not None:
         return RunStatus(str(out), "starting", pid)
@@ -65,6 +70,8 @@ def run_status(out: Path) -> RunStatus:
     finished = Manifest.load(out.with_name(out.name + ".manifest.json"))
     if finished is not None and finished.result and out.is_file():
         return _finished(out, finished)
+    if trained := _trained(out):
+        return trained
     if folder.lock.exists():
         return RunStatus(str(out), "dead")  # killed while it read the input or loaded the model
     raise InputError(f"{out} was not written by a run, and no run of it is under way; name the output of one")
@@ -78,4 +85,18 @@ def _finished(out: Path, manifest: Manifest) -> RunStatus:
         rate = effort["pairs"] / effort["seconds"] if effort["seconds"] else None
     except (KeyError, TypeError):
         raise InputError(f"the manifest of {out} is damaged") from None
-    return RunStatus(str(out), "finished", manifest.environment.get("process"), done, done, errors, rate, 0.0)
+    return RunStatus(
+        str(out), "finished", manifest.environment.get("process"),
+        total=done, done=done, errors=errors, rate=rate, seconds_left=0.0,
+    )  # fmt: skip
+
+
+def _trained(out: Path) -> RunStatus | None:
+    """Tell of a folder that a training left, or return None where it is none."""
+    try:
+        steps = json.loads((out / "report.json").read_text(encoding="utf-8"))["steps"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    if type(steps) is not int:
+        return None
+    return RunStatus(str(out), "finished", unit="steps", total=steps, done=steps, seconds_left=0.0)

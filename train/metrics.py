@@ -26,8 +26,9 @@ class Evaluation:
     @property
     def summary(self) -> str:
         """The figures to watch, in a few words."""
-        kappa = "" if self.kappa is None else f", kappa {self.kappa:.2f}"
-        return f"validation {self.loss:.3f}{kappa}"
+        figures = {"kappa": self.kappa, "tau-b": self.tau}
+        told = "".join(f", {name} {value:.2f}" for name, value in figures.items() if value is not None)
+        return f"validation {self.loss:.3f}{told}"
 
 
 def evaluation(

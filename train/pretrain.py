@@ -21,7 +21,7 @@ from pairgrade.train.encoder import DEFAULT_ENCODER, resolve_encoder
 from pairgrade.train.fitting import TrainProgress
 from pairgrade.train.reranker_options import PRETRAINING_QUERIES, RerankerOptions
 from pairgrade.train.reranker_run import RerankerJob, TrainedReranker, train_reranker
-from pairgrade.train.run import refuse_existing, run_folder
+from pairgrade.train.run_folder import refuse_existing, run_folder
 from pairgrade.train.span_set import SLATE, span_sets
 
 # the differences of a slate's labels are learnt, four slates a step, all of it once

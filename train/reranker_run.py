@@ -16,7 +16,6 @@ from pairgrade.export.causal_model import quiet_transformers
 from pairgrade.export.output import new_folder
 from pairgrade.file_hashes import file_sha256
 from pairgrade.hardware import usable_cores
-from pairgrade.lock import exclusive
 from pairgrade.manifest import Identity
 from pairgrade.pair_encoder import Row
 from pairgrade.ranking_set import RankingGroup, read_groups
@@ -31,7 +30,7 @@ from pairgrade.train.reranker_data import DevQuery, Slates, dev_queries, sample_
 from pairgrade.train.reranker_loop import RerankerData, fit_reranker
 from pairgrade.train.reranker_model import RerankerModel, load_reranker
 from pairgrade.train.reranker_options import RerankerOptions
-from pairgrade.train.run import claim, refuse_existing, run_folder
+from pairgrade.train.run_folder import at_work, claim, refuse_existing
 
 _EXAMPLES = 256  # pairs that the ranges of int8 are calibrated on
 
@@ -85,9 +84,8 @@ def train_reranker(
     options, progress = options or RerankerOptions(), progress or TrainProgress()
     stop = stop or PoliteStop()
     refuse_existing(job.out, job.overwrite, read_reranker_manifest)
-    folder = run_folder(job.out)
-    with exclusive(folder / "lock"), stop.listening():
-        return _train(job, options, folder, progress, stop)
+    with at_work(job.out, progress, stop) as (folder, told):
+        return _train(job, options, folder, told, stop)
 
 
 def _train(
@@ -116,9 +114,6 @@ def _train(
     facts = {"name": job.out.name, "base": job.base, "pairgrade": package_version(), "options": asdict(options)}
     facts |= asdict(counts)
     metrics = _write(job, model, dev, examples, state, identity, facts)
-    for path in folder.iterdir():
-        path.unlink()
-    folder.rmdir()
     return TrainedReranker(
         out=job.out,
         counts=counts,

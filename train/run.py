@@ -6,7 +6,7 @@ at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,11 +14,10 @@ from typing import Any
 
 from pairgrade import readers
 from pairgrade.environment import package_version
-from pairgrade.errors import InputError, ResumeError
+from pairgrade.errors import InputError
 from pairgrade.file_hashes import file_sha256
 from pairgrade.judgments import read_judgments
-from pairgrade.lock import exclusive
-from pairgrade.manifest import Identity, Manifest, differences
+from pairgrade.manifest import Identity
 from pairgrade.pair_checks import repeated_pairs
 from pairgrade.prompt import PROMPT_VERSION, PromptBuilder
 from pairgrade.readers import Source
@@ -35,6 +34,7 @@ from pairgrade.train.loop import Data, fit
 from pairgrade.train.metrics import Evaluation, is_better
 from pairgrade.train.options import TrainOptions
 from pairgrade.train.prompts import builder_of
+from pairgrade.train.run_folder import at_work, claim, refuse_existing
 from pairgrade.train.sampling import Row, Split, split
 
 
@@ -79,9 +79,8 @@ def train(
     """
     progress, stop = progress or TrainProgress(), stop or PoliteStop()
     refuse_existing(job.out, job.overwrite, read_manifest)
-    folder = run_folder(job.out)
-    with exclusive(folder / "lock"), stop.listening():
-        return _train(job, options, folder, progress, stop)
+    with at_work(job.out, progress, stop) as (folder, told):
+        return _train(job, options, folder, told, stop)
 
 
 def _train(job: TrainJob, options: TrainOptions, folder: Path, progress: TrainProgress, stop: PoliteStop) -> Trained:
@@ -117,9 +116,6 @@ def _train(job: TrainJob, options: TrainOptions, folder: Path, progress: TrainPr
         is_better(state.best, state.evaluations[0], options.select_by),
     )  # fmt: skip
     save_adapter(model, trained, identity, asdict(options), job.rubric, replace=job.overwrite)
-    for path in folder.iterdir():
-        path.unlink()
-    folder.rmdir()
     return trained
 
 
@@ -184,35 +180,3 @@ def _identity(job: TrainJob, options: TrainOptions, base: Path, builder: PromptB
         del settings["micro_batch_tokens"]
     versions = {name: package_version(name) for name in ("torch", "transformers", "peft")}
     return own | versions | {f"option.{name}": str(value) for name, value in settings.items()}
-
-
-def refuse_existing(out: Path, overwrite: bool, read: Callable[[Path], object]) -> None:
-    """Raise ResumeError where OUT is there and not to be replaced, and ``read``'s error where it is of another kind."""
-    if out.exists():
-        if not overwrite:
-            raise ResumeError(f"{out} exists already; name another folder, or replace it with --overwrite")
-        read(out)
-
-
-def run_folder(out: Path) -> Path:
-    """Make and return ``OUT.run``, which lies beside OUT while a training works on it."""
-    folder = out.with_name(f"{out.name}.run")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def claim(folder: Path, identity: Identity, overwrite: bool) -> None:
-    """Make the run's folder this job's own, or see that it is."""
-    manifest = folder / "manifest.json"
-    running = Manifest.load(manifest)
-    if running is not None and running.identity != identity:
-        if not overwrite:
-            how = "; ".join(differences(running.identity, identity))
-            raise ResumeError(
-                f"{folder} holds an unfinished run of another job: {how}. Name another output, or replace it with "
-                "--overwrite"
-            )
-        for path in folder.glob("*.safetensors"):
-            path.unlink()
-        (folder / "state.json").unlink(missing_ok=True)
-    Manifest(identity).save(manifest)
