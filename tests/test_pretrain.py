@@ -14,9 +14,10 @@ pytest.importorskip("sentence_transformers")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
-from pairgrade import InputError, ModelError, Reranker, ResumeError
+from pairgrade import InputError, LockedError, ModelError, Reranker, ResumeError
 from pairgrade.cli import cli
 from pairgrade.ranking_set import grouped
+from pairgrade.run_status import run_status
 from pairgrade.train.base_model import folder_digest
 from pairgrade.train.fitting import TrainProgress
 from pairgrade.train.pretrain import PRETRAINING, PretrainJob, pretrain_reranker
@@ -77,6 +78,20 @@ def test_stopped_and_resumed_it_is_the_same(job: PretrainJob, start: Path, tmp_p
     assert resumed.steps == 30
     assert (own.out / "model.safetensors").read_bytes() == (start / "model.safetensors").read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["start"]
+
+
+def test_one_process_makes_the_pairs(job: PretrainJob, tmp_path: Path) -> None:
+    own = replace(job, out=tmp_path / "start")
+
+    class Second(TrainProgress):
+        def phase(self, name: str) -> None:
+            if name == "making pairs":
+                assert run_status(own.out).state == "starting"
+                pretrain_reranker(own, SMALL)
+
+    with pytest.raises(LockedError, match="in use by another run"):
+        pretrain_reranker(own, SMALL, Second())
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_pretrained_is_told(job: PretrainJob, start: Path, tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from pairgrade.train.base_model import folder_digest
 from pairgrade.train.encoder import DEFAULT_ENCODER, resolve_encoder
 from pairgrade.train.fitting import TrainProgress
 from pairgrade.train.reranker_options import PRETRAINING_QUERIES, RerankerOptions
-from pairgrade.train.reranker_run import RerankerJob, TrainedReranker, train_reranker
-from pairgrade.train.run_folder import refuse_existing, run_folder
+from pairgrade.train.reranker_run import RerankerJob, TrainedReranker, train_in
+from pairgrade.train.run_folder import at_work, refuse_existing
 from pairgrade.train.span_set import SLATE, span_sets
 
 # the differences of a slate's labels are learnt, four slates a step, all of it once
@@ -55,20 +55,26 @@ def pretrain_reranker(
     Errors are those of ``train_reranker``; InputError, too, where the texts are too few for so many queries.
     """
     refuse_existing(job.out, job.overwrite, read_reranker_manifest)
-    progress = progress or TrainProgress()
+    progress, stop = progress or TrainProgress(), stop or PoliteStop()
+    with at_work(job.out, progress, stop) as (folder, told):
+        files = _pairs(job, options, folder, told)
+        return train_in(folder, RerankerJob(files[0], job.out, job.base, files[1], job.overwrite), options, told, stop)
+
+
+def _pairs(job: PretrainJob, options: RerankerOptions, folder: Path, progress: TrainProgress) -> list[Path]:
+    """Return the files of the pairs to learn and to be judged by, made unless an earlier run of the job made them."""
     progress.phase("reading")
     base = resolve_encoder(job.base)
     _refuse_cross_encoder(base)
     decides = [file_sha256(job.set), folder_digest(base), str(job.queries), str(options.seed)]
     name = hashlib.sha256(" ".join(decides).encode()).hexdigest()[:16]
-    folder = run_folder(job.out)
     files = [folder / f"{side}-{name}.jsonl" for side in ("train", "dev")]
     if not all(path.exists() for path in files):
         progress.phase("making pairs")
         sets = span_sets(read_groups(job.set), job.base, job.queries, _DEV, options.seed, options.threads)
         for path, rows in zip(files, sets, strict=True):
             write_ranking_set(path, rows)
-    return train_reranker(RerankerJob(files[0], job.out, job.base, files[1], job.overwrite), options, progress, stop)
+    return files
 
 
 def _refuse_cross_encoder(folder: Path) -> None:

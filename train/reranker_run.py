@@ -85,12 +85,13 @@ def train_reranker(
     stop = stop or PoliteStop()
     refuse_existing(job.out, job.overwrite, read_reranker_manifest)
     with at_work(job.out, progress, stop) as (folder, told):
-        return _train(job, options, folder, told, stop)
+        return train_in(folder, job, options, told, stop)
 
 
-def _train(
-    job: RerankerJob, options: RerankerOptions, folder: Path, progress: TrainProgress, stop: PoliteStop
+def train_in(
+    folder: Path, job: RerankerJob, options: RerankerOptions, progress: TrainProgress, stop: PoliteStop
 ) -> TrainedReranker:
+    """Do what ``train_reranker`` does, in the folder of a run that ``at_work`` holds."""
     progress.phase("reading")
     groups, dev = _queries(job, options)
     slates = Slates(groups, options)

@@ -22,7 +22,7 @@ def at_work(out: Path, progress: TrainProgress, stop: PoliteStop) -> Iterator[tu
     The folder is removed when the block is done, and where it failed before the run began. LockedError where another
     process works on OUT.
     """
-    folder = RunFolder(run_folder(out))
+    folder = RunFolder(out.with_name(f"{out.name}.run"))
     with exclusive(folder.lock), stop.listening():
         try:
             with BeatingProgress(progress, folder.heartbeat) as beating:
@@ -37,13 +37,6 @@ def at_work(out: Path, progress: TrainProgress, stop: PoliteStop) -> Iterator[tu
         for path in folder.path.iterdir():
             path.unlink()
         folder.path.rmdir()
-
-
-def run_folder(out: Path) -> Path:
-    """Make and return ``OUT.run``."""
-    folder = out.with_name(f"{out.name}.run")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def refuse_existing(out: Path, overwrite: bool, read: Callable[[Path], object]) -> None:
