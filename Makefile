@@ -25,7 +25,7 @@ test: install
 
 reliability: install
 	$(PIP) '.[all]'
-	PAIRGRADE_LONG=1 $(VENV)/bin/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile -m reliability
+	PAIRGRADE_LONG=1 $(VENV)/bin/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m reliability
 
 audit: install
 	$(PIP) pip-audit

@@ -13,9 +13,17 @@ from pairgrade import LlamaOptions, ModelError
 from pairgrade.llama import LlamaBackend
 from pairgrade.models import resolve
 
+# what takes longest is begun first, so that no process is left with one of these when the others have ended
+LONG = (
+    "test_bench_estimate", "test_docs", "test_experiment", "test_invariance", "test_llama", "test_onnx_backend",
+    "test_parity", "test_pretrain", "test_relabel_docs", "test_run", "test_train", "test_train_reranker",
+    "test_worker_death",
+)  # fmt: skip
+
 
 def pytest_configure() -> None:
     """Give each of several test processes its own cores: two models on the same ones wait for each other."""
+    os.environ["HF_HUB_OFFLINE"] = "1"  # now, for the hub's library reads it once, when it is imported
     number, count = os.environ.get("PYTEST_XDIST_WORKER", ""), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if number and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
@@ -27,11 +35,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).with_name("reliability") in item.path.parents:
             item.add_marker(pytest.mark.reliability)
+    items.sort(key=lambda item: item.path.stem not in LONG)
 
 
 @pytest.fixture(autouse=True)
 def _own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path_factory.getbasetemp() / "hf"))
     monkeypatch.setenv("PAIRGRADE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
