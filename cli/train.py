@@ -81,6 +81,8 @@ def _flag(name: str, text: str) -> Callable[[Any], Any]:
     "4-bit base weights by bitsandbytes, which is to be installed by itself; CUDA only. Without it the base is in "
     "bfloat16 on CUDA, in float32 elsewhere.",
 )
+@click.option("--finish", is_flag=True,
+              help="Train no further: write the best step that an unfinished run of this job has found.")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace ADAPTER, or the unfinished run of another job.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON to stdout.")
 @click.option("--quiet", "-q", is_flag=True, help="Show no progress.")
@@ -90,6 +92,7 @@ def command(
     out: Path,
     rubric: str,
     soft: Path | None,
+    finish: bool,
     overwrite: bool,
     as_json: bool,
     quiet: bool,
@@ -99,7 +102,8 @@ def command(
 
     PAIRS is what `pairgrade label` reads, with grades: about 1,000 are enough for a start (arXiv 2504.09816). The
     loss is the cross-entropy over the label words at the answer cue; validation pairs come from queries of their
-    own, and the step that is best on them is kept. The same command resumes a run that was stopped or killed.
+    own, and the step that is best on them is kept. The same command resumes a run that was stopped or killed, and with
+    --finish it ends it with what was best so far.
 
     ADAPTER holds the weights in peft's format, the rubric, report.json, curves.png, confusion.png, and held-out.qrels:
     what people graded of the validation queries, to calibrate on.
@@ -109,7 +113,7 @@ def command(
 
     source = options.source(pairs, values)
     settings = TrainOptions(**{name: values[name] for name in asdict(_DEFAULTS) if name in values})
-    job = TrainJob(source, base, out, Rubric.load(rubric), soft, overwrite)
+    job = TrainJob(source, base, out, Rubric.load(rubric), soft, overwrite, finish)
     with TerminalTrainProgress(quiet) as progress:
         trained = train(job, settings, progress)
     if as_json:

@@ -501,6 +501,41 @@ def test_training_stops_where_it_grows_no_better(
     assert min(after) >= trained.best.loss
 
 
+def test_a_run_can_be_finished_by_hand(source: Source, tmp_path: Path, tiny_folder: Callable[[str], Path]) -> None:
+    from safetensors.torch import load
+
+    class Stop(TrainProgress):
+        steps = 0
+
+        def step(self, loss: float) -> None:
+            self.steps += 1
+            if self.steps in (1, 3):
+                raise KeyboardInterrupt
+
+    base, stop = str(tiny_folder("llama")), Stop()
+    job, looked = TrainJob(source, base, tmp_path / "a", RUBRIC), replace(SMALL, epochs=4)
+    finish = replace(job, finish=True)
+    with pytest.raises(ResumeError, match=r"a\.run holds no step that was looked at"):
+        train(finish, looked)
+    assert not (tmp_path / "a.run").exists()
+    with pytest.raises(KeyboardInterrupt):
+        train(job, looked, stop)  # in the first step, before a look at one
+    with pytest.raises(ResumeError, match=r"holds no step that was looked at"):
+        train(finish, looked)
+    with pytest.raises(KeyboardInterrupt):
+        train(job, looked, stop)
+    kept = (tmp_path / "a.run" / "best.safetensors").read_bytes()
+    with pytest.raises(ResumeError, match="an unfinished run of another job"):
+        train(replace(finish, overwrite=True), SMALL)  # which must not remove what there is
+    trained = train(finish, looked)
+    assert (trained.steps, trained.best.step, trained.stopped_early) == (3, 2, True)
+    weights, best = load((tmp_path / "a" / "adapter_model.safetensors").read_bytes()), load(kept)
+    names = {name: name.replace(".weight", ".default.weight") for name in weights}  # as peft has them in memory
+    assert all(torch.equal(tensor, best[names[name]]) for name, tensor in weights.items())
+    assert json.loads((tmp_path / "a" / "report.json").read_text())["stopped_early"] is True
+    assert not (tmp_path / "a.run").exists()
+
+
 def test_looks_and_the_time_of_all_processes_are_told(
     source: Source, tmp_path: Path, tiny_folder: Callable[[str], Path]
 ) -> None:

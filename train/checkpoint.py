@@ -78,6 +78,13 @@ class Checkpoints:
             if old != path:
                 old.unlink()
 
+    def nothing_to_finish_with(self) -> ResumeError:
+        """Return what a run cannot be finished by that has not looked at a step yet."""
+        return ResumeError(
+            f"{self._folder} holds no step that was looked at, so there is nothing to finish with; train until the "
+            "first look after a step (--evaluate-every) without --finish"
+        )
+
     def keep_best(self, parameters: Mapping[str, Any]) -> None:
         """Write the parameters as the best so far."""
         write_bytes(self.best, _serialized({name: p.detach() for name, p in parameters.items()}))

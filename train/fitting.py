@@ -130,15 +130,21 @@ class Fitting(ABC):
     def _is_better(self, found: Any, best: Any) -> bool:
         """Whether an evaluation beats another."""
 
-    def run(self, stop: PoliteStop) -> State:
+    def run(self, stop: PoliteStop, finish: bool = False) -> State:
         """Train, or go on from the last checkpoint, and leave the best weights there; return the curves.
 
         A signal saves a checkpoint before it goes on up. What was there before the first step is never the best.
+        To ``finish`` is to take the last checkpoint as the end.
         """
         import torch
 
         state = self._checkpoints.load(self._parameters, self._optimizer) or State()
         self._progress.start(self._steps, state.step)
+        if finish:
+            if state.best is None:
+                raise self._checkpoints.nothing_to_finish_with()
+            state.stopped_early = True
+            return state
         saved = time.monotonic()
         self._began = saved - state.seconds  # as if earlier processes had worked right before this one
         try:

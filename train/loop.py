@@ -37,13 +37,14 @@ def fit(
     checkpoints: Checkpoints,
     stop: PoliteStop,
     progress: TrainProgress,
+    finish: bool = False,
 ) -> State:
     """Train, or go on from the last checkpoint, and leave the best adapter in ``checkpoints``; return the curves.
 
     Deterministic on one machine: a run that was stopped and resumed ends with the same weights as one that was
-    not. A signal saves a checkpoint before it goes on up.
+    not. A signal saves a checkpoint before it goes on up. To ``finish`` is to train no further.
     """
-    return _Fit(model, data, options, checkpoints, progress).run(stop)
+    return _Fit(model, data, options, checkpoints, progress).run(stop, finish)
 
 
 def batch_at(step: int, grades: Sequence[int], options: TrainOptions) -> list[int]:

@@ -48,6 +48,7 @@ class TrainJob:
     rubric: Rubric
     soft: Path | None = None  # a judgments file whose probabilities are learnt
     overwrite: bool = False
+    finish: bool = False  # train no further: what an unfinished run found best is the result
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,9 @@ def train(
 
 
 def _train(job: TrainJob, options: TrainOptions, folder: Path, progress: TrainProgress, stop: PoliteStop) -> Trained:
+    checkpoints = Checkpoints(folder)
+    if job.finish and not checkpoints.best.exists():
+        raise checkpoints.nothing_to_finish_with()
     progress.phase("reading")
     blend = Blend(job.rubric.values, _soft_targets(job.soft, job.rubric), options.soft_weight)
     found, rejected = _rows(job.source, blend)
@@ -93,7 +97,7 @@ def _train(job: TrainJob, options: TrainOptions, folder: Path, progress: TrainPr
     base = resolve_folder(job.base, job.out.with_name(f"{job.out.name}.base"))
     builder = builder_of(base, job.rubric, options)
     identity = _identity(job, options, base, builder)
-    claim(folder, identity, job.overwrite)
+    claim(folder, identity, job.overwrite and not job.finish)  # which needs what lies there
     data = Data(
         train=list(examples((pairs[place] for place in chosen.train), blend, builder)),
         validation=list(examples((pairs[place] for place in chosen.validation), blend, builder)),
@@ -101,9 +105,8 @@ def _train(job: TrainJob, options: TrainOptions, folder: Path, progress: TrainPr
     )
     model = add_lora(load_model(base, options), options)
     label_model = LabelModel(model, builder.label_ids, options.layers)
-    checkpoints = Checkpoints(folder)
     progress.phase("training")
-    state = fit(label_model, data, options, checkpoints, stop, progress)
+    state = fit(label_model, data, options, checkpoints, stop, progress, job.finish)
     assert state.best is not None  # fit looks at the validation pairs after its last step
     checkpoints.load_best({name: p for name, p in model.named_parameters() if p.requires_grad})
     progress.phase("writing")
