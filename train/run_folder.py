@@ -30,7 +30,7 @@ def at_work(out: Path, progress: TrainProgress, stop: PoliteStop) -> Iterator[tu
         except BaseException:
             if not folder.manifest.exists():
                 folder.heartbeat.unlink(missing_ok=True)
-                folder.lock.unlink()
+                folder.lock.unlink(missing_ok=True)
                 with suppress(OSError):  # the pairs of a pretraining lie in it
                     folder.path.rmdir()
             raise
