@@ -72,7 +72,7 @@ def sets_steps(options: ExperimentOptions) -> list[Step]:
         steps.append(Step(f"collection {name}", work, (*qrels, *layout.texts(name)), tuple(outputs), limits))
     for way in options.directions():
         inputs = [layout.collection(way.train, file) for file in ("pairs.jsonl", "candidates.jsonl")]
-        inputs += [way.held_out] if way.held_out else []
+        inputs += [way.held_out or options.data / way.train / "qrels.txt"]
         outputs = [layout.labels(way, arm) for arm in ("a", "d")] + [layout.way(way, "sets", "split.json")]
         work, settings = partial(_labels, options, way), {"positive_share": str(options.positive_share)}
         steps.append(Step(f"labels {way.name}", work, tuple(inputs), tuple(outputs), settings))
@@ -102,7 +102,7 @@ def _labels(options: ExperimentOptions, way: Direction) -> None:
     rows = [row for group in candidates for row in group.rows]
     people = (replace(row, label=float(grades[row.query_id, row.doc_id]), source="qrels") for row in rows)
     write_ranking_set(layout.labels(way, "d"), people)
-    dev = _untuned(way, grades)
+    dev = _untuned(options, way, grades)
     of_dev = sorted(pair for pair in grades if pair[0] in dev)
     count = min(TrainOptions().validation_pairs, len(of_dev))
     # at random, unlike the training's: cut points need the grades as frequent as they are
@@ -111,21 +111,30 @@ def _labels(options: ExperimentOptions, way: Direction) -> None:
     write_text(layout.way(way, "sets", "split.json"), json.dumps(table, indent=0) + "\n")
 
 
-def _untuned(way: Direction, grades: dict[tuple[str, str], int]) -> list[str]:
+def _untuned(options: ExperimentOptions, way: Direction, grades: dict[tuple[str, str], int]) -> list[str]:
     """Return the queries of which the tuned annotator did not learn: those held out, or kept by default."""
     queries = {query for query, _ in grades}
     if way.held_out:
-        dev = queries & {q.query_id for q in read_qrels(way.held_out)}
-        if not dev or dev == queries:
-            raise InputError(
-                f"{way.held_out} names {len(dev)} of the {len(queries)} queries of {way.train} that are used here; it "
-                "must be some and not all: give held-out.qrels of the adapter that was trained on that collection"
-            )
+        file, dev = way.held_out, queries & {q.query_id for q in read_qrels(way.held_out)}
+    else:  # of the whole collection, which the annotator was tuned on, not of the queries that are used here
+        file = options.data / way.train / "qrels.txt"
+        dev = queries & _kept_by_default({(q.query_id, q.doc_id): q.grade for q in read_qrels(file)})
+    if 0 < len(dev) < len(queries):
         return sorted(dev)
+    if not way.held_out and not way.tuned:
+        return sorted(_kept_by_default(grades))  # nobody learnt of any
+    what = "names" if way.held_out else "has, held out by a training with default options,"
+    raise InputError(
+        f"{file} {what} {len(dev)} of the {len(queries)} queries of {way.train} that are used here; it must be some "
+        "and not all: give held-out.qrels of the adapter that was trained on that collection, or use more queries"
+    )
+
+
+def _kept_by_default(grades: dict[tuple[str, str], int]) -> set[str]:
+    """Return the queries that a training with default options keeps to validate on."""
     sample = TrainOptions()
-    graded = [Row(place, query, grade) for place, ((query, _), grade) in enumerate(grades.items())]
-    chosen = split(graded, sample.train_pairs, sample.validation_pairs, sample.seed)
-    return sorted({graded[place].query_id for place in chosen.validation})
+    rows = [Row(place, query, grade) for place, ((query, _), grade) in enumerate(grades.items())]
+    return {rows[place].query_id for place in split(rows, sample.train_pairs, sample.validation_pairs).held_out}
 
 
 def by_rank(groups: Iterable[RankingGroup], share: float) -> Iterator[RankingRow]:

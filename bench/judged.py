@@ -52,7 +52,7 @@ def against_people(judged: Judged, pairs: Sequence[Pair], resamples: int) -> dic
     """Return the statistics with intervals by a bootstrap over queries; none where no judged pair has a human grade.
 
     ``calibrated_kappa`` is the quadratic kappa after cut points on the expected grade, each query's grades by cut
-    points that were fitted on the other queries.
+    points that were fitted on the other queries; it is left out where people gave a grade that the rubric has not.
     """
     human = [Qrel(pair.query_id, pair.doc_id, pair.grade) for pair in pairs if pair.grade is not None]
     if not {(item.query_id, item.doc_id) for item in judged.items} & {(q.query_id, q.doc_id) for q in human}:
@@ -64,7 +64,8 @@ def against_people(judged: Judged, pairs: Sequence[Pair], resamples: int) -> dic
     )
     known = MEASURES if matched.scores is not None else _OF_GRADES
     found = {name: Value(s.value, s.low, s.high) for name, s in report.statistics.items() if name in known}
-    if matched.probabilities is not None and report.queries >= _FOLDS:
+    on_scale = {int(grade) for grade in matched.human} <= set(judged.grades)
+    if matched.probabilities is not None and report.queries >= _FOLDS and on_scale:
         fitted = cross_fitted(
             "cuts", matched.query_ids, matched.human, matched.predicted, matched.probabilities, judged.grades,
             folds=_FOLDS,

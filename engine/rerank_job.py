@@ -29,7 +29,7 @@ class RerankJob:
     queries: str
     docs: str
     out: Path
-    top_k: int | None = None  # documents of each query to rank again; the others follow in their old order
+    top_k: int | None = None  # documents of each query of a run to rank again; the others follow in their old order
 
     def __post_init__(self) -> None:
         if self.top_k is not None and self.top_k < 1:
@@ -65,6 +65,11 @@ def rerank(job: RerankJob, reranker: Reranker, progress: RerankProgress | None =
     """
     progress = progress or RerankProgress()
     ids = read_ids(job.run)
+    if job.top_k is not None and ids.kind != "run":  # what people graded must not choose
+        raise InputError(
+            f"{job.run} holds {ids.kind}, which rank no documents, so there is no head of {job.top_k} to rank again; "
+            "give a TREC run, or leave --top-k out"
+        )
     rankings = {query_id: [doc_id for doc_id, _ in ids.ranking(query_id)] for query_id in ids.documents}
     wanted = {query_id: set(ranking[: job.top_k]) for query_id, ranking in rankings.items()}
     result = Reranked()

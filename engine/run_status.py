@@ -14,6 +14,7 @@ from pairgrade.lock import holder
 from pairgrade.manifest import Manifest
 from pairgrade.run_folder import RunFolder
 
+_REPORT = "report.json"  # of a training, in its OUT
 STATES = ("starting", "running", "finished", "stopped", "failed", "dead")
 
 
@@ -48,6 +49,9 @@ def run_status(out: Path) -> RunStatus:
     folder = RunFolder(out.with_name(out.name + ".run"))
     pid = holder(folder.lock)
     beat = read_beat(folder.heartbeat)
+    at_its_end = beat is not None and beat.phase == "writing" and _is_after(out / _REPORT, beat.started)
+    if pid is None and at_its_end and (trained := _trained(out)):
+        return trained  # it was killed while it tidied up
     if beat is not None and (pid is None or pid == beat.pid):
         return RunStatus(
             out=str(out),
@@ -94,9 +98,17 @@ def _finished(out: Path, manifest: Manifest) -> RunStatus:
 def _trained(out: Path) -> RunStatus | None:
     """Tell of a folder that a training left, or return None where it is none."""
     try:
-        steps = json.loads((out / "report.json").read_text(encoding="utf-8"))["steps"]
+        steps = json.loads((out / _REPORT).read_text(encoding="utf-8"))["steps"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     if type(steps) is not int:
         return None
     return RunStatus(str(out), "finished", unit="steps", total=steps, done=steps, seconds_left=0.0)
+
+
+def _is_after(path: Path, moment: float) -> bool:
+    """Whether a file is there that was written after a moment, in seconds since 1970."""
+    try:
+        return path.stat().st_mtime > moment
+    except OSError:
+        return False

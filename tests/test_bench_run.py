@@ -14,7 +14,7 @@ import pytest
 
 from bench_results import make_cell, make_result
 from helpers import make_pairs, run_command, write_jsonl
-from pairgrade import InputError, ModelError, Pair, PairgradeError, Qrel, Rubric
+from pairgrade import Annotator, InputError, ModelError, Pair, PairgradeError, Qrel, Rubric
 from pairgrade.bench.cell_process import measure_cell
 from pairgrade.bench.cell_records import CellJob
 from pairgrade.bench.judged import Judged, against_people
@@ -107,7 +107,6 @@ def test_the_parts_add_up_and_the_delay_is_found_in_the_documents(report: Path) 
 
 def test_agreement_is_that_of_the_judgments(report: Path, tmp_path: Path) -> None:
     from pairgrade.agreement import AgreementOptions, agreement
-    from pairgrade.annotator import Annotator
 
     pairs = make_pairs(6, 4)
     with Annotator.open("fake:") as annotator:
@@ -187,6 +186,15 @@ def test_agreement_is_absent_where_no_judged_pair_was_graded() -> None:
     pairs = make_pairs(1, 2)
     judged = Judged((Qrel(pairs[0].query_id, pairs[0].doc_id, 1),), (0, 1, 2, 3))
     assert against_people(judged, [replace(pairs[0], grade=None), pairs[1]], resamples=0) == {}
+
+
+def test_a_human_grade_off_the_scale_ends_no_benchmark() -> None:
+    pairs = make_pairs(6, 4)
+    with Annotator.open("fake:") as annotator:
+        judged = Judged(tuple(annotator.label(pairs)), (0, 1, 2, 3))
+    assert "calibrated_kappa" in against_people(judged, pairs, resamples=0)
+    odd = [replace(pairs[0], grade=-1), *pairs[1:]]  # some collections grade so what is spam
+    assert set(against_people(judged, odd, resamples=0)) == {"kappa", "quadratic_kappa", "tau_b", "auc"}
 
 
 def test_energy_is_absent_or_the_counters_difference(tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ from pairgrade.qrels import read_qrels
 from pairgrade.ranking_set import RankingGroup, RankingRow, read_ranking_set, write_ranking_set
 from pairgrade.run_files import read_ranking
 from pairgrade.train.base_model import folder_digest
+from pairgrade.train.options import TrainOptions
+from pairgrade.train.sampling import Row, split
 from tiny_encoder import WORDS, make_encoder
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
@@ -239,6 +241,26 @@ def test_the_queries_that_were_held_out_calibrate(options: ExperimentOptions, tm
         assert len(calibration) == 2 * DOCUMENTS
     with pytest.raises(InputError, match=r"try\.qrels names 0 of the 12 queries of learn"):
         run(replace(both, held_out=held_out["try"]))
+
+
+def test_fewer_queries_calibrate_on_none_that_the_annotator_learnt_of(tmp_path: Path) -> None:
+    write_collection(tmp_path, "learn", 30, 0)
+    write_collection(tmp_path, "try", 2, 1)
+    whole = [Row(place, q.query_id, q.grade) for place, q in enumerate(read_qrels(tmp_path / "learn" / "qrels.txt"))]
+    sample = TrainOptions()
+    learnt = {whole[i].query_id for i in split(whole, sample.train_pairs, sample.validation_pairs, sample.seed).train}
+    options = ExperimentOptions(tmp_path, tmp_path / "out", "learn", "try", tuned="fake:", stages=("sets",), pretrain=0)
+    for limit in (None, 20, 12):
+        limited = replace(options, out=tmp_path / f"out-{limit}", limit_queries=limit)
+        run(limited)
+        dev, calibration = read_split(limited.out / "learn-try" / "sets" / "split.json")
+        assert dev
+        assert {query for query, _ in calibration} == dev
+        assert not dev & learnt
+    few = replace(options, limit_queries=2)
+    with pytest.raises(InputError, match=r"has, held out by a training .* 0 of the 2 queries of learn"):
+        run(few)
+    run(replace(few, tuned=None, out=tmp_path / "untuned"))  # where nobody learnt, any query will do
 
 
 def test_a_seed_more_is_trained_alone(options: ExperimentOptions, done: list[str]) -> None:

@@ -172,6 +172,17 @@ def test_no_query_is_lost_and_no_pair_scored_twice(folder: Path, texts: tuple[st
     assert (twice.scored, twice.followed, twice.without_text) == (2, 0, 0)
 
 
+def test_grades_choose_no_documents(folder: Path, texts: tuple[str, str, str], tmp_path: Path) -> None:
+    (tmp_path / "human.qrels").write_text("q1 0 q1-d1 3\nq1 0 q1-d2 0\n")
+    job = RerankJob(str(tmp_path / "human.qrels"), *texts[1:], tmp_path / "out.run", top_k=1)
+    with (
+        Reranker.open(folder, threads=1) as reranker,
+        pytest.raises(InputError, match=r"holds qrels, which rank no documents.* leave --top-k out"),
+    ):
+        rerank(job, reranker)
+    assert not job.out.exists()
+
+
 def test_the_command_tells_documents_without_text(folder: Path, texts: tuple[str, str, str], tmp_path: Path) -> None:
     from pairgrade.cli import cli
 

@@ -524,7 +524,7 @@ def test_a_run_can_be_finished_by_hand(source: Source, tmp_path: Path, tiny_fold
         train(finish, looked)
     with pytest.raises(KeyboardInterrupt):
         train(job, looked, stop)
-    kept = (tmp_path / "a.run" / "best.safetensors").read_bytes()
+    kept = (tmp_path / "a.run" / "best-2.safetensors").read_bytes()
     with pytest.raises(ResumeError, match="an unfinished run of another job"):
         train(replace(finish, overwrite=True), SMALL)  # which must not remove what there is
     trained = train(finish, looked)
@@ -534,6 +534,31 @@ def test_a_run_can_be_finished_by_hand(source: Source, tmp_path: Path, tiny_fold
     assert all(torch.equal(tensor, best[names[name]]) for name, tensor in weights.items())
     assert json.loads((tmp_path / "a" / "report.json").read_text())["stopped_early"] is True
     assert not (tmp_path / "a.run").exists()
+
+
+def test_best_weights_without_their_state_do_not_count(
+    source: Source, tmp_path: Path, tiny_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = replace(SMALL, epochs=4, learning_rate=1e-3)  # the loss falls from look to look
+    job, original = TrainJob(source, str(tiny_folder("llama")), tmp_path / "a", RUBRIC), Checkpoints.save
+
+    def killed(self: Checkpoints, state: State, *given: Any) -> None:
+        if state.best is not None and state.best.step == 4:
+            raise SystemExit
+        original(self, state, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", killed)
+        with pytest.raises(SystemExit):
+            train(job, options)
+    kept = (tmp_path / "a.run" / "best-2.safetensors").read_bytes()
+    assert kept != (tmp_path / "a.run" / "best-4.safetensors").read_bytes()
+    with monkeypatch.context() as patch:
+        loaded: list[int] = []
+        best = Checkpoints.load_best
+        patch.setattr(Checkpoints, "load_best", lambda self, p, step: loaded.append(step) or best(self, p, step))
+        assert train(replace(job, finish=True), options).best.step == 2
+    assert loaded == [2]
 
 
 def test_looks_and_the_time_of_all_processes_are_told(

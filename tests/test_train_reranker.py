@@ -111,7 +111,7 @@ def test_the_same_seed_gives_the_same_reranker_stopped_or_not(encoder: Path, tmp
         train_reranker(job, SMALL, stopped)
     assert not job.out.exists()
     left = {path.name for path in (tmp_path / "stopped.run").iterdir()}
-    assert left == {"lock", "heartbeat.json", "manifest.json", "state.json", "best.safetensors", "step-4.safetensors"}
+    assert left == {"lock", "heartbeat.json", "manifest.json", "state.json", "best-3.safetensors", "step-4.safetensors"}
     train_reranker(job, SMALL, resumed)
     assert stopped.losses + resumed.losses == calm.losses
     for name in ("model.safetensors", "model.onnx"):

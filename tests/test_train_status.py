@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,46 @@ def test_a_training_that_never_began_leaves_nothing(job: TrainJob) -> None:
         assert not job.out.with_name("adapter.run").exists()
     with pytest.raises(InputError, match="was not written by a run"):
         run_status(job.out)
+
+
+def test_a_training_that_was_killed_while_it_tidied_up_is_finished(
+    job: TrainJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(folder: Path, patterns: Sequence[str], **_: object) -> None:
+        if "manifest.json" in patterns:
+            raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pairgrade.train.run_folder._remove", killed)
+        with pytest.raises(SystemExit):
+            train(job, SMALL)
+    assert job.out.with_name("adapter.run").exists()
+    assert run_status(job.out).state == "finished"
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            replace(job, overwrite=True), replace(SMALL, seed=1), Watching(job.out, KeyboardInterrupt("x"), "writing")
+        )
+    assert run_status(job.out).state == "stopped"  # of the new one; the old one's folder still lies there
+
+
+def test_a_training_removes_what_it_made_and_nothing_else(job: TrainJob) -> None:
+    folder = job.out.with_name("adapter.run")
+    (folder / "notes").mkdir(parents=True)
+    (folder / "notes.txt").write_text("mine")
+    train(job, SMALL)
+    assert {path.name for path in folder.iterdir()} == {"notes", "notes.txt"}
+
+
+def test_a_state_that_belongs_to_nobody_is_not_gone_on_with(job: TrainJob) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(job, SMALL, Watching(job.out, KeyboardInterrupt("x"), 3))
+    (job.out.with_name("adapter.run") / "manifest.json").unlink()
+    other = replace(SMALL, learning_rate=1e-3)
+    watching = Watching(job.out)
+    assert len(train(job, other, watching).losses) == 4
+    assert watching.steps == 4  # from the first step on
+    with pytest.raises(KeyboardInterrupt):
+        train(replace(job, overwrite=True), SMALL, Watching(job.out, KeyboardInterrupt("x"), 3))
 
 
 def test_the_command_shows_steps_and_the_last_look(job: TrainJob) -> None:

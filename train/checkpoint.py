@@ -13,6 +13,7 @@ from pairgrade.errors import ResumeError
 from pairgrade.train.metrics import Evaluation
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's
+_BEST = "best-{}.safetensors"  # of a step
 _AGES = 1e10  # seconds, more than a run can take
 _DAMAGED = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RuntimeError, OSError)
 
@@ -33,15 +34,14 @@ class Checkpoints:
     """The last state and the best weights in a run's folder.
 
     ``evaluation`` makes an evaluation of its table; without one it is the ``Evaluation`` of ``pairgrade train``.
-    The tensors are written first, under a name of their step, then ``state.json``, which names them, takes the
-    place of the old one: at every moment one whole checkpoint can be read.
+    The tensors are written first, under names of their steps, then ``state.json``, which tells both, takes the
+    place of the old one: at every moment one whole checkpoint can be read, with the best weights that it speaks of.
     """
 
     def __init__(self, folder: Path, evaluation: Callable[[dict[str, Any]], Any] | None = None) -> None:
         self._folder = folder
         self._evaluation = evaluation or _evaluation
         self._state = folder / "state.json"
-        self.best = folder / "best.safetensors"
 
     def load(self, parameters: Mapping[str, Any], optimizer: Any) -> State | None:
         """Bring parameters and optimizer to the last checkpoint; None where there is none."""
@@ -74,8 +74,9 @@ class Checkpoints:
         write_bytes(path, _serialized(tensors))
         table = asdict(state) | {"tensors": path.name}
         write_text(self._state, json.dumps(table, allow_nan=False))
-        for old in self._folder.glob("step-*.safetensors"):
-            if old != path:
+        kept = {path} | ({self._best(state.best.step)} if state.best else set())
+        for old in self._folder.glob("*.safetensors"):
+            if old not in kept:
                 old.unlink()
 
     def nothing_to_finish_with(self) -> ResumeError:
@@ -85,19 +86,31 @@ class Checkpoints:
             "first look after a step (--evaluate-every) without --finish"
         )
 
-    def keep_best(self, parameters: Mapping[str, Any]) -> None:
-        """Write the parameters as the best so far."""
-        write_bytes(self.best, _serialized({name: p.detach() for name, p in parameters.items()}))
+    def has_best(self) -> bool:
+        """Whether a look after a step has kept its weights."""
+        return any(self._folder.glob(_BEST.format("*")))
 
-    def load_best(self, parameters: Mapping[str, Any]) -> None:
-        """Set the parameters to the best that was kept."""
+    def keep_best(self, parameters: Mapping[str, Any], step: int) -> None:
+        """Write the parameters after a step as the best so far; they count as soon as a state is saved that says so."""
+        write_bytes(self._best(step), _serialized({name: p.detach() for name, p in parameters.items()}))
+
+    def load_best(self, parameters: Mapping[str, Any], step: int) -> None:
+        """Set the parameters to those that were the best after a step; ResumeError where they are not there."""
         import torch
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        tensors = load_file(self.best)
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(tensors[name])
+        path = self._best(step)
+        try:
+            tensors = load_file(path)
+            with torch.no_grad():
+                for name, parameter in parameters.items():
+                    parameter.copy_(tensors[name])
+        except (*_DAMAGED, SafetensorError) as error:
+            raise ResumeError(f"{path} cannot be read ({error}); remove {self._folder} to start anew") from None
+
+    def _best(self, step: int) -> Path:
+        return self._folder / _BEST.format(step)
 
 
 def _serialized(tensors: Mapping[str, Any]) -> bytes:

@@ -211,7 +211,7 @@ class Fitting(ABC):
             state.evaluations.append(found)
             if state.step and (state.best is None or self._is_better(found, state.best)):
                 state.best = found
-                self._checkpoints.keep_best(self._parameters)
+                self._checkpoints.keep_best(self._parameters, state.step)
             elif state.best is not None and self._schedule.patience:
                 worse = sum(e.step > state.best.step for e in state.evaluations)
                 state.stopped_early = worse >= self._schedule.patience

@@ -104,7 +104,7 @@ def train_in(
     checkpoints = Checkpoints(folder, lambda table: RankingEvaluation(**table))
     progress.phase("training")
     state = fit_reranker(model, RerankerData(slates, dev), options, checkpoints, stop, progress)
-    checkpoints.load_best(dict(model.model.named_parameters()))
+    checkpoints.load_best(dict(model.model.named_parameters()), state.best.step)
     progress.phase("exporting")
     counts = Counts(
         train_queries=len(groups),

@@ -86,7 +86,7 @@ def train(
 
 def _train(job: TrainJob, options: TrainOptions, folder: Path, progress: TrainProgress, stop: PoliteStop) -> Trained:
     checkpoints = Checkpoints(folder)
-    if job.finish and not checkpoints.best.exists():
+    if job.finish and not checkpoints.has_best():
         raise checkpoints.nothing_to_finish_with()
     progress.phase("reading")
     blend = Blend(job.rubric.values, _soft_targets(job.soft, job.rubric), options.soft_weight)
@@ -108,7 +108,8 @@ def _train(job: TrainJob, options: TrainOptions, folder: Path, progress: TrainPr
     progress.phase("training")
     state = fit(label_model, data, options, checkpoints, stop, progress, job.finish)
     assert state.best is not None  # fit looks at the validation pairs after its last step
-    checkpoints.load_best({name: p for name, p in model.named_parameters() if p.requires_grad})
+    trained_weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    checkpoints.load_best(trained_weights, state.best.step)
     progress.phase("writing")
     places = set(chosen.held_out)
     held = [row for row in found if row.place in places]

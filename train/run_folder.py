@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -13,6 +13,10 @@ from pairgrade.run_folder import RunFolder
 from pairgrade.stop import PoliteStop
 from pairgrade.train.beating import BeatingProgress
 from pairgrade.train.fitting import TrainProgress
+
+_CHECKPOINT = ("state.json", "*.safetensors")
+# all that a training makes, as it is removed: the state, which needs the others, first, and the lock last
+_FILES = (*_CHECKPOINT, "train-*.jsonl", "dev-*.jsonl", ".*.tmp", "heartbeat.json", "manifest.json", "lock")
 
 
 @contextmanager
@@ -29,14 +33,9 @@ def at_work(out: Path, progress: TrainProgress, stop: PoliteStop) -> Iterator[tu
                 yield folder.path, beating
         except BaseException:
             if not folder.manifest.exists():
-                folder.heartbeat.unlink(missing_ok=True)
-                folder.lock.unlink(missing_ok=True)
-                with suppress(OSError):  # the pairs of a pretraining lie in it
-                    folder.path.rmdir()
+                _remove(folder.path, ("heartbeat.json", "lock"))  # the pairs of a pretraining may lie beside them
             raise
-        for path in folder.path.iterdir():
-            path.unlink()
-        folder.path.rmdir()
+        _remove(folder.path, _FILES)
 
 
 def refuse_existing(out: Path, overwrite: bool, read: Callable[[Path], object]) -> None:
@@ -51,14 +50,22 @@ def claim(folder: Path, identity: Identity, overwrite: bool) -> None:
     """Make the run's folder this job's own, or see that it is."""
     manifest = RunFolder(folder).manifest
     running = Manifest.load(manifest)
-    if running is not None and running.identity != identity:
-        if not overwrite:
+    if running is None or running.identity != identity:
+        if running is not None and not overwrite:
             how = "; ".join(differences(running.identity, identity))
             raise ResumeError(
                 f"{folder} holds an unfinished run of another job: {how}. Name another output, or replace it with "
                 "--overwrite"
             )
-        for path in folder.glob("*.safetensors"):
-            path.unlink()
-        (folder / "state.json").unlink(missing_ok=True)
+        _remove(folder, _CHECKPOINT, keep_folder=True)
     Manifest(identity).save(manifest)
+
+
+def _remove(folder: Path, patterns: Sequence[str], *, keep_folder: bool = False) -> None:
+    """Remove files that a training made, in turn, and the folder where nothing else lies in it."""
+    for pattern in patterns:
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+    if not keep_folder:
+        with suppress(OSError):
+            folder.rmdir()
