@@ -75,12 +75,13 @@ def tsv_rows(path: str, fields: Sequence[Field], max_bytes: int) -> Iterator[Row
             places = _locate(path, fields, cells)
             width = len(cells)
         elif len(cells) != width:
-            yield Rejection(path, line, f"{_count(len(cells))}, the header has {width}")
+            yield Rejection(path, line, f"{field_count(len(cells))}, the header has {width}")
         else:
             yield line, [None if place is None else cells[place] for place in places]
 
 
-def _count(fields: int) -> str:
+def field_count(fields: int) -> str:
+    """Say how many fields a record has."""
     return "1 field" if fields == 1 else f"{fields:,} fields"
 
 
@@ -90,7 +91,7 @@ def csv_rows(path: str, fields: Sequence[Field], max_bytes: int) -> Iterator[Row
     Of a record that is not sound only the first physical line is rejected: reading goes on at the next, so
     that a quote that nobody closes costs one row.
     """
-    records = _csv_records(path, max_bytes)
+    records = csv_records(path, max_bytes)
     header = next(records, None)
     if header is None:
         return
@@ -104,7 +105,7 @@ def csv_rows(path: str, fields: Sequence[Field], max_bytes: int) -> Iterator[Row
             yield record[0], [None if place is None else record[1][place] for place in places]
 
 
-def _csv_records(path: str, max_bytes: int) -> Iterator[tuple[int, list[str]] | Rejection]:
+def csv_records(path: str, max_bytes: int) -> Iterator[tuple[int, list[str]] | Rejection]:
     """Yield the header, then the records of its width, each with the number of its first physical line."""
     trouble: list[InputError] = []
     lines = _until_trouble(numbered_lines(path, max_bytes), trouble)
@@ -168,7 +169,7 @@ def _csv_record(start: bytes, more: Iterator[_Line], width: int, max_bytes: int)
         reason = reason or (wrong and f"on line {number}: {wrong}")
         pieces = _split(text, width, cells, pieces)
     if width and len(cells) != width:
-        found = "a blank line" if cells == [""] else _count(len(cells))
+        found = "a blank line" if cells == [""] else field_count(len(cells))
         raise _UnsoundError(f"{found}, the header has {width}")
     return cells, reason
 
@@ -212,7 +213,7 @@ def _split(text: str, width: int, cells: list[str], pieces: list[str] | None) ->
             if body[end + 1] != ",":
                 raise _UnsoundError(f"text follows the closing quote of field {len(cells)}")
         if width and len(cells) >= width:
-            raise _UnsoundError(f"more than {_count(width)}, the header has {width}")
+            raise _UnsoundError(f"more than {field_count(width)}, the header has {width}")
 
 
 def _closing_quote(text: str, at: int) -> int:

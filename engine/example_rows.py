@@ -23,7 +23,7 @@ from collections.abc import Container, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 
-from pairgrade.delimited import tab_separated
+from pairgrade.delimited import csv_records, field_count, tab_separated
 from pairgrade.errors import InputError
 from pairgrade.judgment_rows import rows
 from pairgrade.lines import shown
@@ -64,7 +64,11 @@ def read_examples(path: str) -> Iterator[RankingRow | Rejection]:
                 )
         return
     first = True
-    for line, values in rows(path, kind, {}):
+    for row in rows(path, kind, {}) if kind in ("jsonl", "parquet") else _table(path, kind):
+        if isinstance(row, Rejection):
+            yield row
+            continue
+        line, values = row
         if first and not _fits(values):
             raise InputError(
                 f"{path}: the columns are {', '.join(map(shown, list(values)[:20]))}; a row needs a query and either "
@@ -73,7 +77,31 @@ def read_examples(path: str) -> Iterator[RankingRow | Rejection]:
             )
         first = False
         source = "triples" if {"positive", "negative"} <= values.keys() else "rows"
+        if kind in ("csv", "tsv"):  # an example with fewer documents than another
+            values = {name: None if cell == "" and _is_side(name) else cell for name, cell in values.items()}
         yield from _rows_or_rejection(path, line, values, source)
+
+
+def _table(path: str, kind: str) -> Iterator[tuple[int, Mapping[str, object]] | Rejection]:
+    """Yield the rows of a CSV or TSV file under the names of its header; in TSV quotes have no meaning."""
+    names: list[str] | None = None
+    for record in (csv_records if kind == "csv" else tab_separated)(path, _LONGEST_LINE):
+        if isinstance(record, Rejection):
+            if names is None:
+                raise InputError(f"{path}: the header cannot be read: {record.reason}")
+            yield record
+        elif names is None:
+            names = record[1]
+            if len(set(names)) < len(names):
+                raise InputError(f"{path}: two columns have the same name; the columns are {', '.join(names)}")
+        elif len(record[1]) != len(names):
+            yield Rejection(path, record[0], f"{field_count(len(record[1]))}, the header has {len(names)}")
+        else:
+            yield record[0], dict(zip(names, record[1], strict=True))
+
+
+def _is_side(name: str) -> bool:
+    return name in _POSITIVES or name in _NEGATIVES or bool(_NUMBERED.fullmatch(name))
 
 
 def example_format(path: str) -> str | None:

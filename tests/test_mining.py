@@ -276,6 +276,40 @@ def test_plain_tsv_triples_and_a_header(tmp_path: Path) -> None:
     assert {row.document: row.label for row in plain} == {"titan": 1.0, "io": 1.0, "cheese": 0.0}
 
 
+def test_tables_of_examples_with_long_texts_quotes_and_empty_cells(tmp_path: Path) -> None:
+    long = "titan " * 30_000
+    cases = {
+        "long.csv": (f"query,document,label\nmoon,{long},1\nmoon,cheese,0\n", {long: 1.0, "cheese": 0.0}),
+        "ragged.csv": (
+            'query,positive,negative_1,negative_2\nmoon,titan,"cheese, old",sun\nmoon,io,sun,\n',
+            {"titan": 1.0, "io": 1.0, "cheese, old": 0.0, "sun": 0.0},
+        ),
+        "quote.tsv": (
+            'query\tpositive\tnegative\nmoon\t"Titan" it was\tcheese\n', {'"Titan" it was': 1.0, "cheese": 0.0}
+        ),
+    }  # fmt: skip
+    for name, (text, expected) in cases.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        rows, report = mined(tmp_path, "--from", tmp_path / name)
+        assert {row.document: row.label for row in rows} == expected, name
+        assert report["rejected"] == 0
+
+
+def test_a_line_of_a_table_that_is_not_sound_costs_that_line(tmp_path: Path) -> None:
+    for name, text in (
+        ("a.csv", 'query,positive,negative\nmoon,titan\nmoon,"io" x,y\nmoon,io,cheese\n'),
+        ("a.tsv", "query\tpositive\tnegative\nmoon\ttitan\nmoon\tio\tcheese\textra\nmoon\tio\tcheese\n"),
+    ):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        result = run("--from", tmp_path / name, "--out", tmp_path / "set.jsonl", "--force")
+        assert result.exit_code == 3
+        assert "line 2: 2 fields, the header has 3" in " ".join(result.stdout.split())
+        assert {row.document for row in read_ranking_set(tmp_path / "set.jsonl")} == {"io", "cheese"}
+    (tmp_path / "twice.tsv").write_text("query\tquery\tpositive\tnegative\nmoon\tmoon\tio\tcheese\n")
+    with pytest.raises(InputError, match="two columns have the same name"):
+        run("--from", tmp_path / "twice.tsv", "--out", tmp_path / "x.jsonl")
+
+
 def test_conflicts_are_counted_and_rejected_rows_told(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     rows: list[dict[str, object]] = [
