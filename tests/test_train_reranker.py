@@ -199,7 +199,8 @@ def test_micro_batches_change_no_loss(encoder: Path) -> None:
 
 
 def test_margins_are_learnt_against_the_annotators_scores() -> None:
-    rows = [replace(row, expected_grade=2.5 - row.label, probabilities=(0.1, 0.2, 0.3, 0.4)) for row in ranking_rows(2)]
+    given = {0.0: (0.0, 0.0, 0.5, 0.5), 1.0: (0.0, 0.5, 0.5, 0.0), 2.0: (0.5, 0.5, 0.0, 0.0)}
+    rows = [replace(r, expected_grade=2.5 - r.label, probabilities=given[r.label]) for r in ranking_rows(2)]
     rows[0] = replace(rows[0], expected_grade=None, probabilities=None)  # not judged: its label stands
     groups = grouped(rows)
     options = RerankerOptions(loss="marginmse", target="expected")
@@ -207,6 +208,22 @@ def test_margins_are_learnt_against_the_annotators_scores() -> None:
     assert targets == {0.0, 0.5, 1.5, 2.5}
     scaled = Slates(groups, replace(options, loss="bce")).epoch(0)
     assert max(t for slate in scaled for t in slate.targets) == pytest.approx(2.5 / 3)  # four grades: the highest is 3
+
+
+def test_grades_that_begin_elsewhere_stand_among_labels_from_0() -> None:
+    options = RerankerOptions(target="expected")
+    by_lowest = {}
+    for lowest in (-1, 0, 1):
+        rows = [replace(row, expected_grade=lowest + 1.2, probabilities=(0.2, 0.5, 0.2, 0.1), label=3.0 * (i % 2))
+                for i, row in enumerate(ranking_rows(2))]  # fmt: skip
+        rows[0] = replace(rows[0], expected_grade=None, probabilities=None)  # judged by nobody, and of label 0
+        for loss in ("lambda", "bce"):
+            slates = Slates(grouped(rows), replace(options, loss=loss)).epoch(0)
+            by_lowest[lowest, loss] = sorted(t for slate in slates for t in slate.targets)
+    assert by_lowest[0, "lambda"][:2] == pytest.approx([0.0, 1.2])
+    assert by_lowest[0, "bce"][:2] == pytest.approx([0.0, 0.4])
+    for (_, loss), targets in by_lowest.items():
+        assert targets == pytest.approx(by_lowest[0, loss])
 
 
 def test_labels_of_another_scale_do_not_stand_among_expected_grades() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,8 @@ import numpy.typing as npt
 from pairgrade.errors import InputError
 from pairgrade.ranking_set import RankingGroup, RankingRow
 from pairgrade.train.reranker_options import RerankerOptions
+
+_ROUNDING = 1e-3  # of the probabilities and the expected grade of a row
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ class Slates:
     def __init__(self, groups: Sequence[RankingGroup], options: RerankerOptions) -> None:
         self._groups, self._options = groups, options
         if options.target == "expected":
+            groups = _from_zero(groups)
             _refuse_two_scales(groups)
         scale = _highest(groups, options) if options.loss == "bce" else 1.0
         if not scale:
@@ -113,6 +117,28 @@ def _target(row: RankingRow, options: RerankerOptions) -> float:
     if options.target == "expected" and row.expected_grade is not None:
         return row.expected_grade
     return row.label
+
+
+def _from_zero(groups: Sequence[RankingGroup]) -> list[RankingGroup]:
+    """Return the groups with expected grades that count from the annotator's lowest grade, as labels count from 0.
+
+    A set does not tell the grades. With probabilities p_i, i from 0, an expected grade is the lowest one and i p_i
+    summed up, and more where the grades have gaps.
+    """
+    rows = [row for group in groups for row in group.rows]
+    above = [
+        row.expected_grade - sum(i * p for i, p in enumerate(row.probabilities))
+        for row in rows
+        if row.expected_grade is not None and row.probabilities
+    ]
+    lowest = math.floor(min(above, default=0.0) + _ROUNDING)
+    if not lowest:
+        return list(groups)
+
+    def moved(row: RankingRow) -> RankingRow:
+        return row if row.expected_grade is None else replace(row, expected_grade=row.expected_grade - lowest)
+
+    return [replace(group, rows=tuple(map(moved, group.rows))) for group in groups]
 
 
 def _highest(groups: Sequence[RankingGroup], options: RerankerOptions) -> float:
