@@ -27,6 +27,7 @@ from pairgrade.significance import holm, mean_intervals, paired_t_test, randomiz
 
 Grades = dict[str, dict[str, int]]  # grade of each document, by query
 
+_HIGHEST = 2**31 - 1  # of a cutoff or a grade; trec_eval counts in C's int
 _DEFAULT_MEASURES = ("nDCG@10", "RR(rel={})@10", "AP(rel={})", "R(rel={})@100", "Judged@10")
 
 
@@ -44,9 +45,10 @@ class EvaluationOptions:
     confidence: float = 0.95
 
     def __post_init__(self) -> None:
-        for name, least in (("resamples", 0), ("permutations", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be {least} or more")
+        for name, least in (("resamples", 0), ("permutations", 1), ("seed", 0), ("threshold", 1)):
+            number = getattr(self, name)
+            if number is not None and number < least:
+                raise InputError(f"{name} is {number}; it must be {least} or more")
         if not 0 < self.confidence < 1:
             raise InputError(f"confidence is {self.confidence}; it must lie between 0 and 1")
         if self.measures and self.threshold is not None:
@@ -131,6 +133,7 @@ def _measures(names: Sequence[str]) -> dict[str, Any]:
     for name in names:
         try:
             measure = ir_measures.parse_measure(name)
+            _check_parameters(measure)
         except (NameError, ValueError, SyntaxError, TypeError, AssertionError) as error:
             raise InputError(
                 f"the measure {shown(name)} cannot be used: {error}; write it as ir-measures does, for example "
@@ -138,6 +141,18 @@ def _measures(names: Sequence[str]) -> dict[str, Any]:
             ) from None
         found[str(measure)] = measure
     return found
+
+
+def _check_parameters(measure: Any) -> None:
+    """ValueError for what ir-measures' providers take without a look: trec_eval ends the process at a cutoff of 0."""
+    allowed = measure.SUPPORTED_PARAMS
+    if unknown := sorted(set(measure.params) - set(allowed)):
+        raise ValueError(f"it has no parameter {', '.join(unknown)}; it has {', '.join(allowed) or 'none'}")
+    if lacking := sorted(key for key, about in allowed.items() if about.required and key not in measure.params):
+        raise ValueError(f"it needs {' and '.join(lacking)}, as in {measure.NAME}({lacking[0]}=3)")
+    for key in ("cutoff", "rel"):
+        if key in measure.params and not 1 <= measure.params[key] <= _HIGHEST:
+            raise ValueError(f"{key} is {measure.params[key]}; it must be from 1 to {_HIGHEST:,}")
 
 
 def _values(name: str, run: Ranking, qrels: Grades, measures: Mapping[str, Any], queries: Sequence[str]) -> Floats:
@@ -162,7 +177,12 @@ def _values(name: str, run: Ranking, qrels: Grades, measures: Mapping[str, Any],
     try:
         for metric in ir_measures.iter_calc(list(columns), qrels, ranked):
             values[rows[metric.query_id], columns[metric.measure]] = metric.value
-    except (ValueError, RuntimeError, AssertionError, subprocess.CalledProcessError) as error:
+    except subprocess.CalledProcessError as error:
+        raise InputError(
+            f"{name}: ir-measures cannot compute {', '.join(measures)}: a program that it runs ended with the status "
+            f"{error.returncode}. That of ERR wants query ids that are numbers; leave such a measure out"
+        ) from error
+    except (ValueError, RuntimeError, AssertionError, TypeError, LookupError, ArithmeticError) as error:
         raise InputError(f"{name}: ir-measures cannot compute {', '.join(measures)}: {error}") from error
     return values
 

@@ -136,6 +136,25 @@ def test_what_cannot_be_evaluated_is_refused() -> None:
     assert list(run_names(["x/a.run", "y/a.run"])) == ["x/a.run", "y/a.run"]
 
 
+@pytest.mark.parametrize(
+    ("measure", "said"),
+    [
+        *((f"{name}@0", "cutoff is 0; it must be from 1") for name in ("nDCG", "P", "R", "Success", "Judged")),
+        ("nDCG(cutoff=0)", "cutoff is 0"), ("P@99999999999999999999", "cutoff is 9999"), ("AP(rel=0)", "rel is 0"),
+        ("AP(foo=1)", "it has no parameter foo; it has cutoff, rel"), ("SDCG@5", r"it needs max_rel, as in SDCG\(max"),
+        ("BPM", "it needs cutoff and max_rel"),
+    ],
+)  # fmt: skip
+def test_measures_that_would_end_the_process_are_told(measure: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        evaluate({"run": GOOD}, QRELS, EvaluationOptions(measures=(measure,)))
+
+
+def test_a_threshold_is_1_or_more() -> None:
+    with pytest.raises(InputError, match="threshold is 0; it must be 1 or more"):
+        EvaluationOptions(threshold=0)
+
+
 @pytest.mark.parametrize("queries", [1, 2, 5, 10])
 def test_the_exact_randomization_test_is_scipys(queries: int) -> None:
     random = np.random.default_rng(queries)
