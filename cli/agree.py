@@ -12,6 +12,7 @@ from rich.table import Table
 from pairgrade.agreement import AgreementOptions, agreement
 from pairgrade.agreement_report import Report, Statistic
 from pairgrade.cli.consoles import result_console
+from pairgrade.cli.outputs import check_outputs
 from pairgrade.cli.report import figures_table
 from pairgrade.judgments import read_judgments, suffix_format
 from pairgrade.matching import Matched, match
@@ -79,6 +80,7 @@ def command(
         from pairgrade.confusion_plot import draw_confusion, picture_format
 
         picture_format(picture)
+    check_outputs([(out, "the predictions"), (qrels, "the human grades")], [(picture, "the picture")])
     matched, report = _compare(out, qrels, AgreementOptions(threshold, resamples, seed))
     notes = _notes(report)
     if as_json:

@@ -14,7 +14,7 @@ from rich.table import Table
 from pairgrade.calibration import METHODS, Calibration, Cuts, Fitted
 from pairgrade.calibration_fit import FIGURES, CrossFit, cross_fitted, fit
 from pairgrade.cli.consoles import result_console
-from pairgrade.cli.outputs import refuse_existing
+from pairgrade.cli.outputs import check_outputs, refuse_existing
 from pairgrade.errors import InputError
 from pairgrade.file_hashes import file_sha256
 from pairgrade.judgments import read_judgments
@@ -59,6 +59,7 @@ def command(
     grade; the figures after calibration come from cross-fitting, so every pair is graded by a fit that has not seen
     its query.
     """
+    check_outputs([(judgments, "the judgments"), (qrels, "the human grades")], [(out, "the calibration")])
     refuse_existing(out, force)
     digest = _digest(judgments)
     file = read_judgments(judgments)

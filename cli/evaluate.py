@@ -10,6 +10,7 @@ from rich.table import Table
 
 from pairgrade.atomic import write_text
 from pairgrade.cli.consoles import result_console
+from pairgrade.cli.outputs import check_outputs
 from pairgrade.cli.report import figures_table
 from pairgrade.evaluation import EvaluationOptions, evaluate_files
 from pairgrade.evaluation_report import (
@@ -73,6 +74,9 @@ def command(
         resamples=resamples,
         permutations=permutations,
         seed=seed,
+    )
+    check_outputs(
+        [(qrels, "the human grades"), *((run, "a run") for run in runs)], [(markdown_file, "the Markdown page")]
     )
     evaluation = evaluate_files(runs, qrels, options)
     if as_json:

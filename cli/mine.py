@@ -14,7 +14,7 @@ from rich.table import Table
 from pairgrade.bm25 import STOPWORDS, Bm25Options
 from pairgrade.cli import PARTIAL
 from pairgrade.cli.consoles import result_console
-from pairgrade.cli.outputs import refuse_existing
+from pairgrade.cli.outputs import check_outputs, refuse_existing
 from pairgrade.errors import InputError
 from pairgrade.mine_job import MineJob, MineReport, mine
 from pairgrade.mining import MiningOptions
@@ -96,6 +96,8 @@ def command(
         mining=MiningOptions(positives, _ranks(negative_ranks), negatives, depth, seed),
         bm25=Bm25Options(k1, b, stopwords),
     )
+    ids = [(examples, "the file of --from"), (known, "the file of --known"), (candidates, "the file of --candidates")]
+    check_outputs([(queries, "the queries"), (docs, "the documents"), *ids], [(out, "the set"), (run, "the run")])
     for path in filter(None, (out, run)):
         refuse_existing(path, force)
     report = mine(job)

@@ -9,9 +9,8 @@ import rich_click as click
 from rich.table import Table
 
 from pairgrade.cli.consoles import result_console
-from pairgrade.cli.outputs import refuse_existing
+from pairgrade.cli.outputs import check_outputs, refuse_existing
 from pairgrade.cli.report import figures_table
-from pairgrade.errors import InputError
 from pairgrade.label_changes import OUTCOMES, Counts, LabelChanges
 from pairgrade.ranking_columns import FORMS
 from pairgrade.relabel_policy import CONFIDENT, POLICIES, SCALES, RelabelOptions
@@ -75,8 +74,9 @@ def command(
 
         picture_format(plot)
     options = RelabelOptions(policy, threshold, confidence, scale, form, examples, with_text)
-    if out.exists() and out.samefile(ranking_set):
-        raise InputError(f"{out} is the set itself; write to another file")
+    check_outputs(
+        [(ranking_set, "the set itself"), (judgments, "the judgments")], [(out, "the new set"), (plot, "the picture")]
+    )
     refuse_existing(out, force)
     changes = relabel(ranking_set, judgments, out, options)
     if as_json:

@@ -12,7 +12,7 @@ from rich.progress import Progress as Bar
 
 from pairgrade.cli import PARTIAL
 from pairgrade.cli.consoles import progress_console, result_console
-from pairgrade.cli.outputs import refuse_existing
+from pairgrade.cli.outputs import check_outputs, refuse_existing
 from pairgrade.rerank_job import Reranked, RerankJob, RerankProgress, rerank
 from pairgrade.reranker import QUANTS, Reranker
 
@@ -51,6 +51,7 @@ def command(
     RUN is a TREC run, or a qrels file, whose judged documents are then ranked. RUN2 is a TREC run for `pairgrade
     evaluate`. Documents whose text is not there are left out; the exit code is then 3.
     """
+    check_outputs([(run, "the run"), (queries, "the queries"), (docs, "the documents")], [(out, "the new run")])
     refuse_existing(out, force)
     job = RerankJob(run, queries, docs, out, top_k)
     with Reranker.open(model, quant, threads) as reranker, _TerminalProgress(quiet) as progress:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pairgrade.errors import InputError
+from pairgrade.file_roles import Role, keep_apart
 from pairgrade.judgments import required_format
 from pairgrade.readers import Source
 from pairgrade.spool import Selection
@@ -25,21 +26,11 @@ class LabelJob:
 
     def __post_init__(self) -> None:
         required_format(self.out)
-        taken: dict[Path, str] = {}
-        for role in ("pairs", "queries", "docs"):
-            path = getattr(self.source, role)
-            if path is not None and not self.source.in_catalogue:
-                taken[Path(path).resolve()] = f"the input's {role}"
-        if self.canaries is not None:
-            taken[self.canaries.resolve()] = "the file of canaries"
         if self.canary_every < 1:
             raise InputError(f"canary_every is {self.canary_every}; it must be at least 1")
-        for path, role in self._written():
-            if path.is_dir():
-                raise InputError(f"{path} is a folder; name a file in it")
-            other = taken.setdefault(path.resolve(), role)
-            if other != role:
-                raise InputError(f"{path} is {other} and would be overwritten with {role}; name another file")
+        texts = () if self.source.in_catalogue else ("pairs", "queries", "docs")
+        read = [(getattr(self.source, role), f"the input's {role}") for role in texts]
+        keep_apart([*read, (self.canaries, "the file of canaries")], self._written())
 
     @property
     def manifest(self) -> Path:
@@ -59,6 +50,6 @@ class LabelJob:
     def _beside(self, suffix: str) -> Path:
         return self.out.with_name(self.out.name + suffix)
 
-    def _written(self) -> list[tuple[Path, str]]:
-        files = [(self.out, "the judgments"), (self.manifest, "the manifest"), (self.errors, "the errors file")]
-        return files + ([(self.qrels, "the qrels")] if self.qrels else [])
+    def _written(self) -> list[Role]:
+        files: list[Role] = [(self.out, "the judgments"), (self.manifest, "the manifest")]
+        return [*files, (self.errors, "the errors file"), (self.qrels, "the qrels")]
