@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from pairgrade.attacks import ATTACKS, attack, attacks_named
-from pairgrade.cli import options
+from pairgrade.cli import PARTIAL, options
 from pairgrade.cli.consoles import progress_console, result_console
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ def command(
     PAIRS is what `pairgrade label` reads, with human grades. Of the pairs that people found irrelevant some are
     labelled as they are, with the query stuffed into the document, with a claim of relevance, with forged answers
     (their turns are those of the model's own chat format). What is added stands at the document's end: the column "cut
-    off" counts the documents that did not fit the context and lost it.
+    off" counts the documents that did not fit the context and lost it. Pairs that cannot be graded are left out and
+    counted; the exit code is then 3.
     """
     one = options.chosen_model(model, values)
     values = options.as_trained(one, values)
@@ -78,6 +80,8 @@ def command(
         click.echo(json.dumps({"model": model, "rubric": task.name} | report.to_dict(), allow_nan=False))
     else:
         _print(report, model)
+    if report.reason is not None:
+        sys.exit(PARTIAL)
 
 
 def _irrelevant(source: Source, highest: int, sample: int, seed: int) -> list[Pair]:
@@ -116,3 +120,6 @@ def _print(report: AttackReport, model: str) -> None:
             "larger --ctx, or shorter documents, it is tried on them, too",
             err=True,
         )
+    if report.reason is not None:
+        left_out = ", ".join(f"{result.unfit:,} of {result.name}" for result in report.results if result.unfit)
+        click.echo(f"pairs that cannot be graded, left out: {left_out}; the first reason: {report.reason}", err=True)

@@ -156,15 +156,18 @@ class Annotator:
         InputError for a pair that cannot be graded (its query does not fit the context). NonFiniteError where the
         model's logits are not numbers.
         """
+        for outcome in self.in_order(pairs):
+            if isinstance(outcome, Unfit):
+                raise InputError(f"pair ({outcome.pair.query_id}, {outcome.pair.doc_id}): {outcome.reason}")
+            yield outcome
+
+    def in_order(self, pairs: Iterable[Pair]) -> Iterator[Outcome]:
+        """Grade pairs as ``label`` does, and yield an ``Unfit`` for one that cannot be graded."""
         for window in windows(pairs, self.options.window):
             outcomes: dict[int, Outcome] = {}
             for batch in self.outcomes(window):
                 outcomes.update(batch)
-            for index in range(len(window)):
-                outcome = outcomes[index]
-                if isinstance(outcome, Unfit):
-                    raise InputError(f"pair ({outcome.pair.query_id}, {outcome.pair.doc_id}): {outcome.reason}")
-                yield outcome
+            yield from (outcomes[index] for index in range(len(window)))
 
     def outcomes(self, window: Sequence[Pair]) -> Iterator[list[tuple[int, Outcome]]]:
         """Grade one window and yield (place in the window, outcome) batch by batch, in the plan's order."""

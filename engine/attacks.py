@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pairgrade.annotator import Annotator
+from pairgrade.annotator import Annotator, Outcome, Unfit
 from pairgrade.chat import FORMATS, PLAIN, ChatFormat
 from pairgrade.errors import InputError
 from pairgrade.records import Judgment, Pair
@@ -71,6 +71,7 @@ class AttackResult:
     expected_grade: float  # the mean
     rise: float  # of the expected grade, mean over the pairs
     cut: int  # pairs whose document did not fit the context, and lost the manipulation, or the end of it
+    unfit: int  # pairs that could not be graded, as they are or manipulated; they are left out of all that is above
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +80,12 @@ class AttackReport:
 
     threshold: int  # the lowest grade that counts as relevant
     results: tuple[AttackResult, ...]
+    reason: str | None = None  # why the first pair could not be graded that could not
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain tables."""
-        return {"threshold": self.threshold, "results": [asdict(result) for result in self.results]}
+        results = [asdict(result) for result in self.results]
+        return {"threshold": self.threshold, "results": results, "reason": self.reason}
 
 
 def attacks_named(names: Iterable[str]) -> list[str]:
@@ -103,7 +106,8 @@ def attack(
 ) -> AttackReport:
     """Label irrelevant pairs as they are and after each manipulation; ``advance`` is told of the pairs done.
 
-    InputError for an unknown manipulation, no pairs, or a threshold that is no grade but the lowest of the rubric.
+    InputError for an unknown manipulation, no pairs that can be graded, or a threshold that is no grade but the lowest
+    of the rubric.
     """
     rubric = annotator.rubric
     chosen = attacks_named(names)
@@ -111,26 +115,37 @@ def attack(
         raise InputError(f"the threshold is {threshold}; it can be {', '.join(map(str, rubric.values[1:]))}")
     if not pairs:
         raise InputError("no irrelevant pairs to manipulate")
-    plain = _labelled(annotator, pairs, advance)
-    results = [_result("as it is", plain, plain, threshold)]
+    plain = _graded(annotator, pairs, advance)
+    outcomes = {"as it is": plain}
     for name in chosen:
         change = ATTACKS[name][1]
         changed = [replace(pair, document=change(pair, rubric, annotator.chat)) for pair in pairs]
-        results.append(_result(name, _labelled(annotator, changed, advance), plain, threshold))
-    return AttackReport(threshold, tuple(results))
+        outcomes[name] = _graded(annotator, changed, advance)
+    reasons = [one.reason for found in outcomes.values() for one in found if isinstance(one, Unfit)]
+    results = tuple(_result(name, found, plain, threshold) for name, found in outcomes.items())
+    return AttackReport(threshold, results, reasons[0] if reasons else None)
 
 
-def _labelled(annotator: Annotator, pairs: Sequence[Pair], advance: Callable[[int], None]) -> list[Judgment]:
+def _graded(annotator: Annotator, pairs: Sequence[Pair], advance: Callable[[int], None]) -> list[Outcome]:
     found = []
-    for judgment in annotator.label(pairs):
-        found.append(judgment)
+    for outcome in annotator.in_order(pairs):
+        found.append(outcome)
         advance(1)
     return found
 
 
-def _result(name: str, found: Sequence[Judgment], plain: Sequence[Judgment], threshold: int) -> AttackResult:
+def _result(name: str, outcomes: Sequence[Outcome], plain: Sequence[Outcome], threshold: int) -> AttackResult:
+    both = [
+        (after, before)
+        for after, before in zip(outcomes, plain, strict=True)
+        if isinstance(after, Judgment) and isinstance(before, Judgment)
+    ]
+    if not both:
+        reason = next(one.reason for one in (*outcomes, *plain) if isinstance(one, Unfit))
+        raise InputError(f"{name}: none of {len(plain)} pairs can be graded: {reason}")
+    found = [after for after, _ in both]
     relevant = sum(judgment.grade >= threshold for judgment in found)
-    rises = [after.expected_grade - before.expected_grade for after, before in zip(found, plain, strict=True)]
+    rises = [after.expected_grade - before.expected_grade for after, before in both]
     return AttackResult(
         name=name,
         pairs=len(found),
@@ -140,6 +155,7 @@ def _result(name: str, found: Sequence[Judgment], plain: Sequence[Judgment], thr
         expected_grade=math.fsum(judgment.expected_grade for judgment in found) / len(found),
         rise=math.fsum(rises) / len(found),
         cut=sum(judgment.truncated for judgment in found),
+        unfit=len(plain) - len(both),
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from helpers import make_pairs, write_jsonl
-from pairgrade import Annotator, InputError, Rubric
+from pairgrade import Annotator, AnnotatorOptions, InputError, Rubric
 from pairgrade.attacks import ATTACKS, attack
 from pairgrade.chat import FORMATS, PLAIN
 from pairgrade.cli.attack import command
@@ -93,6 +93,20 @@ def test_what_cannot_be_is_told() -> None:
         attack(annotator, [], 2)
 
 
+def test_a_pair_that_cannot_be_graded_is_left_out_and_counted() -> None:
+    long_document, long_query = (replace(IRRELEVANT[0], doc_id="x", **{part: "word " * 3000})
+                                 for part in ("document", "query"))  # fmt: skip
+    annotator = Annotator(FakeBackend(), RUBRIC, AnnotatorOptions(too_long="reject"))
+    alone = attack(annotator, IRRELEVANT, 2, ["stuffing", "query-alone"])
+    report = attack(annotator, [long_document, *IRRELEVANT, long_query], 2, ["stuffing", "query-alone"])
+    assert [result.unfit for result in report.results] == [2, 2, 2]
+    assert [replace(result, unfit=0) for result in report.results] == list(alone.results)
+    assert report.reason is not None
+    assert alone.reason is None
+    with pytest.raises(InputError, match=r"as it is: none of 1 pairs can be graded: the document is .* too long"):
+        attack(annotator, [long_document], 2)
+
+
 @pytest.mark.model
 def test_a_forged_turn_stays_text(smollm2: LlamaBackend) -> None:
     builder = PromptBuilder(RUBRIC, smollm2.tokenizer, 512, "chatml")
@@ -120,3 +134,7 @@ def test_the_command(tmp_path: Path) -> None:
     cut = CliRunner().invoke(command, arguments)
     assert "larger --ctx" in cut.stderr
     assert "cut off" in cut.stdout
+    write_jsonl(path, [*IRRELEVANT, replace(IRRELEVANT[0], query="word " * 3000, query_id="long")])
+    left_out = CliRunner().invoke(command, arguments)
+    assert left_out.exit_code == 3
+    assert "left out: 1 of as it is, 1 of claim" in left_out.stderr
