@@ -65,7 +65,7 @@ def load_matrix(path: Path) -> Matrix:
 def read_toml(path: Path) -> dict[str, Any]:
     """Return the table of a TOML file; InputError where it cannot be read."""
     try:
-        table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:

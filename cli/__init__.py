@@ -1,12 +1,15 @@
 """The ``pairgrade`` command. One file a command; this one only registers them and maps errors to exit codes.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some rows have no judgment, 130 and 143 stopped by a signal.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but for some rows, 130 and 143 stopped by a signal.
 """
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import importlib
+import io
+import json
 import logging
 import shlex
 import sys
@@ -14,7 +17,7 @@ import sys
 import rich_click as click
 
 from pairgrade.errors import PairgradeError
-from pairgrade.stop import StopRequested
+from pairgrade.stop import PoliteStop, StopRequested
 
 PARTIAL = 3
 _COMMANDS = (
@@ -54,19 +57,33 @@ def cli(verbose: bool) -> None:
 
 def main() -> None:
     """Run the command line."""
+    codecs.register_error("pairgrade", _escaped)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="pairgrade")
+    signals = PoliteStop()  # of commands that have nothing to keep; the others listen for themselves
     try:
-        cli()
+        with signals.listening():
+            cli()
     except PairgradeError as error:
         click.echo(f"pairgrade: {error}", err=True)
         sys.exit(1)
     except OSError as error:  # the library's own are of the kinds above: what is left is the place of our words
-        click.echo(f"pairgrade: {error.filename or 'standard output'}: {error.strerror or error}", err=True)
+        wanted = "; a folder is wanted, and a file is there" if isinstance(error, NotADirectoryError) else ""
+        click.echo(f"pairgrade: {error.filename or 'standard output'}: {error.strerror or error}{wanted}", err=True)
         with contextlib.suppress(OSError):
             sys.stdout.close()  # or Python tries once more, and complains
         sys.exit(1)
     except StopRequested as stop:
-        click.echo(f"\npairgrade: stopped by {stop}; what was done is kept. Go on with:\n  {_again()}", err=True)
+        kept = "" if signals.heard else f"; what was done is kept. Go on with:\n  {_again()}"
+        click.echo(f"\npairgrade: stopped by {stop}{kept}", err=True)
         sys.exit(128 + stop.signal)
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    """Write what a stream's encoding lacks, such as a byte of a file's name, as JSON and Python escape it."""
+    assert isinstance(error, UnicodeEncodeError)
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
 
 
 def _again() -> str:

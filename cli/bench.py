@@ -15,6 +15,7 @@ from rich.table import Table as RichTable
 
 from pairgrade.bench.matrix import ENGINES
 from pairgrade.cli.consoles import progress_console, result_console
+from pairgrade.cli.declare import Finite
 from pairgrade.cli.report import figures_table
 from pairgrade.errors import InputError
 from pairgrade.onnx_backend import PROVIDERS
@@ -67,11 +68,11 @@ _WHAT, _DATA, _ROUNDS, _PRICE, _OUTPUT = "What is measured", "Data", "Rounds", "
               help="The fewest rounds; below 5 no interval is good.  [default: 5]")  # fmt: skip
 @click.option("--most-rounds", "most", type=click.IntRange(min=1), metavar="N", panel=_ROUNDS,
               help="The most rounds, if the intervals stay wide.  [default: 15, or --rounds]")  # fmt: skip
-@click.option("--width", type=click.FloatRange(min=0, min_open=True), metavar="SHARE", panel=_ROUNDS,
+@click.option("--width", type=Finite(min=0, min_open=True), metavar="SHARE", panel=_ROUNDS,
               help="An interval is narrow if it reaches so far from the median.  [default: 0.05]")  # fmt: skip
-@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), metavar="N", panel=_ROUNDS,
+@click.option("--minutes", type=Finite(min=0, min_open=True), metavar="N", panel=_ROUNDS,
               help="No round begins after so many.  [default: 60]")  # fmt: skip
-@click.option("--usd-per-hour", type=click.FloatRange(min=0, min_open=True), metavar="USD", panel=_PRICE,
+@click.option("--usd-per-hour", type=Finite(0, 10**9, min_open=True), metavar="USD", panel=_PRICE,
               help="What this machine costs.")  # fmt: skip
 @click.option("--machine", metavar="TYPE", panel=_PRICE, help="Take the price of this type from the price table.")
 @click.option("--prices", metavar="FILE", type=click.Path(path_type=Path), panel=_PRICE,
@@ -121,9 +122,9 @@ def command(
 @command.command("compare")
 @click.argument("before", metavar="A", type=click.Path(path_type=Path))
 @click.argument("after", metavar="B", type=click.Path(path_type=Path))
-@click.option("--tolerance", type=float, default=0.03, show_default=True, metavar="SHARE",
+@click.option("--tolerance", type=Finite(), default=0.03, show_default=True, metavar="SHARE",
               help="A change must be larger than this.")  # fmt: skip
-@click.option("--level", type=float, default=0.05, show_default=True, metavar="P",
+@click.option("--level", type=Finite(), default=0.05, show_default=True, metavar="P",
               help="Probability that noise alone has any cell called changed.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def compare_command(before: Path, after: Path, tolerance: float, level: float, as_json: bool) -> None:

@@ -10,7 +10,7 @@ import rich_click as click
 
 from pairgrade.chat import FORMAT_NAMES
 from pairgrade.cli import options
-from pairgrade.cli.declare import decorate
+from pairgrade.cli.declare import Finite, decorate
 
 if TYPE_CHECKING:
     from pairgrade.export.measure import Task
@@ -28,14 +28,14 @@ _OPTIONS = [
                  help="trec, binary, esci or a TOML file.  [default: the one the model was trained with, else trec]"),
     click.option("--chat", type=click.Choice(["auto", *FORMAT_NAMES]), default="auto", metavar="NAME", panel=_CHECK,
                  help="The turns around the prompt; auto is its training's, or tells by the model's control tokens."),
-    click.option("--min-agreement", type=click.FloatRange(0, 1), metavar="X", panel=_CHECK,
+    click.option("--min-agreement", type=Finite(0, 1), metavar="X", panel=_CHECK,
                  help="The least share of equal grades.  [default: 0.97; 0.90 for 4 bits]"),
-    click.option("--max-kl", type=click.FloatRange(0), metavar="X", panel=_CHECK,
+    click.option("--max-kl", type=Finite(0), metavar="X", panel=_CHECK,
                  help="The largest mean KL over the label words, in nats.  [default: 0.01; 0.05 for 4 bits]"),
-    click.option("--max-logit", type=click.FloatRange(0), metavar="X", panel=_CHECK,
+    click.option("--max-logit", type=Finite(0), metavar="X", panel=_CHECK,
                  help="The largest difference of a label logit.  [default: 0.001 for fp32 ONNX against a folder, else "
                  "none]"),
-    click.option("--max-logit-distance", "logit_distance", type=click.FloatRange(0), metavar="X", panel=_CHECK,
+    click.option("--max-logit-distance", "logit_distance", type=Finite(0), metavar="X", panel=_CHECK,
                  help="The largest distance of all label logits, relative to A's.  [default: 0.005 for an f32 GGUF "
                  "against a folder, else none]"),
     click.option("--ctx", type=click.IntRange(min=64), metavar="N", panel=_CHECK,

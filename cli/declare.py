@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import rich_click as click
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Finite(click.FloatRange):
+    """A number that is neither NaN nor infinite, which limits let through and JSON cannot hold."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Convert as a range does."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 def decorate(options: Sequence[Any]) -> Callable[[F], F]:
@@ -27,8 +39,9 @@ def settings_of(defaults: object) -> Callable[..., Callable[[Any], Any]]:
     def setting(name: str, panel: str, text: str, kind: type = int) -> Callable[[Any], Any]:
         default = getattr(defaults, name.removeprefix("--").replace("-", "_"))
         metavar = "N" if kind is int else "X"
+        checked = Finite() if kind is float else kind
         return click.option(
-            name, type=kind, default=default, show_default=True, metavar=metavar, panel=panel, help=text
+            name, type=checked, default=default, show_default=True, metavar=metavar, panel=panel, help=text
         )
 
     return setting

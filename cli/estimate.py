@@ -11,6 +11,7 @@ from rich.table import Table
 
 from pairgrade.cli import options
 from pairgrade.cli.consoles import result_console
+from pairgrade.cli.declare import Finite
 from pairgrade.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 @options.engine_options
 @click.option("--sample", type=click.IntRange(min=2), default=200, show_default=True, metavar="N",
               help="Pairs that are labelled to see how long it takes, short and long ones.")  # fmt: skip
-@click.option("--usd-per-hour", type=click.FloatRange(min=0, min_open=True), metavar="USD",
+@click.option("--usd-per-hour", type=Finite(0, 10**9, min_open=True), metavar="USD",
               help="What the machine costs.")  # fmt: skip
 @click.option("--machine", metavar="TYPE", help="Take the price of this type from the price table.")
 @click.option("--prices", metavar="FILE", type=click.Path(path_type=Path), help="Your own price table.")
@@ -51,6 +52,8 @@ def command(
 
     if usd_per_hour is not None and machine is not None:
         raise InputError("give --machine or --usd-per-hour, not both")
+    if prices is not None and machine is None:
+        raise InputError("--prices is where --machine is looked up; give --machine too, or leave it out")
     if machine is not None:
         price = load_prices(prices).machine(machine)
         usd_per_hour = price.usd_per_hour

@@ -101,6 +101,7 @@ def command(folder: Path, target: str, quant: str | None, out: Path, **values: A
     A quantization whose labels are too far from the original's is not kept, and the exit code is then 3; where none
     is kept, OUT is not made, and it is 1.
     """
+    options.refuse_unused(values, values["pairs"] or values["calibration_pairs"])
     with whole_or_nothing():
         _TARGETS[target](folder, out, quant, options.as_trained(folder, values))
 

@@ -48,6 +48,7 @@ def command(
     from pairgrade.rubric import Rubric
     from pairgrade.train.merge import merge
 
+    options.refuse_unused(values, pairs)
     task = Rubric.load(rubric) if rubric else None
     source = options.source(pairs, values) if pairs else None
     with whole_or_nothing():

@@ -133,6 +133,19 @@ def source(pairs: str, values: dict[str, Any]) -> Source:
     return Source(pairs, values["queries"], values["docs"], columns, values["file_format"])
 
 
+def refuse_unused(values: dict[str, Any], pairs: str | None, option: str = "--pairs") -> None:
+    """Raise InputError where options say how pairs are to be read and there are none."""
+    if pairs is not None:
+        return
+    usual = Columns()
+    given = [f"--{name}" for name in ("queries", "docs") if values[name] is not None]
+    given += ["--format"] if values["file_format"] is not None else []
+    columns = [name for name in _FIELDS if values[f"{name}_column"] != getattr(usual, name)]
+    given += [f"--{name.replace('_', '-')}-column" for name in columns]
+    if given:
+        raise InputError(f"{', '.join(given)} says how {option} is to be read; give {option} too, or leave that out")
+
+
 def selection(values: dict[str, Any]) -> Selection:
     """Build the selection that the source options describe."""
     return Selection(values["limit"], values["sample"], values["seed"], values["duplicates"])

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from pairgrade.chat import FORMAT_NAMES
 from pairgrade.cli.consoles import result_console
+from pairgrade.errors import InputError
 from pairgrade.rubric import BUILT_IN, Rubric
 
 
@@ -35,6 +36,8 @@ def show(name: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def check(rubric: str, model: str | None, chat: str, show_prompt: bool, as_json: bool) -> None:
     """Check a rubric: its file, and with --model that every label word is one token right after the cue."""
+    if model is None and (show_prompt or chat != "auto"):
+        raise InputError("--prompt and --chat are about a model's prompt; give --model too, or leave them out")
     loaded = Rubric.load(rubric)
     findings: dict[str, Any] = {"rubric": loaded.name, "digest": loaded.digest, "grades": list(loaded.values)}
     if model is not None:

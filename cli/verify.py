@@ -33,6 +33,7 @@ def command(a: str, b: str, pairs: str | None, as_json: bool, quiet: bool, **val
     from pairgrade.cli.progress import TerminalProgress
     from pairgrade.export.verify import floor_between, verify
 
+    options.refuse_unused(values, pairs)
     limits, values = floor(floor_between(a, b), values), options.as_trained(a, values)
     with TerminalProgress(quiet) as progress:
         found = verify(

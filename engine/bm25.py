@@ -16,6 +16,8 @@ from pairgrade.errors import InputError, MissingExtraError
 
 STOPWORDS = ("english", "german", "french", "spanish", "italian", "portuguese", "dutch", "none")
 
+_MOST_K1 = 1000  # repetitions count in full long before
+
 
 @dataclass(frozen=True, slots=True)
 class Bm25Options:
@@ -26,8 +28,8 @@ class Bm25Options:
     stopwords: str = "english"  # whose are left out, or none
 
     def __post_init__(self) -> None:
-        if not self.k1 >= 0:
-            raise InputError(f"k1 is {self.k1}; it must be 0 or more")
+        if not 0 <= self.k1 <= _MOST_K1:
+            raise InputError(f"k1 is {self.k1}; it must be from 0 to {_MOST_K1}")
         if not 0 <= self.b <= 1:
             raise InputError(f"b is {self.b}; it must be from 0 to 1")
         if self.stopwords not in STOPWORDS:

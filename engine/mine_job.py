@@ -54,6 +54,8 @@ class MineJob:
             raise InputError("--from takes the place of BM25's ranking: leave out --candidates and --run")
         if self.known is not None and self.queries is None:
             raise InputError("--known is of ids: give the files of both queries and docs, which hold the texts")
+        if self.known is None and self.known_from != 1:
+            raise InputError("--known-from is a grade of --known; give --known too, or leave it out")
 
 
 @dataclass(slots=True)

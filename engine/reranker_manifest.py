@@ -48,7 +48,7 @@ def read_reranker_manifest(folder: Path) -> RerankerManifest:
     path = folder / MANIFEST
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ModelError(
             f"{folder} holds no {MANIFEST}; a re-ranker is a folder that `pairgrade train-reranker` wrote"
         ) from None

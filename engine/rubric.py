@@ -98,6 +98,6 @@ class Rubric:
                 "`pairgrade rubric show trec` prints one to start from"
             )
         try:
-            return parse_rubric(path.read_text(encoding="utf-8"), name)
+            return parse_rubric(path.read_text(encoding="utf-8-sig"), name)
         except UnicodeDecodeError as error:
             raise RubricError(f"{name}: not UTF-8 text ({error.reason} at byte {error.start})") from None

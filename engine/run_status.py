@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -46,7 +47,10 @@ def run_status(out: Path) -> RunStatus:
     An unfinished run that no process works on any more is ``stopped`` or ``failed`` where it ended by itself, and
     ``dead`` where it was killed. The same command resumes each.
     """
-    folder = RunFolder(out.with_name(out.name + ".run"))
+    out = out if out.name else Path(os.path.abspath(out))  # a dot has no name
+    if not out.name:
+        raise _unknown(out)
+    folder = RunFolder(out.with_name(f"{out.name}.run"))
     pid = holder(folder.lock)
     beat = read_beat(folder.heartbeat)
     at_its_end = beat is not None and beat.phase == "writing" and _is_after(out / _REPORT, beat.started)
@@ -78,7 +82,11 @@ def run_status(out: Path) -> RunStatus:
         return trained
     if folder.lock.exists():
         return RunStatus(str(out), "dead")  # killed while it read the input or loaded the model
-    raise InputError(f"{out} was not written by a run, and no run of it is under way; name the output of one")
+    raise _unknown(out)
+
+
+def _unknown(out: Path) -> InputError:
+    return InputError(f"{out} was not written by a run, and no run of it is under way; name the output of one")
 
 
 def _finished(out: Path, manifest: Manifest) -> RunStatus:

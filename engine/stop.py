@@ -27,6 +27,11 @@ class PoliteStop:
         self._shielded = False
         self._pending: int | None = None
 
+    @property
+    def heard(self) -> bool:
+        """Whether a signal came."""
+        return self._pending is not None
+
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Install the handlers, and put the old ones back at the end."""

@@ -19,10 +19,16 @@ def chosen_pairs(source: Source | None, count: int | None = None, seed: int = 0)
     if source is None:
         with as_file(files("pairgrade") / "sample" / "pairs.jsonl") as sample:
             return chosen_pairs(Source(str(sample)), count, seed)
+    first_wrong = None
+    pairs: list[Pair] = []
     with closing(read_pairs(source)) as rows:
-        pairs = [row for row in rows if isinstance(row, Pair)]
+        for row in rows:
+            if isinstance(row, Pair):
+                pairs.append(row)
+            else:
+                first_wrong = first_wrong or f"line {row.line}: {row.reason}"
     if not pairs:
-        raise InputError(f"{source.pairs}: none of its rows is a usable pair; `pairgrade convert` says what is wrong")
+        raise InputError(f"{source.pairs}: none of its rows is a usable pair; {first_wrong or 'it has no rows'}")
     if count is not None and count < len(pairs):
         kept = sorted(random.Random(seed).sample(range(len(pairs)), count))
         pairs = [pairs[place] for place in kept]

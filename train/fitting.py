@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from pairgrade.errors import ModelError
 from pairgrade.stop import PoliteStop
 from pairgrade.train.checkpoint import Checkpoints, State
+from pairgrade.train.seeds import part_seed
 
 _GRADIENT_NORM = 1.0  # gradients are scaled down to this length
 _SAVE_SECONDS = 120.0  # between checkpoints; the result does not depend on it
@@ -179,7 +180,7 @@ class Fitting(ABC):
     def _gradients(self, step: int) -> float:
         import torch
 
-        torch.manual_seed(self._schedule.seed * 1_000_003 + step)  # dropout's
+        torch.manual_seed(part_seed(self._schedule.seed, step))  # dropout's
         self._optimizer.zero_grad()
         loss = self._batch_loss(step)
         for parameter in self._parameters.values():

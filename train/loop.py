@@ -19,6 +19,7 @@ from pairgrade.train.label_model import LabelModel
 from pairgrade.train.losses import label_loss
 from pairgrade.train.metrics import Evaluation, evaluation, is_better
 from pairgrade.train.options import TrainOptions
+from pairgrade.train.seeds import part_seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def batch_at(step: int, grades: Sequence[int], options: TrainOptions) -> list[in
     """
     each = math.ceil(len(grades) / options.batch)
     epoch, index = divmod(step, each)
-    dice = random.Random(options.seed * 1_000_003 + epoch)
+    dice = random.Random(part_seed(options.seed, epoch))
     spread: list[tuple[float, int]] = []
     for grade in sorted(set(grades)):
         places = [place for place, own in enumerate(grades) if own == grade]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from pairgrade.errors import InputError
+from pairgrade.train.seeds import MOST_SEED
 
 SELECT_BY = ("loss", "kappa", "tau")
 
@@ -44,8 +46,10 @@ class TrainOptions:
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("train_pairs", "evaluate_every", "layers", "patience", "ordinal_weight", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} is {getattr(self, name)}; it must not be negative")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be a number of 0 or more")
+        if not 0 <= self.seed <= MOST_SEED:
+            raise InputError(f"the seed is {self.seed}; it must be from 0 to {MOST_SEED:,}")
         if not 0 < self.epochs <= 1000:
             raise InputError(f"{self.epochs} epochs; more than 0 and at most 1,000 are possible")
         if not 0 < self.learning_rate < 1:

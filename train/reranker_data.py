@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pairgrade.errors import InputError
 from pairgrade.ranking_set import RankingGroup, RankingRow
 from pairgrade.train.reranker_options import RerankerOptions
+from pairgrade.train.seeds import part_seed
 
 _ROUNDING = 1e-3  # of the probabilities and the expected grade of a row
 
@@ -92,7 +93,7 @@ class Slates:
 
     def epoch(self, number: int) -> list[Slate]:
         """Deal each query's documents into slates of equal mixture, and shuffle the slates of all queries."""
-        deal = random.Random(self._options.seed * 1_000_003 + number)
+        deal = random.Random(part_seed(self._options.seed, number))
         slates = []
         for group, targets in zip(self._groups, self._targets, strict=True):
             if len(targets) < self._least:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from pairgrade.errors import InputError
+from pairgrade.train.seeds import MOST_SEED
 
 LOSSES = {
     "bce": "binary cross-entropy on the label's share of the highest one",
@@ -45,10 +47,12 @@ class RerankerOptions:
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("evaluate_every", "patience", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} is {getattr(self, name)}; it must not be negative")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be a number of 0 or more")
         if self.slate < 2:
             raise InputError(f"a slate of {self.slate}; it takes at least 2 documents to compare")
+        if not 0 <= self.seed <= MOST_SEED:
+            raise InputError(f"the seed is {self.seed}; it must be from 0 to {MOST_SEED:,}")
         if not 0 < self.epochs <= 1000:
             raise InputError(f"{self.epochs} epochs; more than 0 and at most 1,000 are possible")
         for name in ("learning_rate", "dev_share"):

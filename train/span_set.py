@@ -17,6 +17,7 @@ from dataclasses import replace
 from pairgrade.errors import InputError
 from pairgrade.ranking_set import RankingGroup, RankingRow
 from pairgrade.train.bi_encoder import cosines
+from pairgrade.train.seeds import part_seed
 
 SLATE = 16  # pieces of a query, where the documents hold as many different ones
 _SCALE = 10.0  # of the cosine: differences of logits, and labels that are not negative
@@ -59,7 +60,7 @@ def _slates(groups: Sequence[RankingGroup], queries: int, dev: int, seed: int) -
         raise InputError("the documents hold no text, so no query can be made of them")
     seen = {group.query for group in groups}
     for place in range(queries + dev):
-        draw = random.Random(seed * 1_000_003 + place)
+        draw = random.Random(part_seed(seed, place))
         was_asked = place < queries and place % _ASKED_EVERY == 0
         for _ in range(_TRIES):
             group = draw.choice(groups)
