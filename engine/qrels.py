@@ -67,7 +67,7 @@ def holds_qrels(path: str | os.PathLike[str], rows: Iterable[tuple[str, str, int
 def write_run(path: str | os.PathLike[str], rows: Iterable[tuple[str, str, float]]) -> int:
     """Write (query_id, doc_id, score) as a run, each query's documents by falling score; return the lines.
 
-    Equal scores are ranked by document id, and queries stay in the order of their first row.
+    Equal scores are ranked by falling document id, as trec_eval does, and queries stay in the order of their first row.
     """
     queries: dict[str, list[tuple[float, str]]] = {}
     for query_id, doc_id, score in rows:
@@ -75,7 +75,9 @@ def write_run(path: str | os.PathLike[str], rows: Iterable[tuple[str, str, float
     count = 0
     with AtomicFile(path) as file:
         for query_id, documents in queries.items():
-            for rank, (negative, doc_id) in enumerate(sorted(documents), start=1):
+            by_id = sorted(documents, key=lambda document: document[1], reverse=True)
+            ranked = sorted(by_id, key=lambda document: document[0])
+            for rank, (negative, doc_id) in enumerate(ranked, start=1):
                 file.write(f"{query_id} Q0 {doc_id} {rank} {-negative!r} pairgrade\n".encode())
             count += len(documents)
     return count

@@ -97,7 +97,8 @@ def quantize(
     params = lib.llama_model_quantize_default_params()
     params.nthread = threads or usable_cores()
     params.ftype = getattr(lib, quant.constant)
-    entries = _entries(lib, importance) if importance else None
+    arrays = {name: np.ascontiguousarray(values, np.float32) for name, values in (importance or {}).items()}
+    entries = _entries(lib, arrays) if arrays else None  # both must live as long as llama.cpp reads them
     if entries is not None:
         params.imatrix = entries
     code = lib.llama_model_quantize(os.fsencode(source), os.fsencode(out), ctypes.byref(params))
@@ -112,11 +113,13 @@ def quantize(
 
 
 def _entries(lib: object, importance: Importance) -> ctypes.Array[ctypes.Structure]:
-    """Lay out an importance matrix as llama.cpp takes it: an array that ends with an entry without a name."""
+    """Lay out an importance matrix as llama.cpp takes it: an array that ends with an entry without a name.
+
+    The matrix is of float32, each array in one piece; the entries point at them and do not keep them.
+    """
     kind: type[ctypes.Structure] = lib.llama_model_imatrix_data  # type: ignore[attr-defined]
     entries = (kind * (len(importance) + 1))()
     for entry, (name, values) in zip(entries, importance.items(), strict=False):
-        kept = np.ascontiguousarray(values, np.float32)
-        pointer = kept.ctypes.data_as(ctypes.POINTER(ctypes.c_float))  # keeps the array alive, as the entry does it
-        entry.name, entry.data, entry.size = name.encode(), pointer, kept.size
+        pointer = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        entry.name, entry.data, entry.size = name.encode(), pointer, values.size
     return entries

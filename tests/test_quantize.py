@@ -60,6 +60,14 @@ def test_important_channels_are_kept_better(name: str, plain: Path, tmp_path: Pa
     np.testing.assert_array_equal(weights(tmp_path / "with.gguf", other), weights(tmp_path / "without.gguf", other))
 
 
+def test_a_matrix_of_another_kind_is_the_same_matrix(plain: Path, tmp_path: Path) -> None:
+    values = np.linspace(0.1, 9.0, weights(plain).shape[1], dtype=np.float32)
+    spread = np.repeat(values.astype(np.float64), 2)[::2]  # not in one piece, and not in float32
+    for name, matrix in (("a", values), ("b", spread)):
+        quantize(plain, tmp_path / f"{name}.gguf", QUANTS["q4_0"], {NAME: matrix}, threads=1)
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
+
+
 def test_lists_of_names() -> None:
     assert [quant.name for quant in quants("Q8_0, q4_k_m")] == ["q8_0", "q4_k_m"]
     with pytest.raises(InputError, match="no quantization 'q3'; there are: f32"):

@@ -20,6 +20,12 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert read_ranking(tmp_path / "x.run") == {"q1": {"a": 0.1, "b": 1 / 3}, "q2": {"a": -2.0}}
 
 
+def test_equal_scores_are_written_in_trec_evals_order(tmp_path: Path) -> None:
+    write_run(tmp_path / "x.run", [("q", doc_id, score) for doc_id, score in (("a", 1.0), ("c", 1.0), ("b", 2.0))])
+    written = [line.split()[2] for line in (tmp_path / "x.run").read_text().splitlines()]
+    assert written == [doc_id for doc_id, _ in ordered(read_ranking(tmp_path / "x.run")["q"])] == ["b", "c", "a"]
+
+
 def test_judgments_rank_by_expected_grade(tmp_path: Path) -> None:
     with open_writer(tmp_path / "j.jsonl", (0, 1)) as writer:
         writer.write(Judgment("q", "a", 1, (0.25, 0.75), 0.75, None, False, 9, 5, 0))

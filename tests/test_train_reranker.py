@@ -138,6 +138,13 @@ def test_an_unfinished_run_of_another_job_is_kept(encoder: Path, tmp_path: Path)
     assert (tmp_path / "photos").is_dir()
 
 
+def test_scores_that_are_not_finite_are_told(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unsound = lambda model, query, documents: np.full(len(documents), np.nan)  # noqa: E731
+    monkeypatch.setattr("pairgrade.train.reranker_model.RerankerModel.score", unsound)
+    with pytest.raises(ModelError, match="after 0 steps the scores are not finite"):
+        train_reranker(RerankerJob(write_set(tmp_path / "set.jsonl"), tmp_path / "a", str(encoder)), SMALL)
+
+
 def test_int8_that_ranks_otherwise_is_refused_with_its_figures(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,6 +264,13 @@ def test_dev_queries_are_none_of_the_training_queries(encoder: Path, tmp_path: P
     assert {query.query_id for query in dev} != {query.query_id for query in split_groups(groups, 0.2, 1)[1]}
     with pytest.raises(InputError, match="needs 2 or more"):
         split_groups([RankingGroup("q", "q", groups[0].rows), groups[-1]], 0.2, 0)
+    twice = [*groups, *(replace(group, query_id=f"{group.query_id} again") for group in groups)]
+    train, dev = split_groups(twice, 0.2, 0)
+    assert not {group.query for group in train} & {query.query for query in dev}
+    assert len(train) + len(dev) == len(twice)
+    same = [replace(group, query="one text") for group in groups[:4]]
+    with pytest.raises(InputError, match="there is none to learn from"):
+        split_groups(same, 0.5, 0)
     path = write_set(tmp_path / "set.jsonl")
     with pytest.raises(InputError, match=r"are in .* too"):
         train_reranker(RerankerJob(path, tmp_path / "a", str(encoder), dev=path), SMALL)

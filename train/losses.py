@@ -9,8 +9,9 @@ def label_loss(logits: Any, targets: Any, ordinal_weight: float = 0.0) -> Any:
     """Return the loss of each pair, shape (n,), from label logits and target distributions, both (n, k).
 
     Cross-entropy over the label tokens, plus ``ordinal_weight`` times the squared earth mover's distance between
-    the cumulative distributions (Hou et al. 2016, https://arxiv.org/abs/1611.05916), which makes a miss by two
-    grades cost more than two misses by one. The grades count as equally far apart.
+    the cumulative distributions (Hou et al. 2016, https://arxiv.org/abs/1611.05916), which makes a miss
+    cost more the further it is: a certain one by two grades costs twice what one by one does. The grades count as
+    equally far apart.
     """
     import torch
 

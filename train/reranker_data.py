@@ -47,8 +47,11 @@ def split_groups(groups: Sequence[RankingGroup], share: float, seed: int) -> tup
         )
     count = min(len(usable) - 1, max(1, round(share * len(usable))))
     chosen = set(random.Random(seed).sample(usable, count))
-    train = [group for place, group in enumerate(groups) if place not in chosen]
-    return train, dev_queries([groups[place] for place in sorted(chosen)])
+    texts = {groups[place].query for place in chosen}  # a query may come twice, under two ids
+    train = [group for group in groups if group.query not in texts]
+    if not any(len({row.label for row in group.rows}) > 1 for group in train):
+        raise InputError("all queries with documents of different labels are one text; there is none to learn from")
+    return train, dev_queries([group for group in groups if group.query in texts])
 
 
 def sample_pairs(groups: Sequence[RankingGroup], most: int) -> list[tuple[str, str]]:
@@ -110,7 +113,10 @@ class Slates:
 
 
 def _parts(documents: int, slate: int) -> int:
-    """Return into how many slates documents go: of ``slate`` or some fewer, and at least 2 if there are 2."""
+    """Return into how many slates documents go: of ``slate`` or some fewer, and at least 2 if there are 2.
+
+    Where ``slate`` is 2 and the documents are odd, one slate has 3.
+    """
     return max(1, min(-(-documents // slate), documents // 2))
 
 

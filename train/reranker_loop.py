@@ -6,6 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from pairgrade.errors import ModelError
 from pairgrade.stop import PoliteStop
 from pairgrade.train.checkpoint import Checkpoints, State
 from pairgrade.train.fitting import Fitting, TrainProgress
@@ -73,6 +76,8 @@ class _Fit(Fitting):
         for query in self._data.dev:
             scores.append(self._model.score(query.query, query.documents))
             self._progress.looking(len(scores), len(self._data.dev))
+        if not all(np.isfinite(found).all() for found in scores):
+            raise ModelError(f"after {step:,} steps the scores are not finite: the encoder's weights are not sound")
         return RankingEvaluation(step, mean_ndcg([query.labels for query in self._data.dev], scores))
 
     def _is_better(self, found: RankingEvaluation, best: RankingEvaluation) -> bool:
