@@ -51,7 +51,12 @@ from pairgrade.cli.report import print_summary
     show_default=True,
     help="Pairs between two such checks, rounded up to --window.",
 )
-@click.option("--overwrite", is_flag=True, panel="Output", help="Replace OUT, and the file of --qrels, where it is another job's or your own.")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    panel="Output",
+    help="Replace OUT and the file of --qrels where they belong to another job or to none.",
+)
 @click.option("--json", "as_json", is_flag=True, panel="Output", help="Print the summary as JSON.")
 @click.option("--quiet", "-q", is_flag=True, panel="Output", help="No progress bar.")
 def command(
