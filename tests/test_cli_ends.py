@@ -51,13 +51,16 @@ def test_a_signal_ends_a_command_without_a_run_with_its_own_code(number: signal.
     # what is imported beforehand is not imported when the signal comes: Python's import would swallow the exception
     code = "import krippendorff, scipy.sparse, scipy.stats, sklearn.metrics, pairgrade.cli.agree; pairgrade.cli.main()"
     command = [sys.executable, "-c", code, "agree", "j.jsonl", "--qrels", "human.qrels", "--resamples", str(10**12)]
-    process = subprocess.Popen(command, cwd=judged, stderr=subprocess.PIPE, text=True)
-    status, deadline = Path(f"/proc/{process.pid}/status"), time.monotonic() + 30
-    while time.monotonic() < deadline and not _catches(status, signal.SIGTERM):
-        time.sleep(0.1)
-    time.sleep(1)
-    process.send_signal(number)  # it would not end by itself
-    _, said = process.communicate(timeout=30)
+    with subprocess.Popen(command, cwd=judged, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            status, deadline = Path(f"/proc/{process.pid}/status"), time.monotonic() + 30
+            while time.monotonic() < deadline and not _catches(status, signal.SIGTERM):
+                time.sleep(0.1)
+            time.sleep(1)
+            process.send_signal(number)  # it would not end by itself
+            _, said = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode == 128 + number
     assert said.strip() == f"pairgrade: stopped by {number.name}"
 
