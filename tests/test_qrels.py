@@ -94,8 +94,8 @@ def test_a_run_is_ranked_within_each_query(tmp_path: Path) -> None:
     assert write_run(tmp_path / "out.run", iter(rows)) == 5
     assert (tmp_path / "out.run").read_text().splitlines() == [
         "q2 Q0 c 1 2.75 pairgrade",
-        "q2 Q0 a 2 0.25 pairgrade",
-        "q2 Q0 b 3 0.25 pairgrade",
+        "q2 Q0 b 2 0.25 pairgrade",
+        "q2 Q0 a 3 0.25 pairgrade",
         "q1 Q0 a 1 1.5 pairgrade",
         "q1 Q0 b 2 -0.5 pairgrade",
     ]
