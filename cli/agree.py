@@ -12,6 +12,7 @@ from rich.table import Table
 from pairgrade.agreement import AgreementOptions, agreement
 from pairgrade.agreement_report import Report, Statistic
 from pairgrade.cli.consoles import result_console
+from pairgrade.cli.declare import RESAMPLES
 from pairgrade.cli.outputs import check_outputs
 from pairgrade.cli.report import figures_table
 from pairgrade.judgments import read_judgments, suffix_format
@@ -49,7 +50,7 @@ _NAMES = {
 )
 @click.option(
     "--resamples",
-    type=click.IntRange(min=0),
+    type=RESAMPLES,
     default=1000,
     show_default=True,
     metavar="N",

@@ -11,6 +11,9 @@ import rich_click as click
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+RESAMPLES = click.IntRange(0, 10_000_000)  # of a bootstrap; all of them lie in memory
+
+
 class Finite(click.FloatRange):
     """A number that is neither NaN nor infinite, which limits let through and JSON cannot hold."""
 

@@ -42,8 +42,9 @@ def command(
 ) -> None:
     """Predict time, memory and cost of labelling PAIRS, from a sample of it that is labelled now.
 
-    Give the options that `pairgrade label` will be given: the sample is labelled in the same way. The interval of the
-    time covers what the sample leaves open, not another load on the machine later.
+    Give the options of input, model and engine that `pairgrade label` will be given: the sample is labelled in the same
+    way, and all of PAIRS is counted. The interval of the time covers what the sample leaves open, not another load on
+    the machine later.
     """
     from datetime import date
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from pairgrade.atomic import write_text
 from pairgrade.cli.consoles import result_console
+from pairgrade.cli.declare import RESAMPLES
 from pairgrade.cli.outputs import check_outputs
 from pairgrade.cli.report import figures_table
 from pairgrade.evaluation import EvaluationOptions, evaluate_files
@@ -38,9 +39,9 @@ _WIDE = 8  # measures that still fit beside each other, per query
               "[default: the first]")  # fmt: skip
 @click.option("--all-pairs", is_flag=True, help="Compare every two runs.")
 @click.option("--per-query", is_flag=True, help="Show the values of each query, too.")
-@click.option("--resamples", type=click.IntRange(min=0), default=10_000, show_default=True, metavar="N",
+@click.option("--resamples", type=RESAMPLES, default=10_000, show_default=True, metavar="N",
               help="Resamples of the bootstrap over queries; 0 for no intervals.")  # fmt: skip
-@click.option("--permutations", type=click.IntRange(min=1), default=10_000, show_default=True, metavar="N",
+@click.option("--permutations", type=click.IntRange(1, 10_000_000), default=10_000, show_default=True, metavar="N",
               help="Permutations of the randomization test; all there are, if these are fewer.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
               help="Seed of both.")  # fmt: skip
