@@ -77,8 +77,6 @@ def read_examples(path: str) -> Iterator[RankingRow | Rejection]:
             )
         first = False
         source = "triples" if {"positive", "negative"} <= values.keys() else "rows"
-        if kind in ("csv", "tsv"):  # an example with fewer documents than another
-            values = {name: None if cell == "" and _is_side(name) else cell for name, cell in values.items()}
         yield from _rows_or_rejection(path, line, values, source)
 
 
@@ -97,7 +95,9 @@ def _table(path: str, kind: str) -> Iterator[tuple[int, Mapping[str, object]] | 
         elif len(record[1]) != len(names):
             yield Rejection(path, record[0], f"{field_count(len(record[1]))}, the header has {len(names)}")
         else:
-            yield record[0], dict(zip(names, record[1], strict=True))
+            cells = zip(names, record[1], strict=True)
+            # an example may have fewer documents than another
+            yield record[0], {name: None if cell == "" and _is_side(name) else cell for name, cell in cells}
 
 
 def _is_side(name: str) -> bool:

@@ -71,14 +71,12 @@ def write_run(path: str | os.PathLike[str], rows: Iterable[tuple[str, str, float
     """
     queries: dict[str, list[tuple[float, str]]] = {}
     for query_id, doc_id, score in rows:
-        queries.setdefault(_id(path, query_id), []).append((-score, _id(path, doc_id)))
+        queries.setdefault(_id(path, query_id), []).append((score, _id(path, doc_id)))
     count = 0
     with AtomicFile(path) as file:
         for query_id, documents in queries.items():
-            by_id = sorted(documents, key=lambda document: document[1], reverse=True)
-            ranked = sorted(by_id, key=lambda document: document[0])
-            for rank, (negative, doc_id) in enumerate(ranked, start=1):
-                file.write(f"{query_id} Q0 {doc_id} {rank} {-negative!r} pairgrade\n".encode())
+            for rank, (score, doc_id) in enumerate(sorted(documents, reverse=True), start=1):
+                file.write(f"{query_id} Q0 {doc_id} {rank} {score!r} pairgrade\n".encode())
             count += len(documents)
     return count
 

@@ -43,4 +43,5 @@ def test_llama_settings_tells_exact_settings_from_others(model: Path) -> None:
     settings = result_of("llama_settings", model, "--queries", "1", "--documents", "3")["settings"]
     assert settings["one document"]["off_by"] == 0
     assert settings["one document, flash attention"]["off_by"] > 1e-4
+    assert settings["8 documents, unified KV"]["off_by"] > 0
     assert all(setting["median"] > 0 for setting in settings.values())

@@ -29,7 +29,7 @@ PAIRGRADE = [sys.executable, "-m", "pairgrade.cli"]
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with judgments, human grades of other letters and the pairs."""
+    """Return a folder with judgments, human grades and the pairs."""
     folder = tmp_path_factory.mktemp("judged")
     pairs = make_pairs(3, 4)
     write_jsonl(folder / "pairs.jsonl", pairs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from helpers import make_pairs, write_jsonl
 from pairgrade import InputError, Rubric
 from pairgrade.cli import cli
 from pairgrade.readers import Source
+from pairgrade.run_folder import RunFolder
 from pairgrade.run_status import RunStatus, run_status
 
 pytest.importorskip("torch")
@@ -111,12 +112,11 @@ def test_a_training_that_never_began_leaves_nothing(job: TrainJob) -> None:
 def test_a_training_that_was_killed_while_it_tidied_up_is_finished(
     job: TrainJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(folder: Path, patterns: Sequence[str], **_: object) -> None:
-        if "manifest.json" in patterns:
-            raise SystemExit
+    def killed(folder: RunFolder) -> None:
+        raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr("pairgrade.train.run_folder._remove", killed)
+        patch.setattr(RunFolder, "remove", killed)
         with pytest.raises(SystemExit):
             train(job, SMALL)
     assert job.out.with_name("adapter.run").exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from pairgrade.errors import ResumeError
@@ -14,9 +14,8 @@ from pairgrade.stop import PoliteStop
 from pairgrade.train.beating import BeatingProgress
 from pairgrade.train.fitting import TrainProgress
 
-_CHECKPOINT = ("state.json", "*.safetensors")
-# all that a training makes, as it is removed: the state, which needs the others, first, and the lock last
-_FILES = (*_CHECKPOINT, "train-*.jsonl", "dev-*.jsonl", ".*.tmp", "heartbeat.json", "manifest.json", "lock")
+_CHECKPOINT = ("state.json", "*.safetensors")  # as they are removed: the state, which needs the others, first
+_OWN = (*_CHECKPOINT, "train-*.jsonl", "dev-*.jsonl", ".*.tmp")  # what a training makes beside what every run does
 
 
 @contextmanager
@@ -33,9 +32,10 @@ def at_work(out: Path, progress: TrainProgress, stop: PoliteStop) -> Iterator[tu
                 yield folder.path, beating
         except BaseException:
             if not folder.manifest.exists():
-                _remove(folder.path, ("heartbeat.json", "lock"))  # the pairs of a pretraining may lie beside them
+                folder.remove()  # the pairs of a pretraining, and then the folder, stay
             raise
-        _remove(folder.path, _FILES)
+        _remove(folder.path, _OWN)
+        folder.remove()
 
 
 def refuse_existing(out: Path, overwrite: bool, read: Callable[[Path], object]) -> None:
@@ -57,15 +57,11 @@ def claim(folder: Path, identity: Identity, overwrite: bool) -> None:
                 f"{folder} holds an unfinished run of another job: {how}. Name another output, or replace it with "
                 "--overwrite"
             )
-        _remove(folder, _CHECKPOINT, keep_folder=True)
+        _remove(folder, _CHECKPOINT)
     Manifest(identity).save(manifest)
 
 
-def _remove(folder: Path, patterns: Sequence[str], *, keep_folder: bool = False) -> None:
-    """Remove files that a training made, in turn, and the folder where nothing else lies in it."""
+def _remove(folder: Path, patterns: Sequence[str]) -> None:
     for pattern in patterns:
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
-    if not keep_folder:
-        with suppress(OSError):
-            folder.rmdir()
