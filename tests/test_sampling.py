@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -50,6 +51,20 @@ def test_the_seed_decides_and_nothing_else() -> None:
     table = rows(12, {0: 5, 1: 5})
     assert split(table, 20, 8, seed=5) == split(table, 20, 8, seed=5)
     assert split(table, 20, 8, seed=5) != split(table, 20, 8, seed=6)
+
+
+def test_ids_of_one_text_are_on_one_side() -> None:
+    alone = rows(24, {0: 3, 1: 3})
+    table = [replace(row, same_as=f"q{int(row.query_id[1:]) % 12}") for row in alone]  # q12 asks what q0 does
+    for seed in range(4):
+        sides = split(table, 30, 10, seed)
+        held = {table[place].text_id for place in sides.held_out}
+        assert not held & {table[place].text_id for place in sides.train}
+        assert len({table[place].query_id for place in sides.held_out}) == 2 * len(held) == sides.validation_queries
+        assert sides.train_queries + sides.validation_queries == 24
+    assert split([replace(row, same_as=row.query_id) for row in alone], 30, 10) == split(alone, 30, 10)
+    with pytest.raises(InputError, match="1 different queries"):
+        split([replace(row, same_as="q0") for row in alone], 30, 10)
 
 
 def test_zero_means_all_pairs_of_the_training_queries() -> None:

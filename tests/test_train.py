@@ -32,7 +32,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
 from pairgrade.cli.train_progress import TerminalTrainProgress  # noqa: E402
-from pairgrade.train import checkpoint  # noqa: E402
+from pairgrade.train import checkpoint, run  # noqa: E402
 from pairgrade.train.base_model import add_lora, load_model  # noqa: E402
 from pairgrade.train.checkpoint import Checkpoints, State  # noqa: E402
 from pairgrade.train.examples import Blend, Example, examples, micro_batches  # noqa: E402
@@ -172,6 +172,17 @@ def test_training_and_labelling_see_the_same_ids(smollm2: LlamaBackend, smollm2_
         assert [s.tolist() for s in (*ours.prefix, ours.suffix)] == [
             s.tolist() for s in (*theirs.prefix, theirs.suffix)
         ]
+
+
+def test_queries_are_told_apart_by_their_text(tmp_path: Path) -> None:
+    pairs = graded_pairs(6)
+    pairs += [replace(pair, query_id=f"{pair.query_id}-again") for pair in pairs]
+    pairs += [replace(pair, query_id="q0", doc_id="other", query="another text") for pair in pairs[:1]]
+    found, _ = run._rows(Source(str(write_jsonl(tmp_path / "graded.jsonl", pairs))), Blend(RUBRIC.values, {}))
+    assert {row.query_id: row.text_id for row in found} == {
+        pair.query_id: pair.query_id.removesuffix("-again") for pair in pairs
+    }
+    assert len({row.text_id for row in found if row.query_id == "q0"}) == 1  # whatever its texts are
 
 
 def test_training_learns_what_can_be_learnt(tmp_path: Path, tiny_folder: Callable[[str], Path]) -> None:

@@ -128,6 +128,8 @@ def _rows(source: Source, blend: Blend) -> tuple[list[Row], int]:
     rows: list[Row] = []
     rejected = 0
     lines: dict[tuple[str, str], list[int]] = {}
+    first_ids: dict[str, str] = {}  # by text of the query
+    same_as: dict[str, str] = {}  # by query id
     for place, line, pair in _numbered(source):
         if isinstance(pair, Pair):
             lines.setdefault((pair.query_id, pair.doc_id), []).append(line)
@@ -136,7 +138,8 @@ def _rows(source: Source, blend: Blend) -> tuple[list[Row], int]:
             rejected += 1
         else:
             blend.target(pair)  # a grade that the rubric lacks is told here
-            rows.append(Row(place, pair.query_id, grade, pair.doc_id, pair.grade is not None))
+            first = same_as.setdefault(pair.query_id, first_ids.setdefault(pair.query, pair.query_id))
+            rows.append(Row(place, pair.query_id, grade, pair.doc_id, pair.grade is not None, first))
     repeated = [(ids, places) for ids, places in lines.items() if len(places) > 1]
     if repeated:
         raise repeated_pairs(source.pairs, repeated, len(repeated), "Make the ids distinct")

@@ -19,6 +19,12 @@ class Row:
     grade: int
     doc_id: str = ""
     by_people: bool = True  # whether the grade is theirs, not the most probable one of a soft target
+    same_as: str = ""  # the first query id of the input with this query's text; "" where that is query_id
+
+    @property
+    def text_id(self) -> str:
+        """The id that stands for the query's text, which may come under several."""
+        return self.same_as or self.query_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,28 +42,28 @@ def split(rows: Sequence[Row], train: int, validation: int, seed: int = 0) -> Sp
     """Draw training and validation pairs as arXiv 2504.09816 does: as many of each grade, from disjoint queries.
 
     Queries are dealt at random to the two sides in the proportion of ``train`` to ``validation`` (at least one
-    each); ``train`` 0 means all pairs of its side, unbalanced, with a fifth of the queries for validation. A grade
-    that is too rare gives all it has and the others fill up. Within a grade the draw goes round the queries, so
-    that no query dominates. InputError where the input has fewer than two queries or grades.
+    each), those of one text together; ``train`` 0 means all pairs of its side, unbalanced, with a fifth of the queries
+    for validation. A grade that is too rare gives all it has and the others fill up. Within a grade the draw goes round
+    the queries, so that no query dominates. InputError where the input has fewer than two queries or grades.
     """
-    queries = sorted({row.query_id for row in rows})
+    queries = sorted({row.text_id for row in rows})
     grades = sorted({row.grade for row in rows})
     if len(queries) < 2 or len(grades) < 2:
         raise InputError(
-            f"the graded pairs have {len(queries)} queries and {len(grades)} grades; training needs at least 2 of "
-            "each, for the validation pairs are taken from queries that do not train"
+            f"the graded pairs have {len(queries)} different queries and {len(grades)} grades; training needs at "
+            "least 2 of each, for the validation pairs are taken from queries that do not train"
         )
     dice = random.Random(seed)
     dice.shuffle(queries)
     share = validation / (train + validation) if train else 0.2
     held = set(queries[: min(max(1, round(share * len(queries))), len(queries) - 1)])
-    sides = [row for row in rows if row.query_id not in held], [row for row in rows if row.query_id in held]
+    sides = [row for row in rows if row.text_id not in held], [row for row in rows if row.text_id in held]
     chosen = _balanced(sides[0], train, dice) if train else dice.sample(sides[0], len(sides[0]))
     return Split(
         train=tuple(row.place for row in chosen),
         validation=tuple(row.place for row in _balanced(sides[1], validation, dice)),
-        train_queries=len(queries) - len(held),
-        validation_queries=len(held),
+        train_queries=len({row.query_id for row in sides[0]}),
+        validation_queries=len({row.query_id for row in sides[1]}),
         held_out=tuple(row.place for row in sides[1]),
     )
 
