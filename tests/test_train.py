@@ -157,11 +157,8 @@ def test_label_logits_are_those_of_transformers(family: str, tiny_folder: Callab
 
 
 @pytest.mark.model
-def test_training_and_labelling_see_the_same_ids(smollm2: LlamaBackend, smollm2_path: Path, tmp_path: Path) -> None:
-    from pairgrade.train.dequantize import dequantize
-
-    folder = dequantize(smollm2_path, tmp_path / "base")
-    trainer = builder_of(folder, RUBRIC, TrainOptions(context=512))
+def test_training_and_labelling_see_the_same_ids(smollm2: LlamaBackend, smollm2_folder: Path) -> None:
+    trainer = builder_of(smollm2_folder, RUBRIC, TrainOptions(context=512))
     chat = detect_chat_format(smollm2.tokenizer, smollm2.is_chat_model)
     engine = PromptBuilder(RUBRIC, smollm2.tokenizer, 512, chat)
     assert trainer.label_ids.tolist() == engine.label_ids.tolist()

@@ -131,12 +131,9 @@ def test_nothing_is_left_of_an_export_that_fails(tiny_folder: Callable[[str], Pa
 
 @pytest.mark.slow
 @pytest.mark.model
-def test_the_real_smollm2(smollm2_path: Path, tmp_path: Path) -> None:
-    from pairgrade.train.dequantize import dequantize
-
-    folder = dequantize(smollm2_path, tmp_path / "folder")
-    write_gguf(folder, tmp_path / "model.gguf")
-    assert logit_distance(folder, tmp_path / "model.gguf", (150,)) < 1e-3
-    found = verify(folder, tmp_path / "model.gguf", Task(make_pairs(1, 4), TASK.rubric), Floor(1.0, 1e-4))
+def test_the_real_smollm2(smollm2_folder: Path, tmp_path: Path) -> None:
+    write_gguf(smollm2_folder, tmp_path / "model.gguf")
+    assert logit_distance(smollm2_folder, tmp_path / "model.gguf", (150,)) < 1e-3
+    found = verify(smollm2_folder, tmp_path / "model.gguf", Task(make_pairs(1, 4), TASK.rubric), Floor(1.0, 1e-4))
     assert not found.problems
     assert found.fidelity.relative_logit_distance < 1e-3  # with keys and values in half precision
