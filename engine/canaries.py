@@ -52,8 +52,14 @@ class Canaries:
         self.pairs = read_canaries(path)
         self._memory = memory
         self._digest = file_sha256(path)
-        self._first, self._sound = self._remembered()
+        self._first: list[list[float]] | None = None
         self._checks = self._agreeing = 0
+
+    def recall(self) -> None:
+        """Take over what these pairs got when the run that is resumed began."""
+        memory = _remembered(self._memory)
+        if memory and memory.canaries == self._digest and len(memory.probabilities) == len(self.pairs):
+            self._first = memory.probabilities
 
     def check(self, annotator: Annotator) -> None:
         """Judge the pairs; SuspectError where one no longer gets what it got the first time."""
@@ -78,25 +84,20 @@ class Canaries:
         table = {"canaries": self._digest, "probabilities": self._first, "sound": sound}
         write_text(self._memory, json.dumps(table))
 
-    def forget_unchecked(self, journal: Journal) -> None:
-        """Cut off what an earlier run judged after its last check: nobody knows whether its model was sound then."""
-        if self._sound is not None and self._sound < journal.end:
-            journal.forget(self._sound)
-
     def report(self) -> CanaryReport:
         """Return what they said so far."""
         graded = sum(pair.grade is not None for pair in self.pairs)
         return CanaryReport(len(self.pairs), graded, self._agreeing, self._checks)
 
-    def _remembered(self) -> tuple[list[list[float]] | None, int | None]:
-        try:
-            table = json.loads(self._memory.read_text(encoding="utf-8"))
-            known, sound = table["probabilities"], table["sound"]
-            if table["canaries"] == self._digest and len(known) == len(self.pairs) and _are_sound(known, sound):
-                return known, sound
-        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
-            pass
-        return None, None
+
+def forget_unchecked(memory: Path, journal: Journal) -> None:
+    """Cut off what an earlier run judged after its last check, whatever its canaries were, and are now.
+
+    Nobody knows whether its model was sound then.
+    """
+    found = _remembered(memory)
+    if found is not None and found.sound < journal.end:
+        journal.forget(found.sound)
 
 
 class Watch:
@@ -129,6 +130,25 @@ class Watch:
         self._journal.sync()
         self._sound, self._since = self._journal.end, 0
         self._canaries.remember(self._sound)
+
+
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """What is kept for the run that resumes one."""
+
+    canaries: str  # sha256 of their file
+    probabilities: list[list[float]]  # of each pair when the run began
+    sound: int  # bytes of the journal that were checked
+
+
+def _remembered(path: Path) -> _Memory | None:
+    """Return what was kept; None where nothing was, or it is damaged."""
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        found = _Memory(table["canaries"], table["probabilities"], table["sound"])
+        return found if _are_sound(found.probabilities, found.sound) else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def _are_sound(known: object, sound: object) -> bool:

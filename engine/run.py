@@ -19,7 +19,7 @@ from pairgrade import readers
 from pairgrade.annotator import Annotator, Unfit, windows
 from pairgrade.assemble import write_outputs
 from pairgrade.backend import Counters
-from pairgrade.canaries import Canaries, CanaryReport, Watch
+from pairgrade.canaries import Canaries, CanaryReport, Watch, forget_unchecked
 from pairgrade.environment import environment, package_version
 from pairgrade.errors import PairgradeError, ResumeError, StorageError
 from pairgrade.file_hashes import file_sha256
@@ -190,6 +190,7 @@ class _Run:
                 how = _difference(self._finished, identity) if self._finished else "it was not made by this command"
                 raise ResumeError(f"{self._job.out} exists already, of another job: {how}. {_WAYS_OUT}")
             self._folder.journal.unlink(missing_ok=True)
+            self._folder.canaries.unlink(missing_ok=True)
         Manifest(identity, self._environment(annotator)).save(self._folder.manifest)
 
     def _refuse_others(self, running: Manifest | None, identity: Identity) -> None:
@@ -222,8 +223,11 @@ class _Run:
                 yield pair
 
         with closing(Journal(path, identity)) as journal:
-            if self._canaries is not None:
-                self._canaries.forget_unchecked(journal)
+            forget_unchecked(self._folder.canaries, journal)
+            if self._canaries is None:
+                self._folder.canaries.unlink(missing_ok=True)  # else what is judged now would be forgotten next time
+            else:
+                self._canaries.recall()
             unfit = 0
             for offset, entry in read_entries(path):
                 if offsets[entry.row] < 0:

@@ -28,7 +28,7 @@ from pairgrade.annotator import Annotator
 from pairgrade.bench.matrix_file import load_matrix
 from pairgrade.bench.results import load_result
 from pairgrade.calibration import Calibration
-from pairgrade.canaries import Canaries
+from pairgrade.canaries import Canaries, forget_unchecked
 from pairgrade.example_rows import read_examples
 from pairgrade.fake import FakeBackend
 from pairgrade.file_hashes import remembered_sha256, verify_files
@@ -190,7 +190,8 @@ def _canaries(path: Path) -> None:
     pairs.write_bytes(_json_lines(ROWS))
     canaries = Canaries(pairs, path)
     with closing(Journal(path.with_name("journal"), "run")) as journal:
-        canaries.forget_unchecked(journal)
+        forget_unchecked(path, journal)
+    canaries.recall()
     canaries.check(Annotator(FakeBackend(), Rubric.load("trec")))
 
 

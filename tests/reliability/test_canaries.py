@@ -13,7 +13,7 @@ from helpers import make_pairs, run_command, write_jsonl
 from pairgrade import Annotator, InputError, PairgradeError, Rubric
 from pairgrade.annotator import AnnotatorOptions
 from pairgrade.backend import Counters, Scores
-from pairgrade.canaries import Canaries, CanaryReport
+from pairgrade.canaries import Canaries, CanaryReport, _Memory, _remembered
 from pairgrade.cli.label import command
 from pairgrade.errors import SuspectError
 from pairgrade.fake import FakeBackend
@@ -98,23 +98,48 @@ def test_a_resumed_run_is_compared_with_its_beginning(tmp_path: Path) -> None:
         label(wanted, lambda: annotator(Degrading(0)))
 
 
-def test_what_was_judged_after_the_last_check_of_a_stopped_run_is_done_again(tmp_path: Path) -> None:
-    class Stopped(Progress):
-        done = 0
+class Stopped(Progress):
+    """Stops a run after so many pairs."""
 
-        def advance(self, pairs: int, counters: Counters) -> None:
-            self.done += pairs
-            if self.done >= 240:  # 40 pairs after the check at 200; the model went wrong on the way
-                raise KeyboardInterrupt
+    def __init__(self, after: int) -> None:
+        self._left = after
 
+    def advance(self, pairs: int, counters: Counters) -> None:
+        self._left -= pairs
+        if self._left <= 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("resumed_with", ["the same canaries", "other canaries", "none"])
+def test_what_was_judged_after_the_last_check_of_a_stopped_run_is_done_again(resumed_with: str, tmp_path: Path) -> None:
     wanted = job(tmp_path)
-    with pytest.raises(KeyboardInterrupt):
-        label(wanted, lambda: annotator(Degrading(6 + 3 * 6 + 210)), Stopped())
-    summary = label(wanted, lambda: annotator(FakeBackend()))
+    with pytest.raises(KeyboardInterrupt):  # 40 pairs after the check at 200; the model went wrong on the way
+        label(wanted, lambda: annotator(Degrading(6 + 3 * 6 + 210)), Stopped(240))
+    if resumed_with == "other canaries":
+        write_jsonl(tmp_path / "canaries.jsonl", make_pairs(1, 3))
+    again = replace(wanted, canaries=None) if resumed_with == "none" else wanted
+    summary = label(again, lambda: annotator(FakeBackend()))
     assert summary.effort.resumed == 200
     (tmp_path / "calm").mkdir()
     label(job(tmp_path / "calm"), lambda: annotator(FakeBackend()))
     assert wanted.out.read_bytes() == (tmp_path / "calm" / "out.jsonl").read_bytes()
+
+
+def test_a_run_without_canaries_keeps_its_own_progress(tmp_path: Path) -> None:
+    wanted = job(tmp_path)
+    blind = replace(wanted, canaries=None)
+    for each, after in ((wanted, 240), (blind, 100)):
+        with pytest.raises(KeyboardInterrupt):
+            label(each, lambda: annotator(FakeBackend()), Stopped(after))
+    assert label(blind, lambda: annotator(FakeBackend())).effort.resumed >= 290
+
+
+def test_another_job_that_replaces_one_is_not_compared_with_it(tmp_path: Path) -> None:
+    wanted = job(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        label(wanted, lambda: annotator(FakeBackend()), Stopped(240))
+    summary = label(replace(wanted, overwrite=True), lambda: annotator(FakeBackend(name="other")))
+    assert (summary.effort.resumed, summary.canaries and summary.canaries.checks) == (0, 5)
 
 
 @pytest.mark.parametrize(
@@ -132,10 +157,12 @@ def test_a_damaged_memory_is_begun_anew(damage: dict[str, object] | None, tmp_pa
     canaries.check(annotator(FakeBackend()))
     canaries.remember(7)
     table = json.loads(memory.read_text())
-    assert Canaries(wanted.canaries, memory)._sound == 7
+    assert _remembered(memory) == _Memory(**table)
+    assert table["sound"] == 7
     memory.write_text(json.dumps(table | damage if damage else [table]))
+    assert _remembered(memory) is None
     again = Canaries(wanted.canaries, memory)
-    assert (again._first, again._sound) == (None, None)
+    again.recall()
     again.check(annotator(FakeBackend()))
     assert again._first == table["probabilities"]
 
