@@ -68,6 +68,9 @@ def main() -> None:
     except PairgradeError as error:
         click.echo(f"pairgrade: {error}", err=True)
         sys.exit(1)
+    except MemoryError as error:
+        click.echo(f"pairgrade: there is not enough memory ({error or 'nothing more is known'})", err=True)
+        sys.exit(1)
     except OSError as error:  # the library's own are of the kinds above: what is left is the place of our words
         wanted = "; a folder is wanted, and a file is there" if isinstance(error, NotADirectoryError) else ""
         click.echo(f"pairgrade: {error.filename or 'standard output'}: {error.strerror or error}{wanted}", err=True)

@@ -44,7 +44,8 @@ from pairgrade.ranking_columns import FORMS
 @click.option("--negative-ranks", metavar="FIRST-LAST",
               help="Ranks of the hard negatives.  [default: all after the positives]")  # fmt: skip
 @click.option("--depth", type=click.IntRange(min=1), metavar="N",
-              help="Ranks that are looked at.  [default: 100, with --candidates or a run all]")  # fmt: skip
+              help="Ranks that are looked at.  [default: 100 or all that are labelled, of candidates or a run all]"
+              )  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
               help="Seed of the draw.")  # fmt: skip
 @click.option("--k1", type=Finite(), default=Bm25Options().k1, show_default=True, metavar="X", help="BM25's k1.")

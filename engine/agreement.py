@@ -18,6 +18,7 @@ from pairgrade.errors import InputError
 
 _PER_QUERY = ("accuracy", "quadratic_kappa", "tau_b", "auc")  # statistics that are also averaged over queries
 _WIDEST_SCALE = 1000  # highest less lowest grade
+_MOST_CELLS = 1 << 22  # pairs x grades², of which krippendorff makes several arrays
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,15 +174,17 @@ def _reference(graded: _Graded) -> dict[str, Callable[[], float]]:
     human, predicted, scores = graded.human, graded.predicted, graded.scores
     labels = np.arange(graded.scale[0], graded.scale[-1] + 1)  # no gaps: weights are by place in this list
     relevant = human >= graded.threshold
-    return {
+    found: dict[str, Callable[[], float]] = {
         "kappa": lambda: cohen_kappa_score(human, predicted, labels=labels),
         "quadratic_kappa": lambda: cohen_kappa_score(human, predicted, labels=labels, weights="quadratic"),
         "binary_kappa": lambda: cohen_kappa_score(relevant, predicted >= graded.threshold),
-        "alpha": lambda: krippendorff.alpha(np.stack([human, predicted]), level_of_measurement="ordinal"),
         "tau_b": lambda: kendalltau(human, scores).statistic,
         "spearman": lambda: spearmanr(human, scores).statistic,
         "auc": lambda: roc_auc_score(relevant, scores),
     }
+    if len(human) * len(graded.scale) ** 2 <= _MOST_CELLS:  # else ours, which is the same but for rounding
+        found["alpha"] = lambda: krippendorff.alpha(np.stack([human, predicted]), level_of_measurement="ordinal")
+    return found
 
 
 def _reason(name: str, graded: _Graded) -> str:

@@ -64,19 +64,24 @@ class Sample:
     def statistics(self, counts: npt.ArrayLike) -> dict[str, Floats]:
         """Return every statistic for each row of ``counts`` (weight of each cluster); NaN where undefined."""
         rows = np.atleast_2d(np.asarray(counts, dtype=np.float64))
-        step = max(1, _BLOCK // (self._levels * len(self._grades)))
+        step = self._step()
         blocks = [self._block(rows[start : start + step]) for start in range(0, len(rows), step)]
         return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
     def resampled(self, resamples: int, seed: int) -> dict[str, Floats]:
         """Return every statistic for each of so many resamples of the clusters."""
-        step = max(1, _BLOCK // max(self.clusters, self._levels * len(self._grades)))
+        step = self._step()
         source = draws(self.clusters, resamples, seed)
         blocks = []
         for start in range(0, resamples, step):
             rows = [next(source) for _ in range(min(step, resamples - start))]
             blocks.append(self._block(np.asarray(rows, dtype=np.float64)))
         return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+    def _step(self) -> int:
+        """Return how many rows of counts are taken at once."""
+        width = len(self._grades)
+        return max(1, _BLOCK // max(self.clusters, self._levels * width, width**2))
 
     def _block(self, rows: Floats) -> dict[str, Floats]:
         width = len(self._grades)

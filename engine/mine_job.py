@@ -21,7 +21,6 @@ from pairgrade.ranking_set import FORMATS, RankingRow, is_ranking_set, read_rank
 from pairgrade.readers import read_texts
 from pairgrade.records import Rejection
 
-_CORPUS_DEPTH = 100  # ranks of a whole collection that are looked at
 _SHOWN = 5  # rejections whose reason is told
 _LONGEST_ROW = 16 * 2**20  # bytes
 
@@ -112,7 +111,7 @@ def _by_bm25(job: MineJob, queries_file: str, docs_file: str, report: MineReport
     ranked: list[tuple[str, str, float]] = []
     for query_id, query in queries.items():
         if candidates is None:
-            ranking = index.rank(query, job.mining.depth or _CORPUS_DEPTH)
+            ranking = index.rank(query, job.mining.corpus_depth())
         else:
             ranking = index.rank_only(query, candidates.documents.get(query_id, {}))[: job.mining.depth]
         ranked += ((query_id, doc_id, score) for doc_id, score in ranking)

@@ -15,6 +15,8 @@ from typing import NamedTuple
 from pairgrade.errors import InputError
 from pairgrade.ranking_set import RankingRow
 
+_CORPUS_DEPTH = 100  # ranks of a whole collection that are looked at, if no label asks for more
+
 Known = Mapping[str, Mapping[str, float]]  # known label of each document, by query
 
 
@@ -25,7 +27,7 @@ class MiningOptions:
     positives: int = 1  # first ranks that are held to be relevant, where none are known
     negative_ranks: tuple[int, int] | None = None  # first and last rank of hard negatives; None: all that follow
     negatives: int | None = None  # of these, so many of each query, drawn at random; None: all
-    depth: int | None = None  # ranks looked at; None: 100, or all where the candidates are given
+    depth: int | None = None  # ranks looked at; None: 100 or as many as labels ask for, all of given candidates
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -36,6 +38,13 @@ class MiningOptions:
         if self.negative_ranks is not None and not 1 <= self.negative_ranks[0] <= self.negative_ranks[1]:
             first, last = self.negative_ranks
             raise InputError(f"the ranks of the negatives are {first} to {last}; give the first and the last, from 1")
+        needed = max(self.positives, self.negative_ranks[0] if self.negative_ranks else 1)
+        if self.depth is not None and self.depth < needed:
+            raise InputError(f"rank {needed} is to be labelled, and only {self.depth} are looked at; take more depth")
+
+    def corpus_depth(self) -> int:
+        """Return how many ranks of a whole collection are looked at."""
+        return self.depth or max(_CORPUS_DEPTH, self.positives, *(self.negative_ranks or ()))
 
 
 class Text(NamedTuple):

@@ -57,6 +57,7 @@ class OnnxRunner:
         self._new = [o.name for o in self._prefix.get_outputs() if o.name.startswith("new_")]
         self._nothing = self._empty_state()
         self._states: list[State] = []
+        self._fresh = 0  # tokens that the last hold computed and no document has been counted behind
 
     def hold(self, prefix: Sequence[Ids]) -> State:
         """Return the prefix's state, computing only the segments that are not kept."""
@@ -65,12 +66,14 @@ class OnnxRunner:
         while kept < min(len(segments), len(self._states)) and segments[kept].tobytes() == self._states[kept].name:
             kept += 1
         del self._states[kept:]
+        self._fresh = 0
         for segment in segments[kept:]:
             before = self._states[-1] if self._states else self._nothing
             layout = pack([segment], step=1)  # no padding among keys and values
             values = self._timed(self._prefix, self._new, layout, self._feeds(layout, before))
             arrays = {name.removeprefix("new_"): value for name, value in zip(self._new, values, strict=True)}
             self._states.append(State(segment.tobytes(), before.length + len(segment), arrays))
+            self._fresh += len(segment)
         return self._states[-1] if self._states else self._nothing
 
     def forget(self) -> None:
@@ -82,7 +85,8 @@ class OnnxRunner:
         layout = pack(documents, least=self._least)
         feeds = self._feeds(layout, state) | {"last": self._value(layout.last)}
         values = self._timed(self._documents, list(outputs), layout, feeds)
-        self.counters.reused += state.length * len(documents)
+        self.counters.reused += state.length * len(documents) - self._fresh
+        self._fresh = 0
         return [value.numpy() for value in values]
 
     def run_prefix(self, segment: Ids, state: State, outputs: Sequence[str]) -> list[Floats]:

@@ -238,3 +238,27 @@ def test_probabilities_must_fit() -> None:
 def test_options_are_checked(options: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(options))):
         AgreementOptions(**options)
+
+
+def test_a_wide_scale_takes_no_more_memory_than_its_confusion_matrix() -> None:
+    import tracemalloc
+
+    random = np.random.default_rng(0)
+    human = random.integers(0, 301, 500)
+    arguments = [f"q{place % 20}" for place in range(500)], human, random.integers(0, 4, 500)
+    agreement(*arguments, options=AgreementOptions(resamples=1))  # imports and caches
+    tracemalloc.start()
+    agreement(*arguments, options=AgreementOptions(resamples=10))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40 * 301**2 * 8  # of pairs x grades² it would be 500
+
+
+def test_alpha_of_many_pairs_is_that_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(1)
+    human, predicted = random.integers(0, 4, 200), random.integers(0, 4, 200)
+    arguments = [f"q{place % 20}" for place in range(200)], human, predicted
+    options = AgreementOptions(resamples=0)
+    by_library = agreement(*arguments, options=options).statistics["alpha"].value
+    monkeypatch.setattr("pairgrade.agreement._MOST_CELLS", 1)
+    assert agreement(*arguments, options=options).statistics["alpha"].value == pytest.approx(by_library, abs=1e-12)

@@ -155,3 +155,10 @@ def test_a_file_is_no_reranker(tmp_path: Path) -> None:
     (tmp_path / "c.png").write_bytes(b"x")
     with pytest.raises(ModelError, match="a re-ranker is a folder that `pairgrade train-reranker` wrote"):
         read_reranker_manifest(tmp_path / "c.png")
+
+
+def test_too_little_memory_is_told_in_words() -> None:
+    code = "import pairgrade.cli as c\ndef full(): raise MemoryError('Unable to allocate 6.80 GiB')\nc.cli = full\nc.main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "pairgrade: there is not enough memory (Unable to allocate 6.80 GiB)\n"

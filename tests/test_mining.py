@@ -60,6 +60,22 @@ def labels(rows: list[RankingRow]) -> dict[tuple[str, str], float]:
     return {(row.query_id, row.doc_id): row.label for row in rows}
 
 
+def test_ranks_beyond_the_usual_depth_are_looked_at(tmp_path: Path) -> None:
+    queries, docs = tmp_path / "queries.jsonl", tmp_path / "docs.jsonl"
+    queries.write_text(json.dumps({"query_id": "q", "text": "river"}))
+    texts = [f"river {'stone ' * (1 + place)}" for place in range(150)]
+    docs.write_text("\n".join(json.dumps({"doc_id": f"d{n:03}", "text": text}) for n, text in enumerate(texts)))
+    rows, _ = mined(tmp_path, queries, docs, "--negative-ranks", "120-130")
+    assert [row.rank for row in rows if not row.label] == list(range(120, 131))
+    rows, _ = mined(tmp_path, queries, docs, "--positives", 110)
+    assert sum(row.label for row in rows) == len(rows) == 110
+    assert len(mined(tmp_path, queries, docs)[0]) == 100
+    for needed, asked in ((120, ("--negative-ranks", "120-130")), (101, ("--positives", "101"))):
+        result = CliRunner().invoke(command, [str(queries), str(docs), "-o", "x.jsonl", "--depth", "100", *asked])
+        assert isinstance(result.exception, InputError)
+        assert f"rank {needed} is to be labelled, and only 100 are looked at" in str(result.exception)
+
+
 def test_scores_are_those_of_the_formula() -> None:
     texts = {doc_id: "\n".join(text) for doc_id, text in DOCUMENTS.items()}
     words = {doc_id: [w for w in text.lower().split() if len(w) > 1] for doc_id, text in texts.items()}

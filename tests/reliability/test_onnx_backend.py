@@ -128,6 +128,10 @@ def test_the_prefix_is_computed_once(folders: Callable[..., Path]) -> None:
     assert backend.counters.computed == len(first) + len(second) + tokens
     backend.score([first, second[::-1].copy()], documents, LABELS)
     assert backend.counters.computed == len(first) + 2 * len(second) + 2 * tokens
+    backend.score([first, second], documents[:1], LABELS)
+    counted = backend.counters.computed + backend.counters.reused  # what is computed is not reused as well
+    prompts_in_all = 2 * len(documents) + 1
+    assert counted == prompts_in_all * (len(first) + len(second)) + 2 * tokens + len(documents[0])
 
 
 @pytest.mark.parametrize("name", ["weights.bin", "documents.onnx", "embedding.npy", "tokenizer.json"])
