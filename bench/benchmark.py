@@ -175,7 +175,7 @@ def _old_prices(machine: MachinePrice | None, apis: Sequence[ApiCost]) -> list[s
 def _notes(measured: Measured, machine: MachinePrice | None, matrix: Matrix, cells: Sequence[CellResult]) -> list[str]:
     """Say what a reader of the figures should know."""
     notes = [f"Rounds: {measured.rounds}; {measured.stopped}."]
-    if matrix.rounds.least < 5:
+    if measured.rounds < 5:
         notes.append("With fewer than 5 rounds no interval of a median covers 90%.")
     busy = load_beside(cells)
     if busy is not None:

@@ -90,9 +90,12 @@ def _key(cell: CellResult) -> tuple[str, str, str, int, int]:
 
 def _is_asked(cell: CellResult, settings: dict[str, Any]) -> bool:
     """Whether a matrix, as it stands in a result, has a cell with these settings."""
+    is_ours, of_peers = cell.engine == "pairgrade", settings.get("peer_models") or settings["models"]
+    is_in_matrix = (
+        cell.model in settings["models"] and cell.engine in settings["engines"] and (is_ours or cell.model in of_peers)
+    )
     return (
-        cell.model in [*settings["models"], settings["reference"]]
-        and cell.engine in settings["engines"]
+        (is_in_matrix or (is_ours and cell.model == settings["reference"]))
         and cell.rubric in settings["rubrics"]
         and cell.threads in (settings["threads"] or [cell.threads])
         and cell.batch_tokens in settings["batch_tokens"]

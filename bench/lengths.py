@@ -13,7 +13,7 @@ from pairgrade.errors import InputError
 from pairgrade.readers import Source, read_pairs
 from pairgrade.records import Pair
 
-_MOST_OF_A_QUERY = 32  # documents of one query in a sample
+_MOST_OF_A_QUERY = 32  # documents of one query in a sample of enough queries
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +33,15 @@ class Lengths:
     def sample(self, size: int) -> Ints:
         """Return the places of about so many pairs, ascending: queries from short to long documents, at equal steps.
 
-        Of a query with very many documents some are taken, from short to long as well.
+        Of a query with very many documents some are taken, from short to long as well: the more the fewer queries
+        there are to make up the sample.
         """
         if size >= self.pairs:
             return np.arange(self.pairs, dtype=np.int64)
         counts = np.bincount(self.query, minlength=self.queries)
         means: Floats = np.bincount(self.query, self.documents, self.queries) / counts
         order = np.argsort(means, kind="stable")
-        taken = np.minimum(counts, max(1, min(_MOST_OF_A_QUERY, size // 4)))
+        taken = np.minimum(counts, max(min(_MOST_OF_A_QUERY, size // 4), -(-size // self.queries)))
         wanted = max(1, min(self.queries, round(size / taken.mean())))
         steps = ((np.arange(wanted) + 0.5) * self.queries / wanted).astype(np.int64)
         by_query = np.split(np.argsort(self.query, kind="stable"), np.cumsum(counts)[:-1])

@@ -15,7 +15,7 @@ from rich.table import Table as RichTable
 
 from pairgrade.bench.matrix import ENGINES
 from pairgrade.cli.consoles import progress_console, result_console
-from pairgrade.cli.declare import Finite
+from pairgrade.cli.declare import Finite, Unlimited
 from pairgrade.cli.report import figures_table
 from pairgrade.errors import InputError
 from pairgrade.onnx_backend import PROVIDERS
@@ -65,7 +65,7 @@ _WHAT, _DATA, _ROUNDS, _PRICE, _OUTPUT = "What is measured", "Data", "Rounds", "
               help="The most documents of each, at random.  [default: 16]")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", panel=_DATA, help="Seed of both.  [default: 0]")
 @click.option("--rounds", "least", type=click.IntRange(min=1), metavar="N", panel=_ROUNDS,
-              help="The fewest rounds; below 5 no interval is good.  [default: 5]")  # fmt: skip
+              help="The fewest rounds, if --minutes lets them; below 5 no interval is good.  [default: 5]")  # fmt: skip
 @click.option("--most-rounds", "most", type=click.IntRange(min=1), metavar="N", panel=_ROUNDS,
               help="The most rounds, if the intervals stay wide.  [default: 15, or --rounds]")  # fmt: skip
 @click.option("--width", type=Finite(min=0, min_open=True), metavar="SHARE", panel=_ROUNDS,
@@ -122,9 +122,9 @@ def command(
 @command.command("compare")
 @click.argument("before", metavar="A", type=click.Path(path_type=Path))
 @click.argument("after", metavar="B", type=click.Path(path_type=Path))
-@click.option("--tolerance", type=Finite(), default=0.03, show_default=True, metavar="SHARE",
+@click.option("--tolerance", type=Unlimited(), default=0.03, show_default=True, metavar="SHARE",
               help="A change must be larger than this.")  # fmt: skip
-@click.option("--level", type=Finite(), default=0.05, show_default=True, metavar="P",
+@click.option("--level", type=Unlimited(), default=0.05, show_default=True, metavar="P",
               help="Probability that noise alone has any cell called changed.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def compare_command(before: Path, after: Path, tolerance: float, level: float, as_json: bool) -> None:

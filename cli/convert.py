@@ -8,6 +8,7 @@ from pathlib import Path
 import rich_click as click
 
 from pairgrade.cli.outputs import check_outputs, refuse_existing
+from pairgrade.errors import InputError
 from pairgrade.judgment_rows import FORMATS
 from pairgrade.judgments import JudgmentsFile, open_writer, read_judgments, suffix_format
 from pairgrade.qrels import write_qrels, write_run
@@ -35,9 +36,9 @@ def command(source: Path, out: Path, to: str | None, score: str | None, force: b
     """Write the judgments of IN (.jsonl, .parquet, .csv, .tsv) to OUT in another format."""
     target = to or suffix_format(out) or _TREC_SUFFIXES.get(out.suffix.lower())
     if target is None:
-        raise click.UsageError(f"the suffix of {out} names no format; give one with --to")
+        raise InputError(f"the suffix of {out} names no format; give one with --to")
     if score and target in FORMATS:
-        raise click.UsageError(f"--score is for qrels and runs; {target} files hold the grade and the expected grade")
+        raise InputError(f"--score is for qrels and runs; {target} files hold the grade and the expected grade")
     check_outputs([], [(out, "the output")])  # which may be IN itself
     refuse_existing(out, force)
     count = _convert(read_judgments(source), out, target, score)

@@ -15,14 +15,25 @@ RESAMPLES = click.IntRange(0, 10_000_000)  # of a bootstrap; all of them lie in 
 
 
 class Finite(click.FloatRange):
-    """A number that is neither NaN nor infinite, which limits let through and JSON cannot hold."""
+    """A number within limits that is neither NaN nor infinite, which limits let through and JSON cannot hold."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Convert as a range does."""
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value} is not a finite number.", param, ctx)
-        return number
+        return _finite(self, super().convert(value, param, ctx), param, ctx)
+
+
+class Unlimited(click.types.FloatParamType):
+    """Any number that is neither NaN nor infinite."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Convert as a float."""
+        return _finite(self, super().convert(value, param, ctx), param, ctx)
+
+
+def _finite(kind: click.ParamType, number: float, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    if not math.isfinite(number):
+        kind.fail(f"{number} is not a finite number.", param, ctx)
+    return number
 
 
 def decorate(options: Sequence[Any]) -> Callable[[F], F]:
@@ -42,7 +53,7 @@ def settings_of(defaults: object) -> Callable[..., Callable[[Any], Any]]:
     def setting(name: str, panel: str, text: str, kind: type = int) -> Callable[[Any], Any]:
         default = getattr(defaults, name.removeprefix("--").replace("-", "_"))
         metavar = "N" if kind is int else "X"
-        checked = Finite() if kind is float else kind
+        checked = Unlimited() if kind is float else kind
         return click.option(
             name, type=checked, default=default, show_default=True, metavar=metavar, panel=panel, help=text
         )

@@ -33,7 +33,7 @@ _WIDE = 8  # measures that still fit beside each other, per query
               help="Measures as ir-measures writes them, parted by commas or blanks.  [default: nDCG@10, and with "
               "--threshold RR@10, AP, R@100; Judged@10]")  # fmt: skip
 @click.option("--threshold", type=click.IntRange(min=1), metavar="N",
-              help="Relevant from this grade on.  [default: 2, or 1 where no grade is above 1]")  # fmt: skip
+              help="Relevant from this grade on.  [default: 2, or 1 where no human grade is above 1]")  # fmt: skip
 @click.option("--baseline", metavar="NAME",
               help="The run that the others are compared with: its file's name without suffix.  "
               "[default: the first]")  # fmt: skip

@@ -14,7 +14,7 @@ from rich.table import Table
 from pairgrade.bm25 import STOPWORDS, Bm25Options
 from pairgrade.cli import PARTIAL
 from pairgrade.cli.consoles import result_console
-from pairgrade.cli.declare import Finite
+from pairgrade.cli.declare import Unlimited
 from pairgrade.cli.outputs import check_outputs, refuse_existing
 from pairgrade.errors import InputError
 from pairgrade.mine_job import MineJob, MineReport, mine
@@ -48,8 +48,8 @@ from pairgrade.ranking_columns import FORMS
               )  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
               help="Seed of the draw.")  # fmt: skip
-@click.option("--k1", type=Finite(), default=Bm25Options().k1, show_default=True, metavar="X", help="BM25's k1.")
-@click.option("--b", type=Finite(), default=Bm25Options().b, show_default=True, metavar="X", help="BM25's b.")
+@click.option("--k1", type=Unlimited(), default=Bm25Options().k1, show_default=True, metavar="X", help="BM25's k1.")
+@click.option("--b", type=Unlimited(), default=Bm25Options().b, show_default=True, metavar="X", help="BM25's b.")
 @click.option("--stopwords", type=click.Choice(STOPWORDS), default="english", show_default=True, metavar="NAME",
               help=f"Words that BM25 leaves out. One of {', '.join(STOPWORDS)}.")  # fmt: skip
 @click.option("--run", metavar="FILE", type=click.Path(path_type=Path),

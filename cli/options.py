@@ -71,7 +71,7 @@ _PAIRS = [
 ]  # fmt: skip
 
 _SELECTION = [
-    _number("--limit", "Take only the first N usable pairs.", _INPUT),
+    _number("--limit", "Take only the first N usable pairs, of which --duplicates may reject some.", _INPUT),
     _number("--sample", "Take N of the pairs at random; see --seed.", _INPUT),
     _number("--seed", "Seed of --sample.", _INPUT, 0, least=None),
     _choice("--duplicates", choices=["refuse", "first"], metavar="POLICY", default="refuse", panel=_INPUT,

@@ -9,7 +9,7 @@ import rich_click as click
 from rich.table import Table
 
 from pairgrade.cli.consoles import result_console
-from pairgrade.cli.declare import Finite
+from pairgrade.cli.declare import Unlimited
 from pairgrade.cli.outputs import check_outputs, refuse_existing
 from pairgrade.cli.report import figures_table
 from pairgrade.label_changes import OUTCOMES, Counts, LabelChanges
@@ -34,7 +34,7 @@ def _explained(choices: dict[str, str]) -> str:
               help=_explained(POLICIES))  # fmt: skip
 @click.option("--threshold", type=int, metavar="N",
               help="Relevant from this grade on.  [default: 2, or 1 where no grade is above 1]")  # fmt: skip
-@click.option("--confidence", type=Finite(), metavar="P",
+@click.option("--confidence", type=Unlimited(), metavar="P",
               help="A judgment whose side, relevant or not, is less probable changes nothing.  "
               f"[default: {CONFIDENT} for confident, else 0]")  # fmt: skip
 @click.option("--scale", type=click.Choice(list(SCALES)), default="set", show_default=True, metavar="SCALE",

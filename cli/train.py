@@ -40,7 +40,7 @@ def _flag(name: str, text: str) -> Callable[[Any], Any]:
     "--out", "-o", required=True, metavar="ADAPTER", type=click.Path(path_type=Path), help="The folder to write."
 )
 @click.option("--rubric", "-r", default="trec", show_default=True, metavar="RUBRIC",
-              help="trec, binary, esci or a TOML file; label with the same one.")  # fmt: skip
+              help="trec, binary, esci or a TOML file; it goes along with the model.")  # fmt: skip
 @options.pairs_options
 @_setting("--train-pairs", _SAMPLE, "Pairs to train on, as many of each grade; 0 takes all.")
 @_setting("--validation-pairs", _SAMPLE, "Pairs to validate on, of other queries.")
@@ -71,7 +71,8 @@ def _flag(name: str, text: str) -> Callable[[Any], Any]:
 @_setting("--seed", _LORA, "Seed of the sample, the order and the first weights.")
 @_setting("--context", _MACHINE, "Longest prompt in tokens; documents are cut to fit.")
 @click.option("--chat", type=click.Choice(["auto", *FORMAT_NAMES]), default="auto", metavar="NAME", panel=_MACHINE,
-              help="The turns around the prompt; auto tells by the model's control tokens.")  # fmt: skip
+              help="The turns around the prompt; auto tells by the model's control tokens. "
+              f"One of auto, {', '.join(FORMAT_NAMES)}.")  # fmt: skip
 @_setting("--micro-batch-tokens", _MACHINE, "Tokens that run at a time: bounds the memory.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", panel=_MACHINE,
               help="Threads.  [default: torch's own choice]")  # fmt: skip

@@ -36,7 +36,7 @@ class EvaluationOptions:
     """How runs are evaluated and compared."""
 
     measures: tuple[str, ...] = ()  # as ir-measures writes them; none: nDCG@10, RR@10, AP, R@100 and Judged@10
-    threshold: int | None = None  # relevant from this grade on, where no measures are named; None: as for ``agree``
+    threshold: int | None = None  # of relevance, where no measures are named; None: 2, or 1 where the qrels end there
     baseline: str | None = None  # name of the run that the others are compared with; None: the first
     all_pairs: bool = False  # compare every two runs
     resamples: int = 10_000  # of the bootstrap; 0 for no intervals

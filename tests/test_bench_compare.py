@@ -99,3 +99,21 @@ def test_a_file_that_is_no_result_is_refused(tmp_path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(InputError, match="no result of"):
         run_command(command, "compare", path, path)
+
+
+def test_a_peer_and_a_reference_are_lost_only_where_they_were_asked_for() -> None:
+    peer = {"engine": "llama-cpp-python"}
+    before = make_result([
+        make_cell("a", [4.0] * 5),
+        *(make_cell(f"{model} / peer", [4.0] * 5, model=model, **peer) for model in ("a", "b", "full")),
+        make_cell("full", [4.0] * 5),
+    ])  # fmt: skip
+    after = make_result(before.cells[:1])
+
+    def lost(**settings: object) -> tuple[str, ...]:
+        asked = {"models": ["a", "b"], "engines": ["pairgrade", "llama-cpp-python"], "reference": "full"} | settings
+        return compare(before, replace(after, settings=after.settings | asked)).lost
+
+    assert lost(peer_models=["a"]) == ("a / peer", "full")
+    assert lost(peer_models=[]) == ("a / peer", "b / peer", "full")  # the reference is no model of the peers
+    assert lost(engines=["llama-cpp-python"], reference=None) == ("a / peer", "b / peer")

@@ -104,6 +104,14 @@ def test_a_sample_has_short_and_long_documents(tmp_path: Path) -> None:
     assert np.array_equal(lengths.sample(10_000), np.arange(720))
 
 
+@pytest.mark.parametrize(("queries", "each", "size"), [(1, 500, 200), (1, 500, 7), (10, 100, 400), (3, 200, 90)])
+def test_few_queries_give_as_many_pairs_as_were_asked_for(queries: int, each: int, size: int, tmp_path: Path) -> None:
+    pairs = make_pairs(queries, each)
+    lengths = measure_lengths(Source(str(write_jsonl(tmp_path / "pairs.jsonl", pairs))))
+    sample = lengths.sample(size)
+    assert len(set(sample.tolist())) == len(sample) == size
+
+
 def test_an_input_without_pairs_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text('{"query_id": "q", "doc_id": "d", "query": "", "document": ""}\n')
     with pytest.raises(InputError, match="no usable pair"):

@@ -119,17 +119,23 @@ def test_a_bad_line_leaves_no_output(source: Path, tmp_path: Path) -> None:
     [
         (["out.xlsx"], "names no format; give one with --to"),
         (["out.csv", "--score", "grade"], "--score is for qrels and runs"),
-        (["out.csv", "--to", "xlsx"], "'xlsx' is not one of"),
     ],
 )
-def test_wrong_usage(
+def test_what_cannot_be_written(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], reason: str
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=reason):
+        run(source, *arguments)
+    assert os.listdir(tmp_path) == ["in.jsonl"]
+
+
+def test_wrong_usage(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
-    result = run(source, *arguments)
+    result = run(source, "out.csv", "--to", "xlsx")
     assert result.exit_code == 2
-    assert reason in result.output
+    assert "'xlsx' is not one of" in result.output
     assert os.listdir(tmp_path) == ["in.jsonl"]
 
 

@@ -158,7 +158,7 @@ def test_a_file_is_no_reranker(tmp_path: Path) -> None:
 
 
 def test_too_little_memory_is_told_in_words() -> None:
-    code = "import pairgrade.cli as c\ndef full(): raise MemoryError('Unable to allocate 6.80 GiB')\nc.cli = full\nc.main()"
+    code = "import pairgrade.cli as c\ndef cli(): raise MemoryError('Unable to allocate 6 GiB')\nc.cli = cli; c.main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "pairgrade: there is not enough memory (Unable to allocate 6.80 GiB)\n"
+    assert done.stderr == "pairgrade: there is not enough memory (Unable to allocate 6 GiB)\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -77,3 +78,13 @@ def test_no_command_takes_less_than_it_needs(option: str, value: str) -> None:
     for _, parameter in found:
         with pytest.raises(click.BadParameter, match="x>="):
             parameter.type.convert(value, parameter, None)
+
+
+def test_no_help_tells_a_limit_that_is_none() -> None:
+    kinds = {type(parameter.type).__name__: parameter for _, parameter in _parameters(cli, "pairgrade")}
+    assert {"Finite", "Unlimited"} <= kinds.keys()
+    for name, parameter in _parameters(cli, "pairgrade"):
+        if isinstance(parameter, click.Option):
+            with click.Context(cli) as context:
+                shown = parameter.get_help_record(context)
+            assert not shown or not re.search(r"[<>]=?None", shown[1]), name
