@@ -64,6 +64,18 @@ def cpu_features() -> frozenset[str]:
     return frozenset(flags.partition(":")[2].split()) & CPU_FEATURES.keys()
 
 
+def nvidia_gpus(proc: Path = Path("/proc/driver/nvidia")) -> str:
+    """Name the NVIDIA GPUs of this machine, in the driver's order, and the driver; "unknown" where it does not tell."""
+    try:
+        driver = (proc / "version").read_text().splitlines()[0].partition(":")[2].split()
+        files = [(gpu / "information").read_text() for gpu in sorted((proc / "gpus").iterdir())]
+    except (OSError, IndexError):
+        return "unknown"
+    models = [line.partition(":")[2].strip() for text in files for line in text.splitlines() if line.startswith("Model")]
+    version = next((word for word in driver if word[:1].isdigit() and "." in word), "unknown")
+    return f"{', '.join(models)}; driver {version}"
+
+
 def has_vnni(features: frozenset[str]) -> bool:
     """Whether an 8-bit product of activations and weights is one instruction: x86's VNNI or AMX, ARM's dot product."""
     return bool(features & {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"})

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from pairgrade.backend import Counters, Scores
 from pairgrade.core_share import CoreShare
 from pairgrade.errors import InputError, ModelError
-from pairgrade.hardware import usable_cores
+from pairgrade.hardware import nvidia_gpus, usable_cores
 from pairgrade.llama_model import LlamaModel, LlamaTokenizer
 from pairgrade.tokenizer import Ids
 
@@ -103,7 +103,8 @@ class LlamaBackend:
     def identity(self) -> dict[str, str]:
         """Name the library, the instruction set it runs on and the settings that can move a logit."""
         options = self.options
-        return {
+        own = {"gpus": nvidia_gpus()} if options.gpu_layers else {}
+        return own | {
             "kind": "llama",
             "llama_cpp_python": self._lib.__version__,
             "features": self._lib.llama_print_system_info().decode().strip(" |"),

@@ -18,7 +18,7 @@ from pairgrade.backend import Counters, Scores
 from pairgrade.environment import package_version
 from pairgrade.errors import InputError, ModelError
 from pairgrade.folder_tokenizer import FolderTokenizer, has_chat_template
-from pairgrade.hardware import cpu_features, usable_cores
+from pairgrade.hardware import cpu_features, nvidia_gpus, usable_cores
 from pairgrade.onnx_layout import cut, least_rows
 from pairgrade.onnx_manifest import EMBEDDING, HEAD, PROBE, read_manifest
 from pairgrade.onnx_runner import OnnxRunner
@@ -106,6 +106,8 @@ class OnnxBackend:
         own = {} if self.exact else {"batch_tokens": str(self.options.batch_tokens)}
         if self.threads > _SURE_THREADS:
             own["threads"] = str(self.threads)
+        if self.options.provider == PROVIDERS["cuda"]:
+            own["gpus"] = nvidia_gpus()
         return own | {
             "kind": "onnx",
             "onnxruntime": str(runtime().__version__),

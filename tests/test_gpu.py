@@ -81,6 +81,7 @@ def test_one_document_at_a_time_is_exact_on_the_gpu_too(llama_gpu: None, smollm2
     first, _ = judged(gpu, pairs)
     backwards, _ = judged(gpu, pairs[::-1])
     assert (first == backwards[::-1]).all()
+    assert gpu.identity()["gpus"] != "unknown"
     gpu.close()
 
 

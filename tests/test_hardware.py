@@ -40,3 +40,15 @@ def test_cached_files_of_a_container_are_free_memory(monkeypatch: pytest.MonkeyP
 
 def test_the_processor_has_a_name() -> None:
     assert hardware.cpu_model()
+
+
+def test_gpus_are_named_with_their_driver(tmp_path: Path) -> None:
+    assert hardware.nvidia_gpus(tmp_path) == "unknown"
+    (tmp_path / "version").write_text(
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.14  Release Build  (dvs-builder)\nGCC version: 13\n"
+    )
+    assert hardware.nvidia_gpus(tmp_path) == "unknown"
+    for place, model in (("0000:19:00.0", "NVIDIA H100 80GB HBM3"), ("0000:04:00.0", "NVIDIA H200")):
+        (tmp_path / "gpus" / place).mkdir(parents=True)
+        (tmp_path / "gpus" / place / "information").write_text(f"Model: \t\t {model}\nIRQ:   \t\t 18\n")
+    assert hardware.nvidia_gpus(tmp_path) == "NVIDIA H200, NVIDIA H100 80GB HBM3; driver 550.54.14"
