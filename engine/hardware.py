@@ -68,10 +68,11 @@ def nvidia_gpus(proc: Path = Path("/proc/driver/nvidia")) -> str:
     """Name the NVIDIA GPUs of this machine, in the driver's order, and the driver; "unknown" where it does not tell."""
     try:
         driver = (proc / "version").read_text().splitlines()[0].partition(":")[2].split()
-        files = [(gpu / "information").read_text() for gpu in sorted((proc / "gpus").iterdir())]
+        texts = [(gpu / "information").read_text() for gpu in sorted((proc / "gpus").iterdir())]
     except (OSError, IndexError):
         return "unknown"
-    models = [line.partition(":")[2].strip() for text in files for line in text.splitlines() if line.startswith("Model")]
+    lines = "\n".join(texts).splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("Model")]
     version = next((word for word in driver if word[:1].isdigit() and "." in word), "unknown")
     return f"{', '.join(models)}; driver {version}"
 

@@ -45,7 +45,7 @@ def test_the_processor_has_a_name() -> None:
 def test_gpus_are_named_with_their_driver(tmp_path: Path) -> None:
     assert hardware.nvidia_gpus(tmp_path) == "unknown"
     (tmp_path / "version").write_text(
-        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.14  Release Build  (dvs-builder)\nGCC version: 13\n"
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.14  Release Build\nGCC version: 13\n"
     )
     assert hardware.nvidia_gpus(tmp_path) == "unknown"
     for place, model in (("0000:19:00.0", "NVIDIA H100 80GB HBM3"), ("0000:04:00.0", "NVIDIA H200")):

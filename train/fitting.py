@@ -209,10 +209,12 @@ class Fitting(ABC):
     def _evaluate(self, state: State, stop: PoliteStop) -> None:
         found = self._look(state.step)
         with stop.uninterrupted():
-            state.evaluations.append(found)
-            if state.step and (state.best is None or self._is_better(found, state.best)):
-                state.best = found
+            is_best = bool(state.step) and (state.best is None or self._is_better(found, state.best))
+            if is_best:  # written before the state tells of them: a state is saved even where this fails
                 self._checkpoints.keep_best(self._parameters, state.step)
+            state.evaluations.append(found)
+            if is_best:
+                state.best = found
             elif state.best is not None and self._schedule.patience:
                 worse = sum(e.step > state.best.step for e in state.evaluations)
                 state.stopped_early = worse >= self._schedule.patience
