@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,13 +35,17 @@ class PairEncoder:
 
     def rows(self, pairs: Sequence[tuple[str, str]]) -> list[Row]:
         """Encode pairs of query and document; InputError for a query that leaves no room for a document."""
-        for query in dict.fromkeys(query for query, _ in pairs):
-            self._check_query(query)
+        self.check_queries(query for query, _ in pairs)
         try:
             found = self._tokenizer.encode_batch([(query, document) for query, document in pairs])
         except TypeError:  # the library's answer to a lone surrogate
             raise InputError(_not_unicode(next(d for _, d in pairs if not _is_unicode(d)))) from None
         return [(np.array(e.ids, np.int64), np.array(e.type_ids, np.int64)) for e in found]
+
+    def check_queries(self, queries: Iterable[str]) -> None:
+        """Raise InputError for a query that leaves no room for a document."""
+        for query in dict.fromkeys(queries):
+            self._check_query(query)
 
     def padded(self, rows: Sequence[Row]) -> dict[str, Ints]:
         """Put rows into arrays (rows, longest), padded at the end, by the names of an encoder's inputs."""

@@ -21,7 +21,8 @@ def test_sides_are_balanced_and_of_disjoint_queries() -> None:
     assert grades == [Counter({0: 10, 1: 10, 2: 10, 3: 10}), Counter({0: 3, 1: 3, 2: 3, 3: 3})]
     train, validation = ({table[place].query_id for place in side} for side in (found.train, found.validation))
     assert not train & validation
-    assert found.train_queries + found.validation_queries == 40
+    assert (found.train_queries, found.validation_queries) == (len(train), len(validation))
+    assert len(train | validation) < 40  # fewer pairs were drawn than there are
     held = {table[place].query_id for place in found.held_out}
     assert validation <= held
     assert not train & held
@@ -60,8 +61,7 @@ def test_ids_of_one_text_are_on_one_side() -> None:
         sides = split(table, 30, 10, seed)
         held = {table[place].text_id for place in sides.held_out}
         assert not held & {table[place].text_id for place in sides.train}
-        assert len({table[place].query_id for place in sides.held_out}) == 2 * len(held) == sides.validation_queries
-        assert sides.train_queries + sides.validation_queries == 24
+        assert len({table[place].query_id for place in sides.held_out}) == 2 * len(held)
     assert split([replace(row, same_as=row.query_id) for row in alone], 30, 10) == split(alone, 30, 10)
     with pytest.raises(InputError, match="1 different queries"):
         split([replace(row, same_as="q0") for row in alone], 30, 10)

@@ -233,10 +233,70 @@ def test_grades_that_begin_elsewhere_stand_among_labels_from_0() -> None:
         assert targets == pytest.approx(by_lowest[0, loss])
 
 
+@pytest.mark.parametrize("grades", [(0, 10), (0, 5, 10), (1, 2, 4, 8), (-1, 0, 1)])
+def test_expected_grades_of_a_scale_with_gaps_count_from_its_lowest(grades: tuple[int, ...]) -> None:
+    random = np.random.default_rng(0)
+    given = np.round(random.dirichlet([8.0] * len(grades), 48), 6)  # none is near an end of the scale
+    rows = [
+        replace(row, expected_grade=round(float(p @ grades), 6), probabilities=tuple(p.tolist()))
+        for row, p in zip(ranking_rows(6, 8), given, strict=True)
+    ]
+    for loss, scale in (("marginmse", 1.0), ("bce", grades[-1] - grades[0])):
+        slates = Slates(grouped(rows), RerankerOptions(loss=loss, target="expected", slate=8)).epoch(0)
+        found = sorted(target for slate in slates for target in slate.targets)
+        assert found == pytest.approx(sorted((given @ grades - grades[0]) / scale), abs=1e-4)
+
+
+def test_a_grade_that_is_never_probable_is_not_made_up() -> None:
+    given = np.random.default_rng(0).dirichlet([4.0] * 3, 48)
+    rows = [
+        replace(row, expected_grade=float(p @ (0, 1, 2)), probabilities=(*p.tolist(), 0.0))
+        for row, p in zip(ranking_rows(6, 8), given, strict=True)
+    ]
+    slates = Slates(grouped(rows), RerankerOptions(loss="bce", target="expected", slate=8)).epoch(0)
+    assert max(t for slate in slates for t in slate.targets) == pytest.approx((given @ (0, 1, 2)).max() / 3)
+
+
+def test_labels_that_the_loss_cannot_learn_of_are_refused() -> None:
+    alike, large = ([replace(row, label=label(i)) for i, row in enumerate(ranking_rows(4, 6))]
+                    for label in (lambda _: 1.0, lambda i: 75.0 * (i % 3)))  # fmt: skip
+    for loss in ("lambda", "ranknet", "listnet", "marginmse"):
+        with pytest.raises(InputError, match="no training query has documents of different labels"):
+            Slates(grouped(alike), RerankerOptions(loss=loss))
+    Slates(grouped(alike), RerankerOptions(loss="bce"))
+    with pytest.raises(InputError, match=r"highest label .* is 150, .*30 or less, or take --loss ranknet"):
+        Slates(grouped(large), RerankerOptions(loss="lambda"))
+    Slates(grouped(large), RerankerOptions(loss="ranknet"))
+
+
+def test_a_query_that_does_not_fit_is_told_before_the_first_step(tmp_path: Path, encoder: Path) -> None:
+    rows = ranking_rows(40, 8)
+    long = "what is " + "salt " * 60
+    rows = [replace(row, query=long if row.query_id == rows[-1].query_id else row.query) for row in rows]
+    write_ranking_set(tmp_path / "set.jsonl", rows)
+    started = []
+
+    class Watch(TrainProgress):
+        def start(self, total: int, done: int) -> None:
+            started.append(total)
+
+    job = RerankerJob(tmp_path / "set.jsonl", tmp_path / "a", str(encoder))
+    with pytest.raises(InputError, match=r"has 6\d tokens"):
+        train_reranker(job, SMALL, Watch())
+    assert not started
+
+
+def test_positions_behind_the_paddings_are_counted(tmp_path: Path) -> None:
+    encoder = make_encoder(tmp_path / "roberta", family="Roberta")
+    load_reranker(encoder, replace(SMALL, max_length=62))
+    with pytest.raises(ModelError, match=r"has 6\d positions; --max-length 64 is too long"):
+        load_reranker(encoder, replace(SMALL, max_length=64))
+
+
 def test_labels_of_another_scale_do_not_stand_among_expected_grades() -> None:
     rows = [replace(row, label=float(row.label > 1), expected_grade=1.2, probabilities=(0.2, 0.5, 0.2, 0.1))
             for row in ranking_rows(2)]  # fmt: skip
-    options = RerankerOptions(target="expected")
+    options = RerankerOptions(loss="bce", target="expected")
     Slates(grouped(rows), options)
     rows[0] = replace(rows[0], expected_grade=None, probabilities=None)
     with pytest.raises(InputError, match=r"1 of \d+ rows have no expected grade.* relabel with --scale grades"):

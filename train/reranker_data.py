@@ -16,6 +16,7 @@ from pairgrade.train.reranker_options import RerankerOptions
 from pairgrade.train.seeds import part_seed
 
 _ROUNDING = 1e-3  # of the probabilities and the expected grade of a row
+_MOST_GAIN = 30  # of a label in LambdaLoss, where a float32 ends at 2^128 and its sums before
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +89,22 @@ class Slates:
         if not scale:
             raise InputError("every label of the training queries is 0; there is nothing to learn")
         self._targets = [[_target(row, options) / scale for row in group.rows] for group in groups]
+        highest = max((target for targets in self._targets for target in targets), default=0.0)
+        if options.loss == "lambda" and highest > _MOST_GAIN:
+            raise InputError(
+                f"the highest label of the training queries is {highest:g}, and the loss lambda counts 2 to the power "
+                f"of a label: bring the labels to {_MOST_GAIN} or less, or take --loss ranknet or listnet"
+            )
         # one document alone tells how relevant it is, but there is nothing to compare it with
         self._least = 1 if options.loss == "bce" else 2
         self.count = sum(_parts(len(group.rows), options.slate) for group in groups if len(group.rows) >= self._least)
         if not self.count:
             raise InputError("no training query has 2 documents to compare; take the loss bce or give more documents")
+        if options.loss != "bce" and all(len(set(targets)) < 2 for targets in self._targets):
+            raise InputError(
+                "no training query has documents of different labels, so there is nothing to compare; take the loss "
+                "bce or other labels"
+            )
 
     def epoch(self, number: int) -> list[Slate]:
         """Deal each query's documents into slates of equal mixture, and shuffle the slates of all queries."""
@@ -129,16 +141,9 @@ def _target(row: RankingRow, options: RerankerOptions) -> float:
 def _from_zero(groups: Sequence[RankingGroup]) -> list[RankingGroup]:
     """Return the groups with expected grades that count from the annotator's lowest grade, as labels count from 0.
 
-    A set does not tell the grades. With probabilities p_i, i from 0, an expected grade is the lowest one and i p_i
-    summed up, and more where the grades have gaps.
+    A set does not tell the grades; ``_ends_of_scale`` does.
     """
-    rows = [row for group in groups for row in group.rows]
-    above = [
-        row.expected_grade - sum(i * p for i, p in enumerate(row.probabilities))
-        for row in rows
-        if row.expected_grade is not None and row.probabilities
-    ]
-    lowest = math.floor(min(above, default=0.0) + _ROUNDING)
+    lowest, _ = _ends_of_scale([row for group in groups for row in group.rows])
     if not lowest:
         return list(groups)
 
@@ -146,6 +151,36 @@ def _from_zero(groups: Sequence[RankingGroup]) -> list[RankingGroup]:
         return row if row.expected_grade is None else replace(row, expected_grade=row.expected_grade - lowest)
 
     return [replace(group, rows=tuple(map(moved, group.rows))) for group in groups]
+
+
+def _ends_of_scale(rows: Sequence[RankingRow]) -> tuple[float, float]:
+    """Return the annotator's lowest and highest grade, which a set does not tell; 0 and 0 where no row was judged.
+
+    An expected grade is the sum of the grades times their probabilities, so that the grades are the solution of rows
+    enough that differ. Where these do not settle it, the grades are taken to have no gaps, and the lowest one is found
+    by what each row's expected grade is above that of grades that count from 0.
+    """
+    judged = [row for row in rows if row.expected_grade is not None and row.probabilities]
+    if not judged:
+        return 0.0, 0.0
+    expected = np.array([row.expected_grade for row in judged], np.float64)
+    if len({len(row.probabilities or ()) for row in judged}) == 1:
+        table = np.array([row.probabilities for row in judged], np.float64)
+        solution = np.linalg.lstsq(table, expected)[0]
+        grades, error = np.rint(solution), _solution_error(table)
+        if error < 0.1 and np.abs(solution - grades).max() < 0.2 and (np.diff(grades) > 0).all():
+            return float(grades[0]), float(grades[-1])
+    from_zero = [sum(i * p for i, p in enumerate(row.probabilities or ())) for row in judged]
+    lowest = math.floor(float((expected - from_zero).min()) + _ROUNDING)
+    return float(lowest), lowest + max(len(row.probabilities or ()) for row in judged) - 1.0
+
+
+def _solution_error(table: npt.NDArray[np.float64]) -> float:
+    """Return how far the least-squares solution of a table may be off, where its right side is off by rounding."""
+    _, values, directions = np.linalg.svd(table, full_matrices=False)
+    if len(values) < table.shape[1] or values[-1] <= np.finfo(np.float64).eps * values[0] * max(table.shape):
+        return math.inf
+    return float(np.sqrt(((directions / values[:, None]) ** 2).sum(axis=0)).max()) * _ROUNDING / 10
 
 
 def _highest(groups: Sequence[RankingGroup], options: RerankerOptions) -> float:
@@ -156,8 +191,8 @@ def _highest(groups: Sequence[RankingGroup], options: RerankerOptions) -> float:
 
 
 def _highest_expected(rows: Sequence[RankingRow]) -> float:
-    grades = (len(row.probabilities) - 1.0 for row in rows if row.probabilities)
-    return max([0.0, *grades, *(row.expected_grade for row in rows if row.expected_grade is not None)])
+    _, highest = _ends_of_scale(rows)
+    return max([0.0, highest, *(row.expected_grade for row in rows if row.expected_grade is not None)])
 
 
 def _refuse_two_scales(groups: Sequence[RankingGroup]) -> None:

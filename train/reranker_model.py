@@ -92,7 +92,7 @@ def load_reranker(folder: Path, options: RerankerOptions) -> RerankerModel:
             f"{folder} has {size / 2**30:.1f} GiB of weights in full precision; the ONNX file that a re-ranker becomes "
             "holds 2 at most: take a smaller encoder"
         )
-    positions = getattr(model.config, "max_position_embeddings", None)
+    positions = _positions(model)
     if positions is not None and positions < options.max_length:
         raise ModelError(f"{folder} has {positions} positions; --max-length {options.max_length} is too long for it")
     if model.tokenizer.pad_token_id is None:
@@ -100,6 +100,16 @@ def load_reranker(folder: Path, options: RerankerOptions) -> RerankerModel:
     # what the saved folder needs to encode as we do: cut documents only, special tokens' text is text
     model[0].processing_kwargs = {"text": {"truncation": "only_second", "split_special_tokens": True}}
     return RerankerModel(model, options.micro_batch_tokens)
+
+
+def _positions(model: Any) -> int | None:
+    """Return how many tokens an encoder's positions are for; None where it does not tell."""
+    positions: int | None = getattr(model.config, "max_position_embeddings", None)
+    for name, module in model.named_modules():
+        padding = getattr(module, "padding_idx", None)
+        if positions is not None and name.endswith("position_embeddings") and padding is not None:
+            return positions - padding - 1  # RoBERTa counts from behind the padding's
+    return positions
 
 
 class SlateLoss:

@@ -100,7 +100,8 @@ def train_in(
     identity = _identity(job, options, base)
     claim(folder, identity, job.overwrite)
     model = load_reranker(base, options)
-    examples = model.encoder.rows(sample_pairs(groups, _EXAMPLES))  # now, so that one of no use is told at once
+    model.encoder.check_queries(query.query for query in (*groups, *dev))  # now, and not at the step that meets it
+    examples = model.encoder.rows(sample_pairs(groups, _EXAMPLES))
     checkpoints = Checkpoints(folder, lambda table: RankingEvaluation(**table))
     progress.phase("training")
     state = fit_reranker(model, RerankerData(slates, dev), options, checkpoints, stop, progress)

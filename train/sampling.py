@@ -33,7 +33,7 @@ class Split:
 
     train: tuple[int, ...]
     validation: tuple[int, ...]
-    train_queries: int
+    train_queries: int  # of the pairs that were drawn
     validation_queries: int
     held_out: tuple[int, ...]  # every pair of the validation queries
 
@@ -59,11 +59,12 @@ def split(rows: Sequence[Row], train: int, validation: int, seed: int = 0) -> Sp
     held = set(queries[: min(max(1, round(share * len(queries))), len(queries) - 1)])
     sides = [row for row in rows if row.text_id not in held], [row for row in rows if row.text_id in held]
     chosen = _balanced(sides[0], train, dice) if train else dice.sample(sides[0], len(sides[0]))
+    held_back = _balanced(sides[1], validation, dice)
     return Split(
         train=tuple(row.place for row in chosen),
-        validation=tuple(row.place for row in _balanced(sides[1], validation, dice)),
-        train_queries=len({row.query_id for row in sides[0]}),
-        validation_queries=len({row.query_id for row in sides[1]}),
+        validation=tuple(row.place for row in held_back),
+        train_queries=len({row.query_id for row in chosen}),
+        validation_queries=len({row.query_id for row in held_back}),
         held_out=tuple(row.place for row in sides[1]),
     )
 
