@@ -62,7 +62,7 @@ class PromptBuilder:
         if len(self._instruction) + len(self._cue) + MIN_DOCUMENT_TOKENS > limit:
             raise InputError(
                 f"rubric '{rubric.name}' takes {len(self._instruction) + len(self._cue)} tokens and the context "
-                f"holds {limit}: raise the context size (--ctx) or shorten the rubric"
+                f"holds {limit}: raise the context size (--ctx, of `train` --context) or shorten the rubric"
             )
 
     def build(self, pair: Pair) -> Prompt:
@@ -71,7 +71,7 @@ class PromptBuilder:
         room = self._limit - len(self._instruction) - len(query) - len(self._cue)
         if room < MIN_DOCUMENT_TOKENS:
             raise InputError(
-                f"the query takes {len(query)} tokens; with the instruction and the cue that leaves {room} of "
+                f"the query takes {len(query)} tokens; with the instruction and the cue that leaves {max(0, room)} of "
                 f"the {self._limit} tokens of context for the document, and at least {MIN_DOCUMENT_TOKENS} are needed"
             )
         text = f"{pair.title}\n{pair.document}" if pair.title else pair.document

@@ -500,6 +500,16 @@ def test_with_dropout_another_size_of_micro_batches_is_another_run(
         train(job, replace(dropping, micro_batch_tokens=100))
 
 
+def test_a_query_that_does_not_fit_is_told_with_its_pair(tmp_path: Path, tiny_folder: Callable[[str], Path]) -> None:
+    pairs = [replace(pair, query=pair.query + " and" * 400) for pair in graded_pairs()]
+    job = TrainJob(
+        Source(str(write_jsonl(tmp_path / "p.jsonl", pairs))), str(tiny_folder("llama")), tmp_path / "a", RUBRIC
+    )
+    told = r"pair \(q\d, d\d\): the query takes \d+ tokens; .* leaves 0 of the 400 .*give a larger --context"
+    with pytest.raises(InputError, match=told):
+        train(job, replace(SMALL, context=400))
+
+
 def test_logits_that_are_not_finite_are_told(
     source: Source, tmp_path: Path, tiny_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,7 +63,13 @@ def examples(pairs: Iterable[Pair], blend: Blend, builder: PromptBuilder) -> Ite
         target, grade = blend.target(pair), blend.grade(pair)
         if target is None or grade is None:
             raise InputError(f"pair ({pair.query_id}, {pair.doc_id}) has no grade and no soft target")
-        yield Example(pair.query_id, pair.doc_id, builder.build(pair), target, grade)
+        try:
+            prompt = builder.build(pair)
+        except InputError as error:
+            raise InputError(
+                f"pair ({pair.query_id}, {pair.doc_id}): {error}; give a larger --context or leave the query out"
+            ) from None
+        yield Example(pair.query_id, pair.doc_id, prompt, target, grade)
 
 
 def micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:

@@ -15,12 +15,13 @@ import numpy.typing as npt
 
 from pairgrade.atomic import write_text
 from pairgrade.environment import package_version
-from pairgrade.errors import ModelError
+from pairgrade.errors import InputError, ModelError
 from pairgrade.export.causal_model import quiet_transformers
 from pairgrade.export.output import new_folder
 from pairgrade.export.torch_backend import load_folder
 from pairgrade.file_hashes import MANIFEST, folder_sha256s
 from pairgrade.folder_check import check_folder
+from pairgrade.prompt import Prompt, PromptBuilder
 from pairgrade.records import Pair
 from pairgrade.rubric import Rubric
 from pairgrade.train.adapter import read_manifest
@@ -79,7 +80,7 @@ def merge(
     if trained.rubric is None and rubric.digest == trained.digest:
         trained = replace(trained, rubric=rubric)
     builder = builder_of(folder, rubric, TrainOptions(context=trained.context, chat=trained.chat))
-    prompts = [builder.build(pair).ids for pair in pairs]
+    prompts = [prompt.ids for prompt in _fitting(builder, pairs)]
     model = load_folder(folder, threads)  # float32, on any machine
     plain = _logits(model, prompts)
     with quiet_transformers():
@@ -98,6 +99,11 @@ def merge(
         moved=float(np.abs(with_adapter - plain).max()),
         difference=float(np.abs(merged - with_adapter).max()) / largest,
     )
+    if not found.moved:
+        raise ModelError(
+            f"{adapter} moves no logit of {len(prompts)} prompts: its weights are zeros, or have names that none of "
+            "the base's layers has under this version of peft; nothing was written"
+        )
     if not found.difference <= TOLERANCE:
         raise ModelError(
             f"{adapter}: merged and adapter-on logits differ by {found.difference:.1e} of the largest logit on "
@@ -107,6 +113,19 @@ def merge(
         _save(model, folder, work)
         trained.write(work)
         _describe(work, found, manifest, trained)
+    return found
+
+
+def _fitting(builder: PromptBuilder, pairs: Sequence[Pair]) -> list[Prompt]:
+    """Return the prompts of those pairs whose query leaves room for a document; InputError where none does."""
+    found = []
+    for pair in pairs:
+        try:
+            found.append(builder.build(pair))
+        except InputError as error:
+            reason = error
+    if not found:
+        raise InputError(f"none of {len(pairs)} pairs fits the context that the adapter was trained for: {reason}")
     return found
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import tiny_models
 from helpers import make_pairs, write_jsonl
-from pairgrade import ModelError, Rubric
+from pairgrade import InputError, ModelError, Rubric
+from pairgrade.file_hashes import file_sha256
 from pairgrade.readers import Source
 
 torch = pytest.importorskip("torch")
@@ -63,6 +65,29 @@ def test_a_merge_that_changes_the_model_writes_nothing(
     with pytest.raises(ModelError, match="nothing was written"):
         merge(adapter, tmp_path / "merged", PAIRS[:2], RUBRIC)
     assert not (tmp_path / "merged").exists()
+
+
+def test_an_adapter_that_changes_nothing_is_refused(tmp_path: Path, tiny_folder: Callable[[str], Path]) -> None:
+    """As one of names that this version of peft does not match: the base would be certified for the trained model."""
+    from safetensors.torch import load_file, save_file
+
+    adapter = adapter_of(tiny_folder("llama"), tmp_path)
+    weights = adapter / "adapter_model.safetensors"
+    save_file({name.replace("_proj", "_project"): value for name, value in load_file(weights).items()}, weights)
+    manifest = json.loads((adapter / "manifest.json").read_text())
+    manifest["files"][weights.name] = file_sha256(weights)
+    (adapter / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ModelError, match="moves no logit of 3 prompts"):
+        merge(adapter, tmp_path / "merged", PAIRS[:3], RUBRIC)
+    assert not (tmp_path / "merged").exists()
+
+
+def test_prompts_that_do_not_fit_are_left_out(tmp_path: Path, tiny_folder: Callable[[str], Path]) -> None:
+    adapter = adapter_of(tiny_folder("llama"), tmp_path)
+    long = [replace(pair, query=pair.query * 300) for pair in PAIRS[:2]]
+    assert merge(adapter, tmp_path / "merged", [*long, *PAIRS[2:4]], RUBRIC).prompts == 2
+    with pytest.raises(InputError, match=r"none of 2 pairs fits .* that leaves 0 of the 1024 tokens"):
+        merge(adapter, tmp_path / "other", long, RUBRIC)
 
 
 def test_a_changed_adapter_and_another_base_are_refused(tmp_path: Path, tiny_folder: Callable[[str], Path]) -> None:
