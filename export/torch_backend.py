@@ -18,6 +18,7 @@ from pairgrade.environment import package_version
 from pairgrade.errors import InputError, ModelError
 from pairgrade.export.causal_model import load_causal
 from pairgrade.export.head import Head, require_known_head
+from pairgrade.export.shared_prefix import require_shared_prefix
 from pairgrade.folder_tokenizer import FolderTokenizer, has_chat_template
 from pairgrade.hardware import usable_cores
 from pairgrade.tokenizer import Ids
@@ -61,9 +62,10 @@ class TorchBackend:
         self.counters = Counters()
         self.model = load_folder(folder, options.threads)
         self.threads = options.threads or usable_cores()
+        require_shared_prefix(self.model, folder)
+        require_known_head(self.model, folder)
         config = self.model.config.get_text_config()
         self.context = options.context or min(_DEFAULT_CONTEXT, int(config.max_position_embeddings))
-        require_known_head(self.model, folder)
         self._decoder, self._head = self.model.get_decoder(), Head(self.model)
         self._held: list[_Held] = []
 

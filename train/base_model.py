@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,15 @@ from typing import Any
 from pairgrade.errors import InputError, MissingExtraError, ModelError
 from pairgrade.export.causal_model import load_causal, quiet_transformers
 from pairgrade.export.head import require_known_head
+from pairgrade.export.shared_prefix import require_shared_prefix
 from pairgrade.file_hashes import remembered_sha256
 from pairgrade.folder_check import check_folder
 from pairgrade.hub_cache import verify_snapshot
 from pairgrade.models import hub_error, resolve, warn_without_revision
 from pairgrade.train.options import TrainOptions
 
+_log = logging.getLogger(__name__)
+_SPARE_POSITIONS = 8  # rows of a table of positions that stand for padding
 _HUB = re.compile(r"hf:(?!.*\.\.)(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>\w[\w./-]*))?")
 _WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "LICENSE*"]
 
@@ -65,8 +69,27 @@ def load_model(folder: Path, options: TrainOptions) -> Any:
     if options.threads:
         torch.set_num_threads(options.threads)
     model = load_causal(folder, **settings)
+    require_shared_prefix(model, folder)
     require_known_head(model, folder)
+    _check_positions(model, folder, options.context)
     return model
+
+
+def _check_positions(model: Any, folder: Path, context: int) -> None:
+    """Warn of prompts longer than a model was made for; InputError where it has no positions for them."""
+    import torch
+
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if positions is None or context <= positions:
+        return
+    tables = (m for m in model.modules() if isinstance(m, torch.nn.Embedding) and m is not model.get_input_embeddings())
+    if any(positions <= table.num_embeddings <= positions + _SPARE_POSITIONS for table in tables):  # learned ones
+        raise InputError(
+            f"{folder} has {positions:,} positions and --context is {context:,}; lower it, or take another base"
+        )
+    _log.warning(
+        "%s was made for %d tokens, and --context is %d: longer prompts are untried", folder, positions, context
+    )
 
 
 def add_lora(model: Any, options: TrainOptions) -> Any:
@@ -101,7 +124,12 @@ def _placed(model: Any, layers: int) -> dict[str, Any]:
 
     if not layers:
         return {"target_modules": "all-linear"}
-    blocks = model.get_decoder().layers
+    blocks = getattr(model.get_decoder(), "layers", None)
+    if blocks is None:
+        raise InputError(
+            f"--layers: a model of type '{model.config.model_type}' does not name its layers as Llama does; leave the "
+            "option out to adapt all of them"
+        )
     last = blocks[-1].named_modules()
     names = {name.rpartition(".")[2] for name, module in last if isinstance(module, torch.nn.Linear)}
     return {"target_modules": sorted(names), "layers_to_transform": list(range(len(blocks) - layers, len(blocks)))}
