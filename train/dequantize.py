@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pairgrade.advisories import refuse_known_bad
 from pairgrade.atomic import write_text
@@ -18,9 +20,13 @@ from pairgrade.export.output import new_folder
 from pairgrade.export.quantize import QUANTS, quant_of
 from pairgrade.file_hashes import file_sha256
 from pairgrade.folder_tokenizer import FolderTokenizer
+from pairgrade.llama import LlamaBackend, LlamaOptions
 from pairgrade.llama_model import LlamaModel
+from pairgrade.train.gguf_rope import rope_scaling
 
 _MARK = "dequantized.json"
+_TOKENS = 512  # of a text that is run by both
+_MOST_DISTANCE = 0.1  # of the logits' length; llama.cpp rounds activations to 8 bits, which takes a hundredth or two
 _READERS = ("torch", "transformers", "llama-cpp-python")
 # What llama.cpp's names of pre-tokenizers mean, where transformers' reading of a GGUF does something else
 _DIGITS_APART = {
@@ -37,19 +43,23 @@ def dequantize(gguf: Path, folder: Path) -> Path:
     """Write a GGUF as a transformers folder in float32, and return it; what lies there of the same file is kept.
 
     ModelError where transformers cannot read the file, or where the folder's tokenizer would give other ids than
-    llama.cpp's of the file.
+    llama.cpp's of the file, or its weights other logits.
     """
     digest = file_sha256(gguf)
     if folder.exists():
         mark = folder / _MARK
-        if mark.is_file() and json.loads(mark.read_text(encoding="utf-8")).get("sha256") == digest:
+        known = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else {}
+        if known.get("sha256") == digest:
+            if not known.get("compared"):  # made before logits were
+                _check_logits(gguf, folder)
             return folder
         raise ModelError(f"{folder} exists and was not made from {gguf}; move it away")
     with new_folder(folder) as work:
         _convert(gguf, work)
         write_tokenizer(gguf, work)
+        _check_logits(gguf, work)
         quant = quant_of(gguf)
-        mark_table = {"from": gguf.name, "sha256": digest, "quant": quant and quant.name}
+        mark_table = {"from": gguf.name, "sha256": digest, "quant": quant and quant.name, "compared": True}
         write_text(work / _MARK, json.dumps(mark_table, indent=2) + "\n")
     return folder
 
@@ -91,6 +101,27 @@ def _alone(gguf: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield folder, {"gguf_file": gguf.name, "local_files_only": True, "trust_remote_code": False}
 
 
+def _check_logits(gguf: Path, folder: Path) -> None:
+    """Raise ModelError where a folder is another model than its file: not every setting is in both."""
+    from pairgrade.export.pairs import chosen_pairs
+    from pairgrade.export.torch_backend import TorchBackend, TorchOptions
+
+    text = "\n".join(pair.document for pair in chosen_pairs(None))
+    found = []
+    for backend in (LlamaBackend(gguf, LlamaOptions(_TOKENS)), TorchBackend(folder, TorchOptions(_TOKENS))):
+        with closing(backend):
+            ids = backend.tokenizer.plain(text)[:_TOKENS]
+            labels = np.arange(0, int(ids.max()), 7, dtype=np.int32)  # rows that a vocabulary surely has
+            found.append(backend.score([ids[:16]], [ids[16:]], labels).logits[0])
+    theirs, ours = (logits - logits.mean() for logits in found)
+    distance = float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
+    if not distance <= _MOST_DISTANCE:
+        raise ModelError(
+            f"{gguf}: its logits in llama.cpp and those of what transformers makes of it differ by {distance:.0%}: a "
+            "setting of the model is lost on the way; start from the model's own folder in safetensors"
+        )
+
+
 def _unreadable(gguf: Path, error: Exception) -> ModelError:
     return ModelError(
         f"{gguf}: transformers cannot turn it into a trainable model ({error}); start from the model's own folder in "
@@ -112,9 +143,17 @@ def _convert(gguf: Path, folder: Path) -> None:
             raise _unreadable(gguf, error) from None
         if hasattr(model.config, "quantization_config"):  # else save_pretrained takes the weights for quantized
             del model.config.quantization_config
+        _scale_rope(model.config, rope_scaling(gguf))
         model.hf_quantizer = None
         model.is_quantized = False
         model.save_pretrained(str(folder))
+
+
+def _scale_rope(config: Any, scaling: dict[str, Any]) -> None:
+    """Put a scaling into a configuration; of two kinds of layers it belongs to those that see everything."""
+    if scaling:
+        table = config.rope_parameters
+        table.get("full_attention", table).update(scaling)
 
 
 def _mend_tokenizer(path: Path, model: LlamaModel) -> None:
