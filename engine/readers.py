@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TypeVar
@@ -166,6 +167,17 @@ def digest(source: Source) -> str:
             form = source.format if role == "pairs" else None
             facts.append([role, form or _format_of(path), has_gzip_name(path), content.hexdigest()])
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def stamps(source: Source) -> dict[str, tuple[int, int]]:
+    """Return size and time of change of the input's files, by which to tell whether they are still the same."""
+    files = () if source.in_catalogue else filter(None, (source.pairs, source.queries, source.docs))
+    found = {}
+    for path in files:
+        with suppress(OSError):  # reading it will tell
+            status = os.stat(path)
+            found[path] = status.st_size, status.st_mtime_ns
+    return found
 
 
 def read_texts(path: str, role: str, max_row_bytes: int = 16 * 2**20) -> Iterator[Entry | Rejection]:

@@ -21,7 +21,7 @@ from pairgrade.assemble import write_outputs
 from pairgrade.backend import Counters
 from pairgrade.canaries import Canaries, CanaryReport, Watch, forget_unchecked
 from pairgrade.environment import environment, package_version
-from pairgrade.errors import PairgradeError, ResumeError, StorageError
+from pairgrade.errors import InputError, PairgradeError, ResumeError, StorageError
 from pairgrade.file_hashes import file_sha256
 from pairgrade.heartbeat import Heartbeat
 from pairgrade.job import LabelJob
@@ -79,6 +79,7 @@ class _Run:
         self._job, self._folder, self._progress, self._stop = job, folder, progress, stop
         self._clock = _Clock()
         self._canaries: Canaries | None = None
+        self._stamps: dict[str, tuple[int, int]] = {}
         self._qrels = RunQrels(job.qrels, job.out) if job.qrels else None
         self._finished = Manifest.load(job.manifest)
         self._running = Manifest.load(folder.manifest)
@@ -90,6 +91,7 @@ class _Run:
             if self._job.canaries:
                 self._canaries = Canaries(self._job.canaries, self._folder.canaries)
             self._progress.phase("reading")
+            self._stamps = readers.stamps(self._job.source)
             asked = self._asked(readers.digest(self._job.source))
             finished = self._finished is not None and self._job.out.exists() and _holds(self._finished, asked)
             if not finished:
@@ -207,6 +209,10 @@ class _Run:
             self._folder.remove_scratch()
             rows = readers.numbered_pairs(self._job.source, self._folder.path)
             build(path, rows, self._job.selection, self._job.source.pairs)
+            if (now := readers.stamps(self._job.source)) != self._stamps:  # the digest is of other bytes
+                self._folder.remove_scratch()
+                changed = next(name for name in self._stamps if now.get(name) != self._stamps[name])
+                raise InputError(f"{changed} changed while it was read; when it is whole, run the same command again")
         return path
 
     def _label(

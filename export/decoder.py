@@ -133,6 +133,8 @@ def read_decoder(folder: Path) -> Decoder:
         raise not_exported(f"{folder}: activation '{activation}'; known are {', '.join(_ACTIVATIONS)}")
     if family != "qwen2" and (getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False)):
         raise not_exported(f"{folder}: a {family} model with biases; known are only Qwen 2's of query, key and value")
+    if getattr(config, "use_bidirectional_attention", False):
+        raise not_exported(f"{folder}: attention to later tokens (use_bidirectional_attention) is not known here")
     scalar = getattr(config, "query_pre_attn_scalar", None) if gemma else None
     eos = config.eos_token_id
     return Decoder(

@@ -90,6 +90,7 @@ def test_other_rotary_embeddings(
         ("llama", {"num_hidden_layers": 3}, "no tensor model.layers.2"),
         ("gemma2", {"layer_types": ["full_attention", "sliding_attention"]}, "fixed period"),
         ("gemma2", {"attn_logit_softcapping": None}, "soft cap of the attention"),
+        ("gemma3", {"use_bidirectional_attention": True}, "attention to later tokens"),
         ("qwen3", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}}, "scaling 'yarn'"),
     ],
 )

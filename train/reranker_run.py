@@ -105,7 +105,8 @@ def train_in(
     checkpoints = Checkpoints(folder, lambda table: RankingEvaluation(**table))
     progress.phase("training")
     state = fit_reranker(model, RerankerData(slates, dev), options, checkpoints, stop, progress)
-    checkpoints.load_best(dict(model.model.named_parameters()), state.best.step)
+    trained = {name: p for name, p in model.model.named_parameters() if p.requires_grad}
+    checkpoints.load_best(trained, state.best.step)
     progress.phase("exporting")
     counts = Counts(
         train_queries=len(groups),

@@ -29,6 +29,7 @@ from pairgrade import (
     ResumeError,
     Rubric,
     StorageError,
+    readers,
     run,
     run_qrels,
 )
@@ -203,6 +204,26 @@ CHANGES: dict[str, tuple[Callable[[LabelJob], LabelJob], Callable[[], Annotator]
     },
     **{name: (_other_version, Fakes()) for name in ("pairgrade", "numpy")},
 }  # fmt: skip
+
+
+def test_an_input_that_grows_while_it_is_read_is_told(job: LabelJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its digest would be of other bytes than were labelled."""
+    original = readers.digest
+
+    def digest(source: Source) -> str:
+        found = original(source)
+        with open(source.pairs, "a") as file:
+            file.write(json.dumps({"query_id": "late", "doc_id": "d", "query": "late?", "document": "too late"}) + "\n")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(readers, "digest", digest)
+        with pytest.raises(InputError, match="changed while it was read; when it is whole"):
+            label(job, Fakes())
+    assert not job.out.exists()
+    assert not job.folder.exists()
+    label(job, Fakes())
+    assert "late" in job.out.read_text()
 
 
 @pytest.mark.parametrize("field", CHANGES)
