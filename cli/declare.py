@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import rich_click as click
+from click.types import FloatParamType
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -22,7 +23,7 @@ class Finite(click.FloatRange):
         return _finite(self, super().convert(value, param, ctx), param, ctx)
 
 
-class Unlimited(click.types.FloatParamType):
+class Unlimited(FloatParamType):
     """Any number that is neither NaN nor infinite."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -30,7 +31,7 @@ class Unlimited(click.types.FloatParamType):
         return _finite(self, super().convert(value, param, ctx), param, ctx)
 
 
-def _finite(kind: click.ParamType, number: float, param: click.Parameter | None, ctx: click.Context | None) -> float:
+def _finite(kind: Any, number: float, param: click.Parameter | None, ctx: click.Context | None) -> float:
     if not math.isfinite(number):
         kind.fail(f"{number} is not a finite number.", param, ctx)
     return number

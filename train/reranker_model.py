@@ -108,7 +108,7 @@ def _positions(model: Any) -> int | None:
     for name, module in model.named_modules():
         padding = getattr(module, "padding_idx", None)
         if positions is not None and name.endswith("position_embeddings") and padding is not None:
-            return positions - padding - 1  # RoBERTa counts from behind the padding's
+            return int(positions - padding - 1)  # RoBERTa counts from behind the padding's
     return positions
 
 

@@ -100,7 +100,8 @@ def train_in(
     identity = _identity(job, options, base)
     claim(folder, identity, job.overwrite)
     model = load_reranker(base, options)
-    model.encoder.check_queries(query.query for query in (*groups, *dev))  # now, and not at the step that meets it
+    # now, and not at the step that meets it
+    model.encoder.check_queries([group.query for group in groups] + [query.query for query in dev])
     examples = model.encoder.rows(sample_pairs(groups, _EXAMPLES))
     checkpoints = Checkpoints(folder, lambda table: RankingEvaluation(**table))
     progress.phase("training")
