@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pairgrade.export.output import new_folder
 from pairgrade.export.quantize import QUANTS, quant_of
 from pairgrade.file_hashes import file_sha256
 from pairgrade.folder_tokenizer import FolderTokenizer
+from pairgrade.gguf_check import check_gguf
 from pairgrade.llama import LlamaBackend, LlamaOptions
 from pairgrade.llama_model import LlamaModel
 from pairgrade.train.gguf_rope import rope_scaling
@@ -107,14 +109,18 @@ def _check_logits(gguf: Path, folder: Path) -> None:
     from pairgrade.export.torch_backend import TorchBackend, TorchOptions
 
     text = "\n".join(pair.document for pair in chosen_pairs(None))
+    tokens = min(_TOKENS, check_gguf(gguf).context)
     found = []
-    for backend in (LlamaBackend(gguf, LlamaOptions(_TOKENS)), TorchBackend(folder, TorchOptions(_TOKENS))):
-        with closing(backend):
-            ids = backend.tokenizer.plain(text)[:_TOKENS]
+    for open_backend in (  # one after the other, for both take memory
+        partial(LlamaBackend, gguf, LlamaOptions(tokens)),
+        partial(TorchBackend, folder, TorchOptions(tokens)),
+    ):
+        with closing(open_backend()) as backend:
+            ids = backend.tokenizer.plain(text)[:tokens]
             labels = np.arange(0, int(ids.max()), 7, dtype=np.int32)  # rows that a vocabulary surely has
             found.append(backend.score([ids[:16]], [ids[16:]], labels).logits[0])
-    theirs, ours = (logits - logits.mean() for logits in found)
-    distance = float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
+    expected, made = (logits - logits.mean() for logits in found)
+    distance = float(np.linalg.norm(made - expected) / np.linalg.norm(expected))
     if not distance <= _MOST_DISTANCE:
         raise ModelError(
             f"{gguf}: its logits in llama.cpp and those of what transformers makes of it differ by {distance:.0%}: a "
