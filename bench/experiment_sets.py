@@ -23,8 +23,10 @@ from pairgrade.mine_job import MineJob, mine
 from pairgrade.mining import MiningOptions
 from pairgrade.qrels import read_qrels, write_qrels
 from pairgrade.ranking_set import RankingGroup, RankingRow, grouped, read_groups, read_ranking_set, write_ranking_set
+from pairgrade.readers import Source, read_pairs
+from pairgrade.records import Pair
 from pairgrade.train.options import TrainOptions
-from pairgrade.train.sampling import Row, split
+from pairgrade.train.sampling import Row, SameTexts, split
 
 _QRELS = ("qrels.txt", "qrels.implied_zeros.txt")
 _FILES = ("pairs.jsonl", "qrels.txt", "candidates.jsonl", "bm25.run")  # of a collection
@@ -72,7 +74,8 @@ def sets_steps(options: ExperimentOptions) -> list[Step]:
         steps.append(Step(f"collection {name}", work, (*qrels, *layout.texts(name)), tuple(outputs), limits))
     for way in options.directions():
         inputs = [layout.collection(way.train, file) for file in ("pairs.jsonl", "candidates.jsonl")]
-        inputs += [way.held_out or options.data / way.train / "qrels.txt"]
+        whole = options.data / way.train / "qrels.txt"
+        inputs += [way.held_out] if way.held_out else [whole, *layout.texts(way.train)]
         outputs = [layout.labels(way, arm) for arm in ("a", "d")] + [layout.way(way, "sets", "split.json")]
         work, settings = partial(_labels, options, way), {"positive_share": str(options.positive_share)}
         steps.append(Step(f"labels {way.name}", work, tuple(inputs), tuple(outputs), settings))
@@ -118,11 +121,12 @@ def _untuned(options: ExperimentOptions, way: Direction, grades: dict[tuple[str,
         file, dev = way.held_out, queries & {q.query_id for q in read_qrels(way.held_out)}
     else:  # of the whole collection, which the annotator was tuned on, not of the queries that are used here
         file = options.data / way.train / "qrels.txt"
-        dev = queries & _kept_by_default({(q.query_id, q.doc_id): q.grade for q in read_qrels(file)})
+        dev = queries & _kept_by_default(Source(str(file), *map(str, Layout(options).texts(way.train))))
     if 0 < len(dev) < len(queries):
         return sorted(dev)
     if not way.held_out and not way.tuned:
-        return sorted(_kept_by_default(grades))  # nobody learnt of any
+        used = Layout(options).collection(way.train, "pairs.jsonl")
+        return sorted(_kept_by_default(Source(str(used))))  # nobody learnt of any
     what = "names" if way.held_out else "has, held out by a training with default options,"
     raise InputError(
         f"{file} {what} {len(dev)} of the {len(queries)} queries of {way.train} that are used here; it must be some "
@@ -130,10 +134,14 @@ def _untuned(options: ExperimentOptions, way: Direction, grades: dict[tuple[str,
     )
 
 
-def _kept_by_default(grades: dict[tuple[str, str], int]) -> set[str]:
-    """Return the queries that a training with default options keeps to validate on."""
-    sample = TrainOptions()
-    rows = [Row(place, query, grade) for place, ((query, _), grade) in enumerate(grades.items())]
+def _kept_by_default(source: Source) -> set[str]:
+    """Return the queries that a training on these pairs with default options keeps to validate on."""
+    sample, texts = TrainOptions(), SameTexts()
+    graded = (pair for pair in read_pairs(source) if isinstance(pair, Pair) and pair.grade is not None)
+    rows = [
+        Row(place, pair.query_id, pair.grade or 0, same_as=texts.first_id(pair.query_id, pair.query))
+        for place, pair in enumerate(graded)
+    ]
     return {rows[place].query_id for place in split(rows, sample.train_pairs, sample.validation_pairs).held_out}
 
 

@@ -33,6 +33,7 @@ from pairgrade.calibration import Calibration, Cuts
 from pairgrade.judgments import open_writer, read_judgments
 from pairgrade.qrels import read_qrels
 from pairgrade.ranking_set import RankingGroup, RankingRow, read_ranking_set, write_ranking_set
+from pairgrade.readers import Source
 from pairgrade.run_files import read_ranking
 from pairgrade.train.base_model import folder_digest
 from pairgrade.train.options import TrainOptions
@@ -241,6 +242,31 @@ def test_the_queries_that_were_held_out_calibrate(options: ExperimentOptions, tm
         assert len(calibration) == 2 * DOCUMENTS
     with pytest.raises(InputError, match=r"try\.qrels names 0 of the 12 queries of learn"):
         run(replace(both, held_out=held_out["try"]))
+
+
+def test_queries_of_one_text_or_without_one_are_parted_as_the_training_does(tmp_path: Path) -> None:
+    from pairgrade.train.examples import Blend
+    from pairgrade.train.run import _rows
+
+    write_collection(tmp_path, "learn", 30, 0)
+    write_collection(tmp_path, "try", 2, 1)
+    own = tmp_path / "learn"
+    queries = [json.loads(line) for line in (own / "queries.jsonl").read_text().splitlines()]
+    queries[7]["text"] = queries[3]["text"]
+    del queries[9]
+    (own / "queries.jsonl").write_text("".join(json.dumps(query) + "\n" for query in queries))
+    source = Source(str(own / "qrels.txt"), str(own / "queries.jsonl"), str(own / "docs.jsonl"))
+    rows, rejected = _rows(source, Blend((0, 1, 2, 3), {}))
+    assert rejected == DOCUMENTS
+    sample = TrainOptions()
+    by_place = {row.place: row.query_id for row in rows}
+    held = {by_place[place] for place in split(rows, sample.train_pairs, sample.validation_pairs, sample.seed).held_out}
+    for number, tuned in enumerate(("fake:", None)):
+        options = ExperimentOptions(
+            tmp_path, tmp_path / str(number), "learn", "try", tuned=tuned, stages=("sets",), pretrain=0
+        )
+        run(options)
+        assert read_split(options.out / "learn-try" / "sets" / "split.json")[0] == held
 
 
 def test_fewer_queries_calibrate_on_none_that_the_annotator_learnt_of(tmp_path: Path) -> None:

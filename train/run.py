@@ -35,7 +35,7 @@ from pairgrade.train.metrics import Evaluation, is_better
 from pairgrade.train.options import TrainOptions
 from pairgrade.train.prompts import builder_of
 from pairgrade.train.run_folder import at_work, claim, refuse_existing
-from pairgrade.train.sampling import Row, Split, split
+from pairgrade.train.sampling import Row, SameTexts, Split, split
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +128,7 @@ def _rows(source: Source, blend: Blend) -> tuple[list[Row], int]:
     rows: list[Row] = []
     rejected = 0
     lines: dict[tuple[str, str], list[int]] = {}
-    first_ids: dict[str, str] = {}  # by text of the query
-    same_as: dict[str, str] = {}  # by query id
+    texts = SameTexts()
     for place, line, pair in _numbered(source):
         if isinstance(pair, Pair):
             lines.setdefault((pair.query_id, pair.doc_id), []).append(line)
@@ -138,7 +137,7 @@ def _rows(source: Source, blend: Blend) -> tuple[list[Row], int]:
             rejected += 1
         else:
             blend.target(pair)  # a grade that the rubric lacks is told here
-            first = same_as.setdefault(pair.query_id, first_ids.setdefault(pair.query, pair.query_id))
+            first = texts.first_id(pair.query_id, pair.query)
             rows.append(Row(place, pair.query_id, grade, pair.doc_id, pair.grade is not None, first))
     repeated = [(ids, places) for ids, places in lines.items() if len(places) > 1]
     if repeated:

@@ -27,6 +27,18 @@ class Row:
         return self.same_as or self.query_id
 
 
+class SameTexts:
+    """Finds for each query the first id that its text came under."""
+
+    def __init__(self) -> None:
+        self._by_text: dict[str, str] = {}
+        self._by_id: dict[str, str] = {}
+
+    def first_id(self, query_id: str, text: str) -> str:
+        """Return the id that stands for a query; an id that came with two texts belongs to the first."""
+        return self._by_id.setdefault(query_id, self._by_text.setdefault(text, query_id))
+
+
 @dataclass(frozen=True, slots=True)
 class Split:
     """Places in the input, in the order in which they were drawn."""
