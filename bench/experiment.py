@@ -56,13 +56,16 @@ def run(options: ExperimentOptions) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the options, run, print the tables; return the exit code."""
     values = vars(option_parser().parse_args(arguments))
-    training = replace(TRAINING, **{name: values.pop(name) for name in _TRAINING})
+    trained = {name: values.pop(name) for name in _TRAINING}
     given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     try:
-        options = ExperimentOptions(training=training, **given)
+        options = ExperimentOptions(training=replace(TRAINING, **trained), **given)
         run(options)
     except PairgradeError as error:
         print(f"experiment: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"experiment: {error.filename or options.out}: {error.strerror or error}", file=sys.stderr)
         return 1
     except StopRequested as stop:
         print(f"experiment: stopped by {stop}; the same command goes on", file=sys.stderr)

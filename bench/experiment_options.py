@@ -89,6 +89,8 @@ class ExperimentOptions:
         tested = [self.train, self.test, *self.other]
         if len(set(tested)) < len(tested):
             raise InputError(f"the collections are {', '.join(tested)}; each may be named once: test on what is unseen")
+        if not self.both_ways and (self.tuned_back or self.held_out_back):
+            raise InputError("tuned_back and held_out_back are for the way back; give both_ways too, or leave them out")
         if self.pretrain < 0:
             raise InputError(f"pretrain is {self.pretrain}; it must not be negative")
         if not 0 < self.positive_share < 1:

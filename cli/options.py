@@ -190,7 +190,13 @@ def onnx_options(values: dict[str, Any]) -> OnnxOptions:
 
 def chosen_model(model: str, values: dict[str, Any]) -> str:
     """Return the model that runs, and say why where there were several."""
-    choice = choose_model(model, values["backend"], cuda=values["provider"] == "cuda")
+    usual = {"gpu_layers": 0, "sequences": 1, "flash_attention": False}
+    of_llama = ", ".join(f"--{name.replace('_', '-')}" for name, value in usual.items() if values[name] != value)
+    several = not is_onnx_folder(Path(model))
+    backend = "llama" if of_llama and several and values["backend"] == "auto" else values["backend"]
+    choice = choose_model(model, backend, cuda=values["provider"] == "cuda")
+    if of_llama and is_onnx_folder(Path(choice.model)):
+        raise InputError(f"{of_llama} is for GGUF files, and {choice.model} is none; on a GPU give --provider cuda")
     if values["provider"] == "cuda" and not is_onnx_folder(Path(choice.model)):
         raise InputError(f"--provider cuda runs ONNX models, and {choice.model} is none; for a GGUF give --gpu-layers")
     if choice.why:

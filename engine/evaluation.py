@@ -51,6 +51,8 @@ class EvaluationOptions:
                 raise InputError(f"{name} is {number}; it must be {least} or more")
         if not 0 < self.confidence < 1:
             raise InputError(f"confidence is {self.confidence}; it must lie between 0 and 1")
+        if self.all_pairs and self.baseline is not None:
+            raise InputError(f"every two runs are compared, so {self.baseline!r} cannot be the baseline: leave one out")
         if self.measures and self.threshold is not None:
             raise InputError(
                 f"the threshold {self.threshold} is for the measures that are taken where none is named; write it into "

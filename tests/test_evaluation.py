@@ -106,6 +106,11 @@ def test_a_better_run_is_found_better() -> None:
     assert mirrored.randomization == first.randomization
 
 
+def test_a_baseline_of_all_pairs_is_refused() -> None:
+    with pytest.raises(InputError, match="every two runs are compared, so 'b' cannot be the baseline"):
+        EvaluationOptions(all_pairs=True, baseline="b")
+
+
 def test_all_pairs_are_compared_and_corrected() -> None:
     runs = {"poor": POOR, "good": GOOD, "other": sample(3, 0.5)[1]}
     against_one = evaluate(runs, QRELS, EvaluationOptions(measures=("AP",), resamples=0))

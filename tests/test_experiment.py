@@ -492,3 +492,17 @@ def test_every_arm_starts_from_the_encoder_that_its_way_pretrained(options: Expe
         assert json.loads(text)["identity"]["base"] == folder_digest(way / "pretrained")
     report = json.loads((way / "pretrained" / "report.json").read_text(encoding="utf-8"))
     assert report["train_queries"] == 24
+
+
+def test_what_cannot_be_run_is_told_in_words(
+    collections: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    common = ["--data", str(collections), "--train", "learn", "--test", "try"]
+    for arguments, told in (
+        (["--out", str(tmp_path / "out"), "--epochs", "0"], "0.0 epochs; more than 0"),
+        (["--out", str(tmp_path / "out"), "--tuned-back", "fake:"], "give both_ways too"),
+        (["--out", str(tmp_path / "file")], "file: "),
+    ):
+        assert main([*common, *arguments]) == 1
+        assert told in capsys.readouterr().err

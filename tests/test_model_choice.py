@@ -14,10 +14,11 @@ pytest.importorskip("onnx")
 
 from helpers import make_pairs, run_command, write_jsonl
 from onnx_helpers import export
-from pairgrade import Annotator, ModelError, ResumeError
+from pairgrade import Annotator, InputError, ModelError, ResumeError
 from pairgrade.bench.benchmark import BenchOptions, bench
 from pairgrade.bench.estimate import EstimateOptions, estimate
 from pairgrade.bench.matrix import Data, Matrix, Rounds
+from pairgrade.cli import options
 from pairgrade.cli.label import command
 from pairgrade.export.gguf_writer import write_gguf
 from pairgrade.export.quantize import QUANTS, quantize
@@ -182,3 +183,12 @@ def test_label_says_which_model_it_took(folder: Path, tmp_path: Path) -> None:
     assert out.read_bytes() == (tmp_path / "named.jsonl").read_bytes()
     with pytest.raises(ResumeError, match=r"backend.kind \(was llama, now onnx\)"):
         run_command(command, *common, out, "--model", folder, "--backend", "onnx")
+
+
+def test_settings_of_llama_choose_a_gguf_or_are_refused(folder: Path) -> None:
+    usual = {"backend": "auto", "provider": "cpu", "gpu_layers": 0, "sequences": 1, "flash_attention": False}
+    for name, value in (("gpu_layers", -1), ("sequences", 8), ("flash_attention", True)):
+        assert options.chosen_model(str(folder), usual | {name: value}).endswith(".gguf")
+        with pytest.raises(InputError, match=f"--{name.replace('_', '-')} is for GGUF files, and .*int8 is none"):
+            options.chosen_model(str(folder / "onnx-int8"), usual | {name: value})
+    assert options.chosen_model(str(folder / "onnx-int8"), usual) == str(folder / "onnx-int8")
