@@ -121,7 +121,8 @@ def _untuned(options: ExperimentOptions, way: Direction, grades: dict[tuple[str,
         file, dev = way.held_out, queries & {q.query_id for q in read_qrels(way.held_out)}
     else:  # of the whole collection, which the annotator was tuned on, not of the queries that are used here
         file = options.data / way.train / "qrels.txt"
-        dev = queries & _kept_by_default(Source(str(file), *map(str, Layout(options).texts(way.train))))
+        texts = [str(path) for path in Layout(options).texts(way.train)]
+        dev = queries & _kept_by_default(Source(str(file), texts[0], texts[1]))
     if 0 < len(dev) < len(queries):
         return sorted(dev)
     if not way.held_out and not way.tuned:
