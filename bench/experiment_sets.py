@@ -25,6 +25,7 @@ from pairgrade.qrels import read_qrels, write_qrels
 from pairgrade.ranking_set import RankingGroup, RankingRow, grouped, read_groups, read_ranking_set, write_ranking_set
 from pairgrade.readers import Source, read_pairs
 from pairgrade.records import Pair
+from pairgrade.rubric import Rubric
 from pairgrade.train.options import TrainOptions
 from pairgrade.train.sampling import Row, SameTexts, split
 
@@ -101,6 +102,7 @@ def _labels(options: ExperimentOptions, way: Direction) -> None:
     layout = Layout(options)
     candidates = read_groups(layout.collection(way.train, "candidates.jsonl"))
     grades = {(q.query_id, q.doc_id): q.grade for q in read_qrels(layout.collection(way.train, "qrels.txt"))}
+    _refuse_grades_beyond(options, way, set(grades.values()))
     write_ranking_set(layout.labels(way, "a"), by_rank(candidates, options.positive_share))
     rows = [row for group in candidates for row in group.rows]
     people = (replace(row, label=float(grades[row.query_id, row.doc_id]), source="qrels") for row in rows)
@@ -112,6 +114,16 @@ def _labels(options: ExperimentOptions, way: Direction) -> None:
     calibration = sorted(random.Random(_SEED).sample(of_dev, count))
     table = {"dev_queries": dev, "calibration_pairs": calibration}
     write_text(layout.way(way, "sets", "split.json"), json.dumps(table, indent=0) + "\n")
+
+
+def _refuse_grades_beyond(options: ExperimentOptions, way: Direction, grades: set[int]) -> None:
+    """Raise InputError where people gave grades that the annotators, who are calibrated on them, cannot give."""
+    rubric = Rubric.load(options.rubric)
+    if options.annotators(way) and (beyond := grades - set(rubric.values)):
+        raise InputError(
+            f"{options.data / way.train / 'qrels.txt'} has the grade {min(beyond)}, and the rubric {rubric.name} has "
+            f"{', '.join(map(str, rubric.values))}: give --rubric the file of one that has all grades of the collection"
+        )
 
 
 def _untuned(options: ExperimentOptions, way: Direction, grades: dict[tuple[str, str], int]) -> list[str]:

@@ -15,6 +15,7 @@ from rich.table import Table
 from pairgrade.attacks import ATTACKS, attack, attacks_named
 from pairgrade.cli import PARTIAL, options
 from pairgrade.cli.consoles import progress_console, result_console
+from pairgrade.errors import InputError
 
 if TYPE_CHECKING:
     from pairgrade.attacks import AttackReport
@@ -65,9 +66,14 @@ def command(
     values = options.as_trained(one, values)
     task: Rubric = values["rubric"]
     highest = task.values[0] if irrelevant is None else irrelevant
+    limit = task.values[len(task.values) // 2] if threshold is None else threshold
+    if highest >= limit:
+        raise InputError(
+            f"grades of up to {highest} count as irrelevant and those from {limit} on as relevant, which no grade can "
+            "be both: lower --irrelevant or raise --threshold"
+        )
     names = attacks_named(attacks.split(","))
     chosen = _irrelevant(options.source(pairs, values), highest, sample, seed)
-    limit = task.values[len(task.values) // 2] if threshold is None else threshold
     open_annotator = options.annotator_opener(one, values)
     console = progress_console()
     with (
@@ -85,7 +91,6 @@ def command(
 
 
 def _irrelevant(source: Source, highest: int, sample: int, seed: int) -> list[Pair]:
-    from pairgrade.errors import InputError
     from pairgrade.readers import read_pairs
     from pairgrade.records import Pair
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
+from click.core import ParameterSource
 from rich.markup import escape
 from rich.table import Table as RichTable
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pairgrade.bench.results import BenchResult
 
 _NAME_WIDTH, _CELL_WIDTH = 30, 20  # columns of the terminal, of a figure's name and of a cell
+_GIVEN = ParameterSource.COMMANDLINE
 _WHAT, _DATA, _ROUNDS, _PRICE, _OUTPUT = "What is measured", "Data", "Rounds", "Price", "Output"
 
 
@@ -101,6 +103,7 @@ def command(
     Every cell of the matrix runs in a process of its own, one after the other in rounds.
     """
     if ctx.invoked_subcommand is not None:
+        _refuse_before(ctx, ctx.invoked_subcommand)
         return
     from pairgrade.bench.benchmark import BenchOptions, bench
 
@@ -162,6 +165,12 @@ def prices_command() -> None:
     from importlib.resources import files
 
     click.echo((files("pairgrade.bench") / "prices.toml").read_text(encoding="utf-8"), nl=False)
+
+
+def _refuse_before(ctx: click.RichContext, name: str) -> None:
+    given = [p.opts[0] for p in ctx.command.params if p.name and ctx.get_parameter_source(p.name) is _GIVEN]
+    if given:
+        raise InputError(f"{', '.join(given)} would do nothing in front of `{name}`; options of its own go behind it")
 
 
 def _matrix(file: Path | None, values: dict[str, Any]) -> Matrix:

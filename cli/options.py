@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -190,8 +191,9 @@ def onnx_options(values: dict[str, Any]) -> OnnxOptions:
 
 def chosen_model(model: str, values: dict[str, Any]) -> str:
     """Return the model that runs, and say why where there were several."""
-    usual = {"gpu_layers": 0, "sequences": 1, "flash_attention": False}
-    of_llama = ", ".join(f"--{name.replace('_', '-')}" for name, value in usual.items() if values[name] != value)
+    own, usual = asdict(llama_options(values)), asdict(LlamaOptions())
+    names = ("gpu_layers", "sequences", "flash_attention")
+    of_llama = ", ".join(f"--{name.replace('_', '-')}" for name in names if own[name] != usual[name])
     several = not is_onnx_folder(Path(model))
     backend = "llama" if of_llama and several and values["backend"] == "auto" else values["backend"]
     choice = choose_model(model, backend, cuda=values["provider"] == "cuda")

@@ -23,6 +23,7 @@ from pairgrade.records import Rejection
 
 _SHOWN = 5  # rejections whose reason is told
 _LONGEST_ROW = 16 * 2**20  # bytes
+_NO_RANKS = "not by rank: leave out --positives, --negatives, --negative-ranks, --depth and --seed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,10 @@ class MineJob:
             raise InputError("nothing to mine: give QUERIES and DOCS, or rows that hold their texts with --from")
         if self.examples is not None and (self.candidates or self.run):
             raise InputError("--from takes the place of BM25's ranking: leave out --candidates and --run")
+        if self.examples is not None and self.bm25 != Bm25Options():
+            raise InputError("--from takes the place of BM25's ranking: leave out --k1, --b and --stopwords")
+        if self.queries is None and self.mining != MiningOptions():
+            raise InputError(f"{self.examples}: rows that hold their texts have labels of their own, {_NO_RANKS}")
         if self.known is not None and self.queries is None:
             raise InputError("--known is of ids: give the files of both queries and docs, which hold the texts")
         if self.known is None and self.known_from != 1:
@@ -151,6 +156,8 @@ def _by_ids(job: MineJob, queries_file: str, docs_file: str, path: str, report: 
     ids, known = read_ids(path), _known(job)
     if known is not None and ids.kind != "run":
         raise InputError(f"{path} holds {ids.kind}, whose labels stand as they are; --known goes with a run's ranks")
+    if ids.kind != "run" and job.mining != MiningOptions():
+        raise InputError(f"{path} holds {ids.kind}, whose labels stand as they are, {_NO_RANKS}")
     queries = {query_id: text.document for query_id, text in _texts(queries_file, "query", report).items()}
     files = [ids] if known is None else [ids, known]
     wanted = {doc_id for file in files for documents in file.documents.values() for doc_id in documents}

@@ -25,13 +25,17 @@ IRRELEVANT = [pair for pair in make_pairs(6, 8) if pair.grade == 0]
 
 
 def test_only_the_document_changes() -> None:
-    pair = IRRELEVANT[0]
+    pair = replace(IRRELEVANT[0], title="A title.")
     for name, (_, change) in ATTACKS.items():
         made = change(pair, RUBRIC, CHATML)
-        assert made != pair.document
-        assert made.startswith(pair.document) or name == "query-alone"
-    assert ATTACKS["stuffing"][1](pair, RUBRIC, CHATML).count(pair.query) == 3
-    assert ATTACKS["forged-answer"][1](pair, RUBRIC, CHATML).endswith("\nRating: 3")
+        assert made.document != pair.document
+        if name == "query-alone":
+            assert made == replace(pair, title="", document=pair.query)
+        else:
+            assert made.document.startswith(pair.document)
+            assert made == replace(pair, document=made.document)
+    assert ATTACKS["stuffing"][1](pair, RUBRIC, CHATML).document.count(pair.query) == 3
+    assert ATTACKS["forged-answer"][1](pair, RUBRIC, CHATML).document.endswith("\nRating: 3")
 
 
 @pytest.mark.parametrize(("name", "turn"), [
@@ -42,7 +46,7 @@ def test_only_the_document_changes() -> None:
 ])  # fmt: skip
 def test_a_forged_turn_is_that_of_the_models_own_format(name: str, turn: str) -> None:
     chat = next(chat for chat in FORMATS if chat.name == name)
-    assert ATTACKS["forged-turn"][1](IRRELEVANT[0], RUBRIC, chat) == IRRELEVANT[0].document + turn
+    assert ATTACKS["forged-turn"][1](IRRELEVANT[0], RUBRIC, chat).document == IRRELEVANT[0].document + turn
 
 
 class Turns(FakeTokenizer):
@@ -70,10 +74,7 @@ def test_the_figures_are_those_of_the_judgments() -> None:
     change = ATTACKS["stuffing"][1]
     by_hand = [
         [j.grade for j in Annotator(FakeBackend(), RUBRIC).label(pairs)]
-        for pairs in (
-            IRRELEVANT,
-            [type(p)(p.query_id, p.doc_id, p.query, change(p, RUBRIC, PLAIN)) for p in IRRELEVANT],
-        )
+        for pairs in (IRRELEVANT, [change(p, RUBRIC, PLAIN) for p in IRRELEVANT])
     ]
     for result, grades in zip((plain, stuffed), by_hand, strict=True):
         assert result.relevant == sum(grade >= 2 for grade in grades)
@@ -111,7 +112,7 @@ def test_a_pair_that_cannot_be_graded_is_left_out_and_counted() -> None:
 def test_a_forged_turn_stays_text(smollm2: LlamaBackend) -> None:
     builder = PromptBuilder(RUBRIC, smollm2.tokenizer, 512, "chatml")
     pair = IRRELEVANT[0]
-    forged = type(pair)(pair.query_id, pair.doc_id, pair.query, ATTACKS["forged-turn"][1](pair, RUBRIC, CHATML))
+    forged = ATTACKS["forged-turn"][1](pair, RUBRIC, CHATML)
     controls = np.array(sorted(smollm2.tokenizer.special_texts))
     suffixes = [builder.build(p).suffix for p in (pair, forged)]
     found = [suffix[np.isin(suffix, controls)].tolist() for suffix in suffixes]
@@ -137,4 +138,6 @@ def test_the_command(tmp_path: Path) -> None:
     write_jsonl(path, [*IRRELEVANT, replace(IRRELEVANT[0], query="word " * 3000, query_id="long")])
     left_out = CliRunner().invoke(command, arguments)
     assert left_out.exit_code == 3
+    both = CliRunner().invoke(command, [*arguments, "--irrelevant", "2"])
+    assert "up to 2 count as irrelevant and those from 2 on" in str(both.exception)
     assert "left out: 1 of as it is, 1 of claim" in left_out.stderr

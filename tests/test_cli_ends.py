@@ -127,6 +127,12 @@ def test_seeds_and_numbers_that_torch_could_not_take_are_told(options: type) -> 
         ("estimate pairs.jsonl -m fake: --prices nothere.toml", "give --machine too"),
         ("mine q.jsonl d.jsonl --out s.jsonl --known-from 2", "give --known too"),
         ("rubric check trec --prompt", "give --model too"),
+        ("label pairs.jsonl -m fake: -o new.jsonl --canary-every 10", "--canary-every is of --canaries"),
+        ("train pairs.jsonl --base none --out a --soft-weight 0.5", "give --soft with the judgments"),
+        ("mine q.jsonl d.jsonl --out s.jsonl --from x.qrels --b 0.5", "leave out --k1, --b and --stopwords"),
+        ("mine --out s.jsonl --from pairs.jsonl --positives 3", "have labels of their own, not by rank"),
+        ("bench --out report --json report results.json", "--out, --json would do nothing in front of `report`"),
+        ("bench --rounds 3 prices", "--rounds would do nothing in front of `prices`"),
     ],
 )
 def test_options_that_would_say_nothing_are_refused(

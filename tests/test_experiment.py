@@ -289,6 +289,15 @@ def test_fewer_queries_calibrate_on_none_that_the_annotator_learnt_of(tmp_path: 
     run(replace(few, tuned=None, out=tmp_path / "untuned"))  # where nobody learnt, any query will do
 
 
+def test_grades_that_the_annotators_cannot_give_are_told_before_they_judge(
+    options: ExperimentOptions, tmp_path: Path
+) -> None:
+    sets = replace(options, out=tmp_path / "out", rubric="binary", stages=("sets",))
+    with pytest.raises(InputError, match=r"learn.qrels.txt has the grade 2, and the rubric binary has 0, 1: give"):
+        run(sets)
+    assert run(replace(sets, zero_shot=None, tuned=None))
+
+
 def test_a_seed_more_is_trained_alone(options: ExperimentOptions, done: list[str]) -> None:
     assert done
     with pytest.raises(InputError, match=r"run learn-try try a-1 needs .*a-1, which is not there; run the stages"):

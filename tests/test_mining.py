@@ -171,6 +171,8 @@ def test_known_positives_go_with_the_ranks_of_a_run(files: tuple[Path, Path], tm
         run(*files, "--known", ranked, "--out", out)
     with pytest.raises(InputError, match="holds qrels, whose labels stand as they are; --known goes with a run's"):
         run(*files, "--from", qrels, "--known", qrels, "--out", out)
+    with pytest.raises(InputError, match=r"holds qrels, whose labels stand as they are, not by rank: leave out"):
+        run(*files, "--from", qrels, "--depth", 3, "--out", out)
     with pytest.raises(InputError, match="--known is of ids: give the files of both queries and docs"):
         run("--from", files[0], "--known", qrels, "--out", out)
 

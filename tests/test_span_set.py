@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ pytest.importorskip("sentence_transformers")
 
 from pairgrade import InputError
 from pairgrade.ranking_set import RankingRow, grouped
+from pairgrade.train.bi_encoder import cosines
 from pairgrade.train.span_set import SLATE, span_sets
 from tiny_encoder import WORDS, make_encoder, ranking_rows
 
@@ -53,9 +56,20 @@ def _cosine(model: Any, row: RankingRow) -> float:
     return float(query @ document / np.linalg.norm(query) / np.linalg.norm(document))
 
 
-def test_labels_of_the_set_are_not_looked_at(encoder: str) -> None:
-    from dataclasses import replace
+def test_queries_and_documents_have_the_prompts_of_the_encoder(encoder: str, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
 
+    plain = SentenceTransformer(encoder, device="cpu")
+    plain.prompts = {"query": "bread ", "document": "water "}
+    plain.save(str(tmp_path / "prompted"))
+    row = GROUPS[0].rows[0]
+    found = cosines(str(tmp_path / "prompted"), GROUPS[:1], threads=1)
+    prompted = replace(row, query=f"bread {row.query}", title="", document=f"water {row.text}")
+    assert found[row.query_id, row.doc_id] == pytest.approx(_cosine(plain, prompted), abs=1e-5)
+    assert abs(found[row.query_id, row.doc_id] - _cosine(plain, row)) > 1e-3
+
+
+def test_labels_of_the_set_are_not_looked_at(encoder: str) -> None:
     flat = grouped(replace(row, label=0.0, source="") for group in GROUPS for row in group.rows)
     assert span_sets(flat, encoder, 8, 2, threads=1) == span_sets(GROUPS, encoder, 8, 2, threads=1)
     assert span_sets(GROUPS, encoder, 8, 2, seed=1, threads=1) != span_sets(GROUPS, encoder, 8, 2, threads=1)

@@ -334,6 +334,8 @@ def test_dev_queries_are_none_of_the_training_queries(encoder: Path, tmp_path: P
     path = write_set(tmp_path / "set.jsonl")
     with pytest.raises(InputError, match=r"are in .* too"):
         train_reranker(RerankerJob(path, tmp_path / "a", str(encoder), dev=path), SMALL)
+    with pytest.raises(InputError, match=r"--dev-share is of the set's own queries, and --dev brings others"):
+        train_reranker(RerankerJob(path, tmp_path / "a", str(encoder), dev=path), replace(SMALL, dev_share=0.3))
 
 
 def test_early_stopping_keeps_the_best(encoder: Path, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pairgrade.errors import MissingExtraError
@@ -15,14 +15,20 @@ def cosines(encoder: str, groups: Iterable[RankingGroup], threads: int | None) -
     """Return the cosine of each pair of query and document, -1 to 1, by its two ids."""
     groups = list(groups)
     model = _bi_encoder(encoder, threads)
-    texts = dict.fromkeys(text for group in groups for text in (group.query, *(row.text for row in group.rows)))
-    vectors = model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False, convert_to_numpy=True)
-    places = {text: place for place, text in enumerate(texts)}
+    queries = _vectors(model.encode_query, (group.query for group in groups))
+    documents = _vectors(model.encode_document, (row.text for group in groups for row in group.rows))
     return {
-        (row.query_id, row.doc_id): float(vectors[places[group.query]] @ vectors[places[row.text]])
+        (row.query_id, row.doc_id): float(queries[group.query] @ documents[row.text])
         for group in groups
         for row in group.rows
     }
+
+
+def _vectors(encode: Callable[..., Any], texts: Iterable[str]) -> dict[str, Any]:
+    """Return the vector of each text, of length 1; ``encode`` writes the encoder's own prompts before it, if any."""
+    each = list(dict.fromkeys(texts))
+    vectors = encode(each, normalize_embeddings=True, show_progress_bar=False, convert_to_numpy=True)
+    return dict(zip(each, vectors, strict=True))
 
 
 def _bi_encoder(encoder: str, threads: int | None) -> Any:

@@ -134,6 +134,8 @@ def _queries(job: RerankerJob, options: RerankerOptions) -> tuple[list[RankingGr
     groups = read_groups(job.set)
     if not groups:
         raise InputError(f"{job.set}: holds no rows; there is nothing to learn from")
+    if job.dev is not None and options.dev_share != RerankerOptions().dev_share:
+        raise InputError("--dev-share is of the set's own queries, and --dev brings others: give one of them")
     if job.dev is None:
         return split_groups(groups, options.dev_share, options.seed)
     dev = read_groups(job.dev)

@@ -78,6 +78,8 @@ def train(
     Raises InputError for unusable pairs, ModelError for an unusable base, ResumeError where OUT belongs to another
     job, LockedError where another process works on it, StopRequested after a signal; what was done is kept.
     """
+    if job.soft is None and options.soft_weight != TrainOptions().soft_weight:
+        raise InputError("--soft-weight is of the soft targets: give --soft with the judgments that hold them")
     progress, stop = progress or TrainProgress(), stop or PoliteStop()
     refuse_existing(job.out, job.overwrite, read_manifest)
     with at_work(job.out, progress, stop) as (folder, told):
