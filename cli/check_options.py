@@ -52,13 +52,17 @@ def check_options(function: F) -> F:
     return decorate(_OPTIONS)(options.pairs_options(function))
 
 
-def task(path: str | None, values: dict[str, Any]) -> Task:
-    """Read the pairs of a file, or the shipped sample; the values are those of ``options.as_trained``."""
+def task(path: str | None, values: dict[str, Any], apart_from: Task | None = None) -> Task:
+    """Read the pairs of a file, or the shipped sample, others than a task's where there are enough.
+
+    The values are those of ``options.as_trained``.
+    """
     from pairgrade.export.measure import Task
     from pairgrade.export.pairs import chosen_pairs
 
     source = options.source(path, values) if path else None
-    return Task(chosen_pairs(source, values["sample"] or None), values["rubric"], values["chat"])
+    last = apart_from.pairs if apart_from else ()
+    return Task(chosen_pairs(source, values["sample"] or None, last=last), values["rubric"], values["chat"])
 
 
 def floor(own: Floor, values: dict[str, Any]) -> Floor:

@@ -26,11 +26,12 @@ def _gguf(folder: Path, out: Path, quant: str | None, values: dict[str, Any]) ->
     from pairgrade.export.gguf_export import GgufOptions, export_gguf
     from pairgrade.export.verify import floor_of
 
-    found, calibration = quants(quant or "q8_0"), values["calibration_pairs"]
+    found, path = quants(quant or "q8_0"), values["calibration_pairs"]
+    calibration = task(path, values) if path else None
     settings = GgufOptions(
         quants=found,
-        check=task(values["pairs"] or calibration, values),
-        calibration=task(calibration, values) if calibration else None,
+        check=task(values["pairs"] or path, values, apart_from=calibration),
+        calibration=calibration,
         floors=tuple(floor(floor_of(each.bits, from_folder=True), values) for each in found),
         allow_below_floor=values["allow_below_floor"],
         context=values["ctx"],
@@ -52,11 +53,12 @@ def _onnx(folder: Path, out: Path, quant: str | None, values: dict[str, Any]) ->
     from pairgrade.export.onnx_folder import OnnxSettings
     from pairgrade.export.verify import floor_of, onnx_bits
 
-    name, calibration = quant or "int8", values["calibration_pairs"]
+    name, path = quant or "int8", values["calibration_pairs"]
     own = floor_of(onnx_bits(name), onnx=True, from_folder=True)
-    settings = OnnxSettings(quant=name, calibration=task(calibration, values), threads=values["threads"])
+    calibration = task(path, values)
+    settings = OnnxSettings(quant=name, calibration=calibration, threads=values["threads"])
     check = OnnxCheck(
-        task=task(values["pairs"] or calibration, values),
+        task=task(values["pairs"] or path, values, apart_from=calibration if settings.how.is_calibrated else None),
         floor=floor(own, values),
         allow_below_floor=values["allow_below_floor"],
         context=values["ctx"],
@@ -90,7 +92,7 @@ _TARGETS: dict[str, Callable[[Path, Path, str | None, dict[str, Any]], None]] = 
 @click.option("--calibration-pairs", metavar="PAIRS",
               help="Pairs on which the rounding of quantizations below 8 bits is weighed (an importance matrix), "
               "or onnx int8 scaled.  [onnx: the shipped sample] "
-              "Without --pairs they are also what is compared on.")  # fmt: skip
+              "Without --pairs others of them are compared on, where there are more than --sample.")  # fmt: skip
 @click.option("--allow-below-floor", is_flag=True, help="Keep quantizations that are below their floor, too.")
 @check_options
 def command(folder: Path, target: str, quant: str | None, out: Path, **values: Any) -> None:

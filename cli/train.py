@@ -42,7 +42,7 @@ def _flag(name: str, text: str) -> Callable[[Any], Any]:
 @click.option("--rubric", "-r", default="trec", show_default=True, metavar="RUBRIC",
               help="trec, binary, esci or a TOML file; it goes along with the model.")  # fmt: skip
 @options.pairs_options
-@_setting("--train-pairs", _SAMPLE, "Pairs to train on, as many of each grade; 0 takes all.")
+@_setting("--train-pairs", _SAMPLE, "Pairs to train on, as many of each grade as far as there are; 0 takes all.")
 @_setting("--validation-pairs", _SAMPLE, "Pairs to validate on, of other queries.")
 @click.option("--soft", metavar="JUDGMENTS", panel=_SAMPLE, type=click.Path(path_type=Path),
               help="Learn the probabilities of a judgments file, such as a larger model's labels.")  # fmt: skip
@@ -129,9 +129,12 @@ def _figures(trained: Trained) -> dict[str, Any]:
         "base": str(trained.base),
         "train_pairs": len(trained.split.train),
         "train_queries": trained.split.train_queries,
+        "train_grades": trained.split.train_grades,
         "validation_pairs": len(trained.split.validation),
         "validation_queries": trained.split.validation_queries,
+        "validation_grades": trained.split.validation_grades,
         "rejected_rows": trained.rejected,
+        "with_soft_targets": trained.softened,
         "steps": trained.steps,
         "stopped_early": trained.stopped_early,
         "seconds": trained.seconds,
@@ -142,6 +145,8 @@ def _figures(trained: Trained) -> dict[str, Any]:
 
 
 def _print(trained: Trained) -> None:
+    from pairgrade.train.adapter import counted
+
     before, best = trained.evaluations[0], trained.best
     table = Table(title=f"{len(trained.split.validation)} validation pairs", title_justify="left")
     for name in ("", "before", f"step {best.step}"):
@@ -162,6 +167,8 @@ def _print(trained: Trained) -> None:
         f"{trained.seconds:.0f} s{rejected}",
         highlight=False,
     )
+    rare = "; the input has no more of the rare ones" if trained.split.uneven else ""
+    console.print(f"trained on {counted(trained.split.train_grades)}{rare}", highlight=False)
     if not trained.helped:
         console.print("No step beat the model before training: try another learning rate, more pairs or more epochs.")
     console.print(

@@ -19,20 +19,27 @@ _TEMPLATES = ("chat_template.jinja", "chat_template.json")
 
 
 class FolderTokenizer:
-    """A vocabulary read from ``folder/tokenizer.json``. Foreign text never gets the id of an added token."""
+    """A vocabulary read from ``folder/tokenizer.json``. Foreign text never gets the id of an added token.
 
-    def __init__(self, folder: Path) -> None:
+    Added tokens beyond the model's ``vocabulary``, which is otherwise read from config.json, are as good as absent.
+    """
+
+    def __init__(self, folder: Path, vocabulary: int | None = None) -> None:
         path = folder / "tokenizer.json"
         table = _read_json(path)
-        self._tokenizer = tokenizer = _load(path)
+        tokenizer = _load(path)
+        known = added_tokens(table, vocabulary or _vocabulary(folder))
+        if len(known) < len(table.get("added_tokens") or []):
+            tokenizer = _load(path, json.dumps(table | {"added_tokens": known}))
+        self._tokenizer = tokenizer
         tokenizer.no_truncation()
         tokenizer.no_padding()
         if (table.get("normalizer") or {}).get("type") == "NFC":  # llama.cpp takes texts as they come
             tokenizer.normalizer = None
         tokenizer.encode_special_tokens = True
-        added = {int(t["id"]): str(t["content"]) for t in table.get("added_tokens", [])}
+        added = {int(t["id"]): str(t["content"]) for t in known}
         # runs of white space are text, not control; a token of one character cannot be broken up
-        self._texts = {i: text for i, text in added.items() if len(text) > 1 and not text.isspace()}
+        self._texts = {i: text for i, text in added.items() if len(text) > 1 and not _is_space(text)}
         self._ids = {text: i for i, text in self._texts.items()}
         self.size: int = max([*tokenizer.get_vocab(with_added_tokens=True).values(), *added]) + 1  # ids may have gaps
         self._forbidden = np.zeros(self.size, np.bool_)
@@ -99,13 +106,40 @@ def has_chat_template(folder: Path) -> bool:
     return config.is_file() and bool(_read_json(config).get("chat_template"))
 
 
-def _load(path: Path) -> Any:
+def _is_space(text: str) -> bool:
+    """Whether a token is white space, which SentencePiece writes in its own way (the runs of Gemma's tokenizer)."""
+    return text.replace("\u2581", " ").isspace()
+
+
+def added_tokens(table: dict[str, Any], vocabulary: int | None) -> list[dict[str, Any]]:
+    """Return the added tokens of a tokenizer.json that the model has rows for.
+
+    One tokenizer serves Gemma 3 of all sizes, and ends with a token of pictures that the models without eyes lack.
+    """
+    added: list[dict[str, Any]] = table.get("added_tokens") or []
+    if vocabulary is None:
+        return added
+    own = (table.get("model") or {}).get("vocab") or {}
+    return [token for token in added if int(token["id"]) < vocabulary or str(token["content"]) in own]
+
+
+def _vocabulary(folder: Path) -> int | None:
+    """Return how many tokens the folder's config.json gives the model; None where it does not tell."""
+    path = folder / "config.json"
+    table = _read_json(path) if path.is_file() else {}
+    inner = table.get("text_config")
+    size = (inner if isinstance(inner, dict) else table).get("vocab_size")
+    return size if isinstance(size, int) and size > 0 else None
+
+
+def _load(path: Path, text: str | None = None) -> Any:
+    """Load a tokenizer.json, or ``text`` in its place."""
     try:
         from tokenizers import Tokenizer
     except ImportError:
         raise MissingExtraError("a model in a transformers folder", "tokenizers", "onnx") from None
     try:
-        return Tokenizer.from_file(str(path))
+        return Tokenizer.from_file(str(path)) if text is None else Tokenizer.from_str(text)
     except Exception as error:  # the library raises plain Exception
         raise ModelError(f"{path}: not a tokenizer that the tokenizers library reads ({error})") from None
 

@@ -66,7 +66,7 @@ class OnnxBackend:
             _log.warning(
                 "the context of %d tokens is longer than the %d of the training", self.context, manifest.context
             )
-        self.tokenizer = FolderTokenizer(folder)
+        self.tokenizer = FolderTokenizer(folder, manifest.vocabulary)
         self.is_chat_model = has_chat_template(folder)
         embedding = TokenTable(folder / EMBEDDING, manifest.vocabulary, manifest.hidden)
         self._head = embedding

@@ -53,6 +53,7 @@ def write_card(work: Path, origin: Origin, report: ExportReport) -> None:
         "|---|---|---|---|---|---|---|",
         *rows,
         "",
+        *origin.history(),
         "The licence is that of the base model. manifest.json holds the sha256 of each file.",
     ]
     write_text(work / "README.md", "\n".join(lines) + "\n")

@@ -14,7 +14,7 @@ from typing import Any
 
 from pairgrade.errors import ModelError
 from pairgrade.export.decoder import not_exported
-from pairgrade.folder_tokenizer import FolderTokenizer
+from pairgrade.folder_tokenizer import FolderTokenizer, added_tokens
 
 _SPACE = "\u2581"  # SentencePiece's
 _GPT4 = (
@@ -104,7 +104,7 @@ def _tokens(path: Path, table: dict[str, Any], size: int, pieces: bool) -> tuple
     """Return the text and the type of each id; ids without a token are filled up as unused."""
     tokens = [f"[PAD{i}]" for i in range(size)]
     types = [TokenType.UNUSED] * size
-    added = {str(t["content"]): (int(t["id"]), bool(t["special"])) for t in table.get("added_tokens", [])}
+    added = {str(t["content"]): (int(t["id"]), bool(t["special"])) for t in added_tokens(table, size)}
     ids = {**table["model"]["vocab"], **{text: i for text, (i, _) in added.items()}}
     highest = max(ids.values())
     if highest >= size:

@@ -58,6 +58,7 @@ def describe(
         "",
         *_compared(found, rubric),
         "",
+        *origin.history(),
         "The licence is that of the base model. manifest.json holds the sha256 of each file, provenance.json what it",
         "was made from, how it was quantized and all that was measured.",
     ]

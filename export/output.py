@@ -20,8 +20,8 @@ def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
     already, unless it is a folder to ``replace``, which is set aside until the new one has its name.
     """
     _settle_stale(out)
-    if out.exists() and not replace:
-        raise InputError(f"{out} exists already; name a folder that is to be made")
+    if not replace:
+        require_absent(out)
     work, old = (out.with_name(f".{out.name}.{os.getpid()}.{kind}") for kind in ("part", "old"))
     shutil.rmtree(work, ignore_errors=True)
     try:
@@ -33,6 +33,12 @@ def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
     finally:
         _put_back_or_remove(old, out)
         shutil.rmtree(work, ignore_errors=True)
+
+
+def require_absent(out: Path) -> None:
+    """Raise InputError where a folder that is to be made is there."""
+    if out.exists():
+        raise InputError(f"{out} exists already; name a folder that is to be made")
 
 
 def _settle_stale(out: Path) -> None:

@@ -33,6 +33,8 @@ class Origin:
             "base": self.manifest.get("base"),
             "adapter": self.manifest.get("adapter"),
             "data": identity.get("input") if isinstance(identity, dict) else None,  # what the adapter was trained on
+            "validation": self.manifest.get("validation"),  # of the adapter beside its base
+            "merge": self.manifest.get("merge"),
             "prompt": self.trained and self.trained.to_dict(),  # of the training
             "rubric": check and {"name": check.rubric.name, "sha256": check.rubric.digest},
             "check": check and _pairs(check),
@@ -51,6 +53,10 @@ class Origin:
         base = self.manifest.get("base")
         return f"`{self.folder.resolve().name}`" + (f" (base: {Path(str(base)).name})" if base else "")
 
+    def history(self) -> list[str]:
+        """Return the lines of a model card that tell of the training, if there was one."""
+        return history(self.manifest, self.trained)
+
     def use(self, model: str) -> str:
         """Say how to label, with the prompt of the training."""
         if self.trained is None:
@@ -59,6 +65,32 @@ class Origin:
         if self.trained.rubric:
             given, own = "", f"the rubric ({RUBRIC}) and {own}"
         return f"`pairgrade label PAIRS --model {model}{given}`, which takes {own} of its training from this folder."
+
+
+def history(manifest: dict[str, Any], trained: TrainedPrompt | None) -> list[str]:
+    """Return lines of a model card: base, adapter, data, rubric and figures of a training; none without one."""
+    identity, adapter, found, merged = (manifest.get(k) or {} for k in ("identity", "adapter", "validation", "merge"))
+    rows: list[tuple[str, object]] = []
+    if isinstance(adapter, dict) and isinstance(identity, dict):
+        rows = [
+            ("adapter", adapter.get("name")),
+            ("its base", Path(str(manifest.get("base"))).name),
+            ("sha256 of the graded pairs that it was trained on", identity.get("input")),
+        ]
+    if trained:
+        name = f"`{trained.rubric.name}`, " if trained.rubric else ""
+        rows.append(("rubric", f"{name}sha256 {trained.digest}"))
+    if isinstance(found, dict):
+        names = (("quadratic kappa", "kappa"), ("Kendall's tau-b", "tau"))
+        rows += [(f"{words}, the training's validation pairs", _figure(found.get(name))) for words, name in names]
+    if isinstance(merged, dict):
+        rows.append(("merged and adapter-on logits differ by", _figure(merged.get("difference"))))
+    told = [f"| {words} | {value} |" for words, value in rows if value]
+    return ["| | |", "|---|---|", *told, ""] if told else []
+
+
+def _figure(value: object) -> str | None:
+    return f"{value:.3g}" if isinstance(value, float) else None
 
 
 def read_origin(folder: Path) -> Origin:

@@ -14,6 +14,7 @@ from pairgrade.export.measure import Measured, Task, measure, texts_for
 from pairgrade.export.quantize import quant_of
 from pairgrade.export.torch_backend import TorchBackend, TorchOptions
 from pairgrade.llama import LlamaOptions
+from pairgrade.models import resolve
 from pairgrade.onnx_manifest import is_onnx_folder, read_facts
 from pairgrade.run import Progress
 
@@ -169,5 +170,7 @@ def model_bits(reference: str | Path) -> int:
     path = Path(reference)
     if is_onnx_folder(path):
         return onnx_bits(read_facts(path).quant)
+    if str(reference).startswith(("pkg:", "hf:")):
+        path = resolve(reference)
     quant = quant_of(path) if path.is_file() else None
     return quant.bits if quant else 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +40,27 @@ def test_what_is_wrong_with_a_folder_is_told(tmp_path: Path) -> None:
         FolderTokenizer(tmp_path)
     with pytest.raises(InputError, match=r"lone surrogate \(U\+D800\)"):
         folder_tokenizer("qwen3").plain("a\ud800")
+
+
+def test_a_token_behind_the_models_vocabulary_is_text(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = tiny_folder("gemma3")
+    size = json.loads((folder / "config.json").read_text())["vocab_size"]
+    tokenizer = FolderTokenizer(folder)
+    assert "<image_soft_token>" in (folder / "tokenizer.json").read_text(encoding="utf-8")
+    assert tokenizer.special("<image_soft_token>") is None
+    assert tokenizer.size == size
+    shutil.copyfile(folder / "tokenizer.json", tmp_path / "tokenizer.json")  # without the config
+    assert FolderTokenizer(tmp_path).special("<image_soft_token>") == size
+    alone = FolderTokenizer(tmp_path, size)
+    for text in ("a <image_soft_token> b", "<image_soft_token>", "is  it   so\n\n?"):
+        assert alone.scaffold(text).tolist() == tokenizer.scaffold(text).tolist()
+        assert max(tokenizer.scaffold(text)) < size
+
+
+def test_runs_of_spaces_stay(tiny_folder: Callable[[str], Path]) -> None:
+    tokenizer = FolderTokenizer(tiny_folder("gemma3"))
+    for text in ("what  is", "what          is", " \n\n  it"):
+        assert "".join(tokenizer.piece(i) for i in tokenizer.plain(text)).replace("▁", " ") == text
 
 
 def test_ids_may_have_gaps(tmp_path: Path) -> None:

@@ -106,11 +106,24 @@ def test_what_a_file_cannot_say_is_refused(
 
 def test_the_manifest_carries_on_where_the_model_came_from(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     folder = altered(tiny_folder("llama"), tmp_path / "merged")
-    origin = {"kind": "merged", "base": "/models/base", "adapter": "a" * 64, "identity": {"input": "d" * 64}}
+    origin = {
+        "kind": "merged",
+        "base": "/models/base",
+        "adapter": {"name": "careful", "files": {}},
+        "identity": {"input": "d" * 64},
+        "validation": {"kappa": 0.4321, "tau": None},
+        "merge": {"difference": 6.5e-7},
+    }
     (folder / "manifest.json").write_text(json.dumps(origin))
     report = export_gguf(folder, tmp_path / "out", GgufOptions((QUANTS["f16"],), TASK, threads=1))
     manifest = json.loads((report.out / "manifest.json").read_text())
-    assert (manifest["base"], manifest["adapter"], manifest["data"]) == ("/models/base", "a" * 64, "d" * 64)
+    kept = {name: manifest[name] for name in ("base", "adapter", "validation", "merge")}
+    assert kept | {"identity": {"input": manifest["data"]}} == {k: v for k, v in origin.items() if k != "kind"}
+    card = (report.out / "README.md").read_text()
+    for row in ("adapter | careful", "its base | base", f"trained on | {'d' * 64}", "validation pairs | 0.432",
+                "differ by | 6.5e-07"):  # fmt: skip
+        assert f"{row} |" in card
+    assert "tau-b" not in card
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")

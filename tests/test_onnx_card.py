@@ -44,6 +44,7 @@ def test_where_it_comes_from_and_how_it_compared(tiny_folder: Callable[[str], Pa
     assert report.verification is not None
     assert found["verification"]["fidelity"]["mean_kl"] == report.verification.fidelity.mean_kl
     card = (report.out / "README.md").read_text()
+    assert f"trained on | {'d' * 64} |" in card
     assert "`merged` (base: base) in int8" in card
     assert "**It is below its floor** (" in card
     assert "was kept by `--allow-below-floor`" in card

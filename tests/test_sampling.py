@@ -19,6 +19,8 @@ def test_sides_are_balanced_and_of_disjoint_queries() -> None:
     found = split(table, 40, 12, seed=3)
     grades = [Counter(table[place].grade for place in side) for side in (found.train, found.validation)]
     assert grades == [Counter({0: 10, 1: 10, 2: 10, 3: 10}), Counter({0: 3, 1: 3, 2: 3, 3: 3})]
+    assert (found.train_grades, found.validation_grades) == tuple(map(dict, grades))
+    assert not found.uneven
     train, validation = ({table[place].query_id for place in side} for side in (found.train, found.validation))
     assert not train & validation
     assert (found.train_queries, found.validation_queries) == (len(train), len(validation))
@@ -35,6 +37,8 @@ def test_a_rare_grade_gives_all_it_has_and_the_others_fill_up() -> None:
     by_place = {row.place: row for row in table}
     assert len(found.train) == 30
     assert len(found.validation) == 10
+    assert found.train_grades[2] + found.validation_grades[2] == 2
+    assert found.uneven
     drawn = [*found.train, *found.validation]
     assert sum(by_place[place].grade == 2 for place in drawn) == 2
 

@@ -207,6 +207,11 @@ def test_the_folder_holds_what_a_reader_needs(
     assert all(file_sha256(out / name) == digest for name, digest in manifest["files"].items())
     report = json.loads((out / "report.json").read_text())
     assert report["pairs"]["train"] == 16
+    assert report["pairs"]["train_grades"] == dict.fromkeys("0123", 4)
+    assert report["pairs"]["with_soft_targets"] == 0
+    card = (out / "README.md").read_text()
+    assert f"(grade 0: 4, 1: 4, 2: 4, 3: 4; of the input with sha256 {manifest['identity']['input']})" in card
+    assert "`held-out.qrels` has what" in card
     held = list(read_qrels(out / "held-out.qrels"))
     assert {row.query_id for row in held} == set(report["validation_query_ids"])
     pairs = {(p.query_id, p.doc_id): p.grade for p in read_pairs(source) if isinstance(p, Pair)}
@@ -216,6 +221,33 @@ def test_the_folder_holds_what_a_reader_needs(
     }
     assert len(queries) == report["pairs"]["validation_queries"]
     assert len(report["losses"]) == report["steps"] == 4
+
+
+def test_judgments_of_other_pairs_are_no_soft_targets(
+    source: Source, tmp_path: Path, tiny_folder: Callable[[str], Path]
+) -> None:
+    judgments = tmp_path / "big.jsonl"
+    with open_writer(judgments, RUBRIC.values) as writer:
+        writer.write(Judgment("other", "d1", 0, (0.7, 0.1, 0.1, 0.1), 0.6, None, False, 1, 1, 0))
+    job = TrainJob(source, str(tiny_folder("llama")), tmp_path / "a", RUBRIC, judgments)
+    with pytest.raises(InputError, match=r"big.jsonl has judgments of none of the \d+ pairs of .*graded.jsonl"):
+        train(job, SMALL)
+
+
+def test_held_out_pairs_that_cannot_be_written_lose_no_training(
+    source: Source,
+    tmp_path: Path,
+    tiny_folder: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse(path: Path, rows: Any) -> int:
+        raise InputError("an id that qrels cannot hold")
+
+    monkeypatch.setattr("pairgrade.train.adapter.write_qrels", refuse)
+    out = train(TrainJob(source, str(tiny_folder("llama")), tmp_path / "a", RUBRIC), SMALL).adapter
+    assert "held-out.qrels" not in (out / "README.md").read_text()
+    assert "held-out.qrels is not written: an id" in caplog.text
 
 
 def test_another_job_does_not_touch_an_unfinished_one(

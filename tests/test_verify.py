@@ -160,6 +160,11 @@ def test_pairs_are_drawn_the_same_way_and_grouped(tmp_path: Path) -> None:
     drawn = chosen_pairs(source, 5)
     assert drawn == chosen_pairs(source, 5)
     assert drawn != chosen_pairs(source, 5, seed=1)
+    others = chosen_pairs(source, len(PAIRS) - 5, last=drawn)
+    assert {pair.doc_id for pair in others} == {pair.doc_id for pair in PAIRS} - {pair.doc_id for pair in drawn}
+    filled = chosen_pairs(source, len(PAIRS) - 2, last=drawn)
+    assert len(filled) == len(PAIRS) - 2
+    assert {pair.doc_id for pair in others} < {pair.doc_id for pair in filled}
     queries = [pair.query_id for pair in chosen_pairs(source)]
     assert queries == sorted(queries)
     assert len(chosen_pairs(None)) == 216

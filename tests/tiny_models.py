@@ -70,6 +70,11 @@ def write_tokenizer(family: str, folder: Path) -> tuple[int, int | None, int]:
 
         pieces = {"single": f"{bos} $A", "special_tokens": [(bos, tokenizer.token_to_id(bos))]}
         tokenizer.post_processor = TemplateProcessing(**pieces)
+    size = tokenizer.get_vocab_size()
+    if (
+        family == "gemma3"
+    ):  # of the models that see; it is in the tokenizer of those that do not, behind their vocabulary
+        tokenizer.add_special_tokens(["<image_soft_token>"])
     tokenizer.save(str(folder / "tokenizer.json"))
     table = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -79,7 +84,7 @@ def write_tokenizer(family: str, folder: Path) -> tuple[int, int | None, int]:
     }
     table["chat_template"] = "{{ raise_exception('never rendered') }}"
     (folder / "tokenizer_config.json").write_text(json.dumps(table))
-    return tokenizer.get_vocab_size(), tokenizer.token_to_id(bos) if bos else None, tokenizer.token_to_id(eos)
+    return size, tokenizer.token_to_id(bos) if bos else None, tokenizer.token_to_id(eos)
 
 
 def _settings(family: str, layers: int) -> dict[str, Any]:
@@ -117,7 +122,7 @@ def _byte_level(family: str) -> Any:
 
 
 def _sentencepiece_like() -> Any:
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     trained = Tokenizer(models.BPE())
     trained.normalizer = normalizers.Replace(" ", "▁")
@@ -125,11 +130,14 @@ def _sentencepiece_like() -> Any:
     trained.train_from_iterator([_TEXT], trainers.BpeTrainer(vocab_size=150, initial_alphabet=list("0123456789▁\n")))
     model = json.loads(trained.to_str())["model"]
     head = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    pieces = sorted(model["vocab"], key=model["vocab"].get)
-    vocabulary = {piece: i for i, piece in enumerate([*head, *pieces])}
-    merges = [tuple(merge) for merge in model["merges"]]
+    runs = [character * length for character in "\n▁" for length in range(2, 32)]
+    pieces = sorted(model["vocab"].keys() - set(runs), key=model["vocab"].get)
+    vocabulary = {piece: i for i, piece in enumerate([*head, *runs, *pieces])}
+    merges = [(run[:cut], run[cut:]) for run in runs for cut in range(1, len(run))]
+    merges += [tuple(merge) for merge in model["merges"] if "".join(merge) not in runs]
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     tokenizer.normalizer, tokenizer.pre_tokenizer = trained.normalizer, trained.pre_tokenizer
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     tokenizer.add_special_tokens(head[:4])
+    tokenizer.add_tokens([AddedToken(run, normalized=False) for run in runs])  # as Gemma's have them, special to nobody
     return tokenizer

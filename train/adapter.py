@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pairgrade.train.run import Trained
 
 
+_log = logging.getLogger(__name__)
 HELD_OUT = "held-out.qrels"  # the pairs that people graded, of queries that no step was trained on
 
 
@@ -40,11 +41,13 @@ def save_adapter(
         (work / "README.md").unlink(missing_ok=True)  # peft's form, with nothing filled in
         write_text(work / "report.json", json.dumps(_report(trained, options), indent=2, allow_nan=False) + "\n")
         if trained.held_out:
-            with suppress(InputError):  # ids that qrels cannot hold; the report has the queries in any case
+            try:
                 write_qrels(work / HELD_OUT, trained.held_out)
+            except InputError as error:  # ids that qrels cannot hold; the report has the queries in any case
+                _log.warning("%s is not written: %s", HELD_OUT, error)
         draw_curves(trained.losses, trained.evaluations, work / "curves.png")
         draw_confusions(trained.evaluations[0], trained.best, rubric.values, work / "confusion.png")
-        write_text(work / "README.md", _card(trained, options, rubric))
+        write_text(work / "README.md", _card(trained, options, rubric, identity, work))
         write_rubric(rubric, work)
         table = {
             "kind": "adapter",
@@ -77,8 +80,11 @@ def _report(trained: Trained, options: dict[str, Any]) -> dict[str, Any]:
         "pairs": {
             "train": len(trained.split.train),
             "train_queries": trained.split.train_queries,
+            "train_grades": trained.split.train_grades,
             "validation": len(trained.split.validation),
             "validation_queries": trained.split.validation_queries,
+            "validation_grades": trained.split.validation_grades,
+            "with_soft_targets": trained.softened,
             "rejected": trained.rejected,
         },
         "validation_query_ids": trained.held_queries,
@@ -92,7 +98,7 @@ def _report(trained: Trained, options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _card(trained: Trained, options: dict[str, Any], rubric: Rubric) -> str:
+def _card(trained: Trained, options: dict[str, Any], rubric: Rubric, identity: Identity, work: Path) -> str:
     before, best = trained.evaluations[0], trained.best
     rows = [("loss", before.loss, best.loss), ("quadratic kappa", before.kappa, best.kappa)]
     rows += [("Kendall tau-b", before.tau, best.tau), ("accuracy", before.accuracy, best.accuracy)]
@@ -103,7 +109,8 @@ def _card(trained: Trained, options: dict[str, Any], rubric: Rubric) -> str:
         f"A LoRA adapter (rank {options['rank']}) that grades query-document pairs by the rubric `{rubric.name}`, "
         f"trained with pairgrade on {trained.base.name}.",
         "",
-        f"Trained on {len(trained.split.train)} pairs of {trained.split.train_queries} queries, "
+        f"Trained on {len(trained.split.train)} pairs of {trained.split.train_queries} queries "
+        f"({counted(trained.split.train_grades)}; of the input with sha256 {identity['input']}), "
         f"{trained.steps} steps; the step {best.step} was the best on {len(trained.split.validation)} validation pairs "
         f"of {trained.split.validation_queries} other queries:",
         "",
@@ -111,12 +118,17 @@ def _card(trained: Trained, options: dict[str, Any], rubric: Rubric) -> str:
         "|---|---|---|",
         *(f"| {name} | {_figure(a)} | {_figure(b)} |" for name, a, b in rows),
         "",
-        *(held if trained.held_out else []),
+        *(held if (work / HELD_OUT).is_file() else []),
         "The validation pairs chose the step, so a test on pairs of their own is needed before the figures are",
         "believed. Merge it with `pairgrade merge`, export it with `pairgrade export`. Only for the rubric it was",
         f"trained with, `rubric.toml`, and prompts of at most {options['context']} tokens (`label --ctx`).",
     ]
     return "\n".join(lines) + "\n"
+
+
+def counted(grades: dict[int, int]) -> str:
+    """Return in words how many pairs each grade has."""
+    return "grade " + ", ".join(f"{grade}: {count}" for grade, count in grades.items())
 
 
 def _figure(value: float | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Sequence
@@ -17,7 +18,8 @@ from pairgrade.atomic import write_text
 from pairgrade.environment import package_version
 from pairgrade.errors import InputError, ModelError
 from pairgrade.export.causal_model import quiet_transformers
-from pairgrade.export.output import new_folder
+from pairgrade.export.output import new_folder, require_absent
+from pairgrade.export.provenance import history
 from pairgrade.export.torch_backend import load_folder
 from pairgrade.file_hashes import MANIFEST, folder_sha256s
 from pairgrade.folder_check import check_folder
@@ -31,6 +33,11 @@ from pairgrade.train.options import TrainOptions
 from pairgrade.train.prompts import builder_of
 from pairgrade.trained_prompt import TrainedPrompt, read_trained_prompt, rubric_in_force
 
+_log = logging.getLogger(__name__)
+_NOT_ITS_BASE = (
+    "a base in 4 bits (--qlora), and is merged into that base in full precision: the training's validation figures "
+    "are not those of the merged model, so measure it with `pairgrade label` and `pairgrade agree`"
+)
 TOLERANCE = 1e-4  # of the largest logit, over the whole vocabulary
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
@@ -66,6 +73,7 @@ def merge(
     differ by more than 1e-4 of the largest logit nothing is written and ModelError tells. ModelError also where the
     base is not the one that the adapter was trained on.
     """
+    require_absent(out)
     manifest = read_manifest(adapter)
     check_folder(adapter, adapter=True)
     folder = base or Path(manifest["base"])
@@ -109,6 +117,8 @@ def merge(
             f"{adapter}: merged and adapter-on logits differ by {found.difference:.1e} of the largest logit on "
             f"{len(prompts)} prompts; at most {TOLERANCE:.0e} is allowed, and nothing was written"
         )
+    if _in_4_bits(manifest):
+        _log.warning("%s was trained beside %s", adapter, _NOT_ITS_BASE)
     with new_folder(out) as work:
         _save(model, folder, work)
         trained.write(work)
@@ -127,6 +137,10 @@ def _fitting(builder: PromptBuilder, pairs: Sequence[Pair]) -> list[Prompt]:
     if not found:
         raise InputError(f"none of {len(pairs)} pairs fits the context that the adapter was trained for: {reason}")
     return found
+
+
+def _in_4_bits(manifest: dict[str, Any]) -> bool:
+    return str(manifest["identity"].get("option.qlora")) == "True"
 
 
 def _check_base(adapter: Path, manifest: dict[str, Any], base: Path) -> None:
@@ -165,6 +179,8 @@ def _describe(work: Path, found: Merged, manifest: dict[str, Any], trained: Trai
         f"On {found.prompts} prompts its logits equal those of the adapter beside the base to {found.difference:.1e} "
         "of the largest logit.",
         "",
+        *([f"The adapter was trained beside {_NOT_ITS_BASE}.", ""] if _in_4_bits(manifest) else []),
+        *history(manifest, trained),
         "The licence is that of the base model. Next: `pairgrade export`, which makes GGUF or ONNX of it.",
     ]
     write_text(work / "README.md", "\n".join(card) + "\n")

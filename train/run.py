@@ -59,6 +59,7 @@ class Trained:
     base: Path
     split: Split
     rejected: int  # rows of the input that are no usable pairs, or have no grade
+    softened: int  # usable pairs that have a soft target
     steps: int
     losses: list[float]
     evaluations: list[Evaluation]
@@ -93,6 +94,11 @@ def _train(job: TrainJob, options: TrainOptions, folder: Path, progress: TrainPr
     progress.phase("reading")
     blend = Blend(job.rubric.values, _soft_targets(job.soft, job.rubric), options.soft_weight)
     found, rejected = _rows(job.source, blend)
+    softened = sum((row.query_id, row.doc_id) in blend.soft for row in found)
+    if job.soft is not None and not softened:
+        raise InputError(
+            f"{job.soft} has judgments of none of the {len(found):,} pairs of {job.source.pairs}: are their ids others?"
+        )
     chosen = split(found, options.train_pairs, options.validation_pairs, options.seed)
     pairs = _pairs(job.source, {*chosen.train, *chosen.validation})
     progress.phase("loading")
@@ -117,7 +123,7 @@ def _train(job: TrainJob, options: TrainOptions, folder: Path, progress: TrainPr
     held = [row for row in found if row.place in places]
     held_out = [(row.query_id, row.doc_id, row.grade) for row in held if row.by_people]
     trained = Trained(
-        job.out, base, chosen, rejected, state.step, state.losses, state.evaluations, state.best,
+        job.out, base, chosen, rejected, softened, state.step, state.losses, state.evaluations, state.best,
         state.stopped_early, state.seconds, list(dict.fromkeys(row.query_id for row in held)), held_out,
         is_better(state.best, state.evaluations[0], options.select_by),
     )  # fmt: skip

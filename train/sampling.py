@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,6 +48,13 @@ class Split:
     train_queries: int  # of the pairs that were drawn
     validation_queries: int
     held_out: tuple[int, ...]  # every pair of the validation queries
+    train_grades: dict[int, int]  # pairs of each grade
+    validation_grades: dict[int, int]
+
+    @property
+    def uneven(self) -> bool:
+        """Whether a grade has less than half as many training pairs as another."""
+        return 2 * min(self.train_grades.values()) < max(self.train_grades.values())
 
 
 def split(rows: Sequence[Row], train: int, validation: int, seed: int = 0) -> Split:
@@ -78,7 +85,14 @@ def split(rows: Sequence[Row], train: int, validation: int, seed: int = 0) -> Sp
         train_queries=len({row.query_id for row in chosen}),
         validation_queries=len({row.query_id for row in held_back}),
         held_out=tuple(row.place for row in sides[1]),
+        train_grades=_by_grade(chosen, grades),
+        validation_grades=_by_grade(held_back, grades),
     )
+
+
+def _by_grade(rows: Sequence[Row], grades: Sequence[int]) -> dict[int, int]:
+    counts = Counter(row.grade for row in rows)
+    return {grade: counts[grade] for grade in grades}
 
 
 def _balanced(rows: Sequence[Row], wanted: int, dice: random.Random) -> list[Row]:

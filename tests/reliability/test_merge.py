@@ -82,6 +82,20 @@ def test_an_adapter_that_changes_nothing_is_refused(tmp_path: Path, tiny_folder:
     assert not (tmp_path / "merged").exists()
 
 
+def test_a_base_in_4_bits_is_told(
+    tmp_path: Path, tiny_folder: Callable[[str], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    adapter = adapter_of(tiny_folder("llama"), tmp_path)
+    manifest = json.loads((adapter / "manifest.json").read_text())
+    manifest["identity"]["option.qlora"] = "True"
+    (adapter / "manifest.json").write_text(json.dumps(manifest))
+    merge(adapter, tmp_path / "merged", PAIRS[:2], RUBRIC)
+    assert "trained beside a base in 4 bits" in caplog.text
+    card = (tmp_path / "merged" / "README.md").read_text()
+    assert "trained beside a base in 4 bits" in card
+    assert f"it was trained on | {manifest['identity']['input']} |" in card
+
+
 def test_prompts_that_do_not_fit_are_left_out(tmp_path: Path, tiny_folder: Callable[[str], Path]) -> None:
     adapter = adapter_of(tiny_folder("llama"), tmp_path)
     long = [replace(pair, query=pair.query * 300) for pair in PAIRS[:2]]
@@ -103,3 +117,5 @@ def test_a_changed_adapter_and_another_base_are_refused(tmp_path: Path, tiny_fol
         merge(changed, tmp_path / "merged", PAIRS[:2], RUBRIC)
     with pytest.raises(ModelError, match="is not an adapter"):
         merge(tiny_folder("llama"), tmp_path / "merged", PAIRS[:2], RUBRIC)
+    with pytest.raises(InputError, match="exists already"):  # told first
+        merge(tmp_path / "nothing", adapter, PAIRS[:2], RUBRIC)
