@@ -62,7 +62,7 @@ def command(
     """
     check_outputs([(judgments, "the judgments"), (qrels, "the human grades")], [(out, "the calibration")])
     refuse_existing(out, force)
-    digest = _digest(judgments)
+    digest, made_by = _digest(judgments)
     file = read_judgments(judgments)
     matched = match(file, read_qrels(qrels))
     probabilities = matched.probabilities
@@ -72,7 +72,7 @@ def command(
         folds=folds, seed=seed, threshold=threshold,
     )  # fmt: skip
     kappas = found.before["quadratic_kappa"], found.after["quadratic_kappa"]
-    fitted = Fitted(found.pairs, found.queries, found.folds, found.split, seed, *kappas, digest)
+    fitted = Fitted(found.pairs, found.queries, found.folds, found.split, seed, *kappas, digest, *made_by)
     calibration = replace(fit(method, probabilities, matched.human, file.grades), fitted=fitted)
     calibration.save(out)
     notes = _notes(calibration, matched, found)
@@ -82,20 +82,25 @@ def command(
         _print(judgments, qrels, out, calibration, matched, found, notes)
 
 
-def _digest(judgments: Path) -> str:
-    """Return the file's sha256; InputError where its manifest says that it was calibrated already."""
+def _digest(judgments: Path) -> tuple[str, tuple[str | None, ...]]:
+    """Return the file's sha256, and model and rubric as its manifest has them.
+
+    InputError where that says that it was calibrated already.
+    """
     if not judgments.is_file():
         raise InputError(f"{judgments}: there is no such file")
     digest = file_sha256(judgments)
     manifest = Manifest.load(judgments.with_name(f"{judgments.name}.manifest.json"))
-    if manifest and manifest.result.get("out_sha256") == digest:
-        used = manifest.identity.get("calibration", "none")
-        if used != "none":
-            raise InputError(
-                f"{judgments} was made with the calibration {used[:12]}; label the pairs without --calibration, and "
-                "fit to that file"
-            )
-    return digest
+    if not manifest or manifest.result.get("out_sha256") != digest:
+        return digest, ()
+    used = manifest.identity.get("calibration", "none")
+    if used != "none":
+        raise InputError(
+            f"{judgments} was made with the calibration {used[:12]}; label the pairs without --calibration, and "
+            "fit to that file"
+        )
+    made_by = (manifest.identity.get(name, "none") for name in ("model_sha256", "rubric"))
+    return digest, tuple(None if value == "none" else value for value in made_by)
 
 
 def _notes(calibration: Calibration, matched: Matched, found: CrossFit) -> list[str]:

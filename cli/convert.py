@@ -27,7 +27,7 @@ _TREC_SUFFIXES = {".qrels": "qrels", ".txt": "qrels", ".run": "run"}
 @click.option(
     "--score",
     type=click.Choice(["grade", "expected"]),
-    help="What a TREC file holds: the most probable grade, or the expected one, which qrels round to the "
+    help="What a TREC file holds: the grade, or the expected one, which qrels round to the "
     "nearest grade.  [default: grade for qrels, expected for runs]",
 )
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
@@ -39,7 +39,8 @@ def command(source: Path, out: Path, to: str | None, score: str | None, force: b
         raise InputError(f"the suffix of {out} names no format; give one with --to")
     if score and target in FORMATS:
         raise InputError(f"--score is for qrels and runs; {target} files hold the grade and the expected grade")
-    check_outputs([], [(out, "the output")])  # which may be IN itself
+    kept = target in FORMATS  # qrels and runs have no probabilities: a file of judgments must not become one
+    check_outputs([] if kept else [(source, "the judgments")], [(out, "the output")])
     refuse_existing(out, force)
     count = _convert(read_judgments(source), out, target, score)
     if as_json:

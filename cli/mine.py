@@ -84,7 +84,7 @@ def command(
 
     BM25 ranks DOCS for each of QUERIES (both .jsonl, .tsv or .parquet); its first ranks are labelled positive and the
     rest negative. Or the labels come from a file: --from, --known. The exit code is 3 where rows or texts of the input
-    could not be used; the set holds all others.
+    could not be used, or a pair or query of its files has no text; the set holds all others.
     """
     job = MineJob(
         out=out,
@@ -108,7 +108,7 @@ def command(
         click.echo(json.dumps({"out": str(out), "form": form} | asdict(report), ensure_ascii=False))
     else:
         _print(out, form, report)
-    if report.rejected:
+    if report.rejected or report.documents_without_text or report.queries_without_text:
         sys.exit(PARTIAL)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from pairgrade.prompt import PROMPT_VERSION, Prompt, PromptBuilder, detect_chat_
 from pairgrade.records import Judgment, Pair
 from pairgrade.rubric import Rubric
 from pairgrade.trained_prompt import prompt_in_force
+
+_log = logging.getLogger(__name__)
 
 _WINDOW_CHARACTERS = 32 * 2**20  # a window of long documents holds fewer pairs
 
@@ -64,6 +67,8 @@ class Annotator:
         self.options = options or AnnotatorOptions()
         if self.options.calibration:
             self.options.calibration.require(rubric.values)
+            for doubt in self.options.calibration.doubts(model, rubric.digest):
+                _log.warning("%s: fit one to what is labelled now, or know that its grades may be off", doubt)
         self._backend = backend
         self._model = model
         chat = self.options.chat

@@ -29,6 +29,7 @@ from typing import Any
 
 from pairgrade.atomic import write_text
 from pairgrade.errors import InputError
+from pairgrade.file_hashes import remembered_sha256
 
 Graded = tuple[int, tuple[float, ...], float]  # grade, probability of each grade, expected grade
 
@@ -106,6 +107,8 @@ class Fitted:
     quadratic_kappa_before: float | None  # None: undefined for these pairs
     quadratic_kappa_after: float | None  # of pairs that the fit has not seen
     judgments_sha256: str
+    model_sha256: str | None = None  # of the model that gave the judgments; None: not known
+    rubric: str | None = None  # the digest of the rubric that it had
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +142,16 @@ class Calibration:
                 f"the calibration was fitted for the grades {', '.join(map(str, self.grades))}, and the rubric has "
                 f"{', '.join(map(str, grades))}; fit one on judgments made with this rubric"
             )
+
+    def doubts(self, model: Path | None, rubric: str) -> list[str]:
+        """Say where model and rubric (its digest) are others than those whose judgments it was fitted to."""
+        found = []
+        if self.fitted and self.fitted.rubric not in (None, rubric):
+            found.append("the calibration was fitted to judgments by another rubric")
+        known = self.fitted and self.fitted.model_sha256
+        if known and model and remembered_sha256(model) != known:
+            found.append("the calibration was fitted to judgments of another model or quantization")
+        return found
 
     def apply(self, probabilities: tuple[float, ...], grades: tuple[int, ...]) -> Graded:
         """Return grade, probabilities and expected grade of a pair whose model gave it these probabilities."""

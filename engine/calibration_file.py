@@ -15,6 +15,7 @@ from pairgrade.rubric_file import problems
 _LARGEST = 2**20  # bytes
 
 _Count = Annotated[int, Field(ge=0)]
+_Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class _Strict(BaseModel):
@@ -29,7 +30,9 @@ class _Fitted(_Strict):
     seed: _Count
     quadratic_kappa_before: float | None
     quadratic_kappa_after: float | None
-    judgments_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    judgments_sha256: _Sha256
+    model_sha256: _Sha256 | None = None
+    rubric: _Sha256 | None = None
 
 
 class _File(_Strict):

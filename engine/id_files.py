@@ -6,6 +6,8 @@
 4     query_id 0 doc_id grade: qrels
 6     query_id Q0 doc_id rank score tag: a run
 ===== ======================================================================
+
+Clicks and triples may have a header, whose first column is query_id.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ def read_ids(path: str) -> IdFile:
                 )
         return found
     columns = "query_id doc_id" if kind == "clicks" else "query_id positive_doc_id negative_doc_id"
-    for _, (query_id, positive, *negatives) in trec_lines(path, kind, columns):
+    for number, (query_id, positive, *negatives) in trec_lines(path, kind, columns):
+        if number == 1 and query_id == "query_id":
+            continue  # a header
         labels = found.documents.setdefault(query_id, {})
         labels[positive] = 1.0
         for negative in negatives:

@@ -29,6 +29,7 @@ from pairgrade.plan import PlanOptions
 from pairgrade.qrels import read_qrels, write_qrels
 from pairgrade.readers import Source
 from pairgrade.records import Pair
+from pairgrade.rubric_file import rubric_toml
 from pairgrade.run import label as run_label
 
 GRADES = (0, 1, 2, 3)
@@ -97,6 +98,26 @@ def test_the_figures_before_are_those_of_agree(work: Path, tmp_path: Path) -> No
     report = json.loads(run(agree, *files, "--resamples", 0, "--json").stdout)
     assert found["before"] == {name: report["statistics"][name]["value"] for name in found["before"]}
     assert found["threshold"] == report["threshold"]
+
+
+def test_a_calibration_of_another_model_or_rubric_is_doubted(
+    work: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    judged, out = tmp_path / "judged.jsonl", tmp_path / "c.json"
+    options = ["-m", "fake:", "--calibration", out, "--overwrite"]
+    run(label, work / "pairs.jsonl", "-m", "fake:", "-o", judged)
+    run(calibrate, judged, "--qrels", work / "human.qrels", "--out", out)
+    fitted = Calibration.load(out).fitted
+    assert fitted is not None
+    assert (fitted.rubric, fitted.model_sha256) == (TREC.digest, None)
+    assert run(label, work / "pairs.jsonl", *options, "-o", tmp_path / "a.jsonl").exit_code == 0
+    assert "fitted to" not in caplog.text
+    (tmp_path / "other.toml").write_text(rubric_toml(TREC).replace("careful", "diligent"))
+    run(label, work / "pairs.jsonl", *options, "-o", tmp_path / "b.jsonl", "--rubric", tmp_path / "other.toml")
+    assert "fitted to judgments by another rubric" in caplog.text
+    of_model = replace(Calibration.load(out), fitted=replace(fitted, model_sha256="a" * 64))
+    (doubt,) = of_model.doubts(work / "pairs.jsonl", TREC.digest)
+    assert doubt == "the calibration was fitted to judgments of another model or quantization"
 
 
 @pytest.mark.parametrize("method", ["cuts", "scaling"])

@@ -97,6 +97,9 @@ def test_a_file_can_be_converted_onto_itself(source: Path) -> None:
     before = source.read_bytes()
     run(source, source, "--force")
     assert source.read_bytes() == before
+    with pytest.raises(InputError, match="is the judgments and would be overwritten"):
+        run(source, source, "--to", "qrels", "--force")
+    assert source.read_bytes() == before
 
 
 def test_summaries(source: Path, tmp_path: Path) -> None:

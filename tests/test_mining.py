@@ -138,7 +138,7 @@ def test_candidates_restrict_the_ranking(files: tuple[Path, Path], tmp_path: Pat
 
 def test_known_positives_get_hard_negatives(files: tuple[Path, Path], tmp_path: Path) -> None:
     clicks = tmp_path / "clicks.tsv"
-    clicks.write_text("q1\td4\nq2\td5\n", encoding="utf-8")
+    clicks.write_text("query_id\tdoc_id\nq1\td4\nq2\td5\n", encoding="utf-8")
     rows, report = mined(tmp_path, *files, "--known", clicks, "--negative-ranks", "1-1")
     assert [(row.query_id, row.doc_id, row.label, row.source, row.rank) for row in rows] == [
         ("q1", "d4", 1.0, "clicks", 3),
@@ -171,6 +171,9 @@ def test_known_positives_go_with_the_ranks_of_a_run(files: tuple[Path, Path], tm
         run(*files, "--known", ranked, "--out", out)
     with pytest.raises(InputError, match="holds qrels, whose labels stand as they are; --known goes with a run's"):
         run(*files, "--from", qrels, "--known", qrels, "--out", out)
+    (tmp_path / "more.qrels").write_text("q1 0 d1 2\nq1 0 nowhere 1\n", encoding="utf-8")
+    assert run(*files, "--from", qrels, "--out", tmp_path / "all.jsonl").exit_code == 0
+    assert run(*files, "--from", tmp_path / "more.qrels", "--out", tmp_path / "some.jsonl").exit_code == 3
     with pytest.raises(InputError, match=r"holds qrels, whose labels stand as they are, not by rank: leave out"):
         run(*files, "--from", qrels, "--depth", 3, "--out", out)
     with pytest.raises(InputError, match="--known is of ids: give the files of both queries and docs"):
