@@ -11,6 +11,7 @@ import rich_click as click
 
 from pairgrade.cli import PARTIAL, options
 from pairgrade.cli.report import print_summary
+from pairgrade.errors import InputError
 
 
 @click.command("label")
@@ -47,9 +48,7 @@ from pairgrade.cli.report import print_summary
     panel="Output",
     type=click.IntRange(min=1),
     metavar="N",
-    default=1000,
-    show_default=True,
-    help="Pairs between two such checks, rounded up to --window.",
+    help="Pairs between two such checks, rounded up to --window.  [default: 1000]",
 )
 @click.option(
     "--overwrite",
@@ -65,7 +64,7 @@ def command(
     qrels: Path | None,
     model: str,
     canaries: Path | None,
-    canary_every: int,
+    canary_every: int | None,
     overwrite: bool,
     as_json: bool,
     quiet: bool,
@@ -86,9 +85,10 @@ def command(
     from pairgrade.job import LabelJob
     from pairgrade.run import label
 
-    job = LabelJob(
-        options.source(pairs, values), out, qrels, options.selection(values), overwrite, canaries, canary_every
-    )
+    if canaries is None and canary_every is not None:
+        raise InputError("--canary-every is of --canaries, which are not given")
+    source, selection = options.source(pairs, values), options.selection(values)
+    job = LabelJob(source, out, qrels, selection, overwrite, canaries, canary_every or 1000)
     chosen = options.chosen_model(model, values)
     open_annotator = options.annotator_opener(chosen, options.as_trained(chosen, values))
     with TerminalProgress(quiet) as progress:

@@ -191,9 +191,8 @@ def onnx_options(values: dict[str, Any]) -> OnnxOptions:
 
 def chosen_model(model: str, values: dict[str, Any]) -> str:
     """Return the model that runs, and say why where there were several."""
-    own, usual = asdict(llama_options(values)), asdict(LlamaOptions())
-    names = ("gpu_layers", "sequences", "flash_attention")
-    of_llama = ", ".join(f"--{name.replace('_', '-')}" for name in names if own[name] != usual[name])
+    usual, names = asdict(LlamaOptions()), ("gpu_layers", "sequences", "flash_attention")
+    of_llama = ", ".join(f"--{name.replace('_', '-')}" for name in names if values[name] != usual[name])
     several = not is_onnx_folder(Path(model))
     backend = "llama" if of_llama and several and values["backend"] == "auto" else values["backend"]
     choice = choose_model(model, backend, cuda=values["provider"] == "cuda")

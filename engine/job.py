@@ -11,8 +11,6 @@ from pairgrade.judgments import required_format
 from pairgrade.readers import Source
 from pairgrade.spool import Selection
 
-_CANARY_EVERY = 1000
-
 
 @dataclass(frozen=True, slots=True)
 class LabelJob:
@@ -24,14 +22,12 @@ class LabelJob:
     selection: Selection = Selection()
     overwrite: bool = False  # an output of another job may be replaced
     canaries: Path | None = None  # pairs that are judged again and again, to find out a model that changes
-    canary_every: int = _CANARY_EVERY  # pairs between two such checks, rounded up to a window of the planner
+    canary_every: int = 1000  # pairs between two such checks, rounded up to a window of the planner
 
     def __post_init__(self) -> None:
         required_format(self.out)
         if self.canary_every < 1:
             raise InputError(f"canary_every is {self.canary_every}; it must be at least 1")
-        if self.canaries is None and self.canary_every != _CANARY_EVERY:
-            raise InputError("--canary-every is of --canaries, which are not given")
         texts = () if self.source.in_catalogue else ("pairs", "queries", "docs")
         read = [(getattr(self.source, role), f"the input's {role}") for role in texts]
         keep_apart([*read, (self.canaries, "the file of canaries")], self._written())

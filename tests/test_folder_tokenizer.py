@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import tiny_models
 from helpers import folder_tokenizer
 from pairgrade import InputError, ModelError
 from pairgrade.folder_tokenizer import FolderTokenizer
@@ -42,8 +43,8 @@ def test_what_is_wrong_with_a_folder_is_told(tmp_path: Path) -> None:
         folder_tokenizer("qwen3").plain("a\ud800")
 
 
-def test_a_token_behind_the_models_vocabulary_is_text(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
-    folder = tiny_folder("gemma3")
+def test_a_token_behind_the_models_vocabulary_is_text(tmp_path: Path) -> None:
+    folder = tiny_models.make_folder("gemma3", tmp_path / "folder", whole=True)
     size = json.loads((folder / "config.json").read_text())["vocab_size"]
     tokenizer = FolderTokenizer(folder)
     assert "<image_soft_token>" in (folder / "tokenizer.json").read_text(encoding="utf-8")
@@ -57,8 +58,9 @@ def test_a_token_behind_the_models_vocabulary_is_text(tiny_folder: Callable[[str
         assert max(tokenizer.scaffold(text)) < size
 
 
-def test_runs_of_spaces_stay(tiny_folder: Callable[[str], Path]) -> None:
-    tokenizer = FolderTokenizer(tiny_folder("gemma3"))
+def test_runs_of_spaces_stay(tmp_path: Path) -> None:
+    tiny_models.write_tokenizer("gemma3", tmp_path, whole=True)
+    tokenizer = FolderTokenizer(tmp_path)
     for text in ("what  is", "what          is", " \n\n  it"):
         assert "".join(tokenizer.piece(i) for i in tokenizer.plain(text)).replace("▁", " ") == text
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import tiny_models
 from helpers import assert_equal_ids
 from pairgrade import ModelError
 
@@ -47,8 +48,9 @@ def test_other_pre_tokenizers(name: str, tiny_folder: Callable[[str], Path], tmp
     assert_equal_ids(folder, tmp_path / "model.gguf", 300)
 
 
-def test_token_types(tiny_folder: Callable[[str], Path]) -> None:
-    vocabulary = read_vocabulary(tiny_folder("gemma3"), 480)
+def test_token_types(tmp_path: Path) -> None:
+    tiny_models.write_tokenizer("gemma3", tmp_path, whole=True)
+    vocabulary = read_vocabulary(tmp_path, 480)
     by_text = dict(zip(vocabulary.tokens, vocabulary.types, strict=True))
     wanted = {
         "<bos>": TokenType.CONTROL,

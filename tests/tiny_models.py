@@ -26,19 +26,27 @@ _SPECIALS = {
 
 
 def make_folder(
-    family: str, folder: Path, *, layers: int = 2, seed: int = 0, tied: bool | None = None, **shape: int
+    family: str,
+    folder: Path,
+    *,
+    layers: int = 2,
+    seed: int = 0,
+    tied: bool | None = None,
+    whole: bool = False,
+    **shape: int,
 ) -> Path:
     """Write a random model of one family, its heads a little uneven as in the real ones; return its folder.
 
     Hidden size 64, 4 heads over 2 key-value heads of 32 channels unless ``shape`` says otherwise in the words of
     config.json, a vocabulary of a few hundred tokens. Gemma's
-    sliding window is 16 positions, and the rope of Llama is scaled as in Llama 3.1.
+    sliding window is 16 positions, and the rope of Llama is scaled as in Llama 3.1. ``whole``: with all kinds of tokens
+    that Gemma's tokenizer has.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     folder.mkdir(parents=True, exist_ok=True)
-    size, bos, eos = write_tokenizer(family, folder)
+    size, bos, eos = write_tokenizer(family, folder, whole=whole)
     settings = _settings(family, layers) | shape
     if tied is not None:
         settings["tie_word_embeddings"] = tied
@@ -56,10 +64,10 @@ def make_folder(
     return folder
 
 
-def write_tokenizer(family: str, folder: Path) -> tuple[int, int | None, int]:
+def write_tokenizer(family: str, folder: Path, *, whole: bool = False) -> tuple[int, int | None, int]:
     """Write tokenizer.json and its config; return the vocabulary's size, the BOS and the EOS id."""
     gemma = family.startswith("gemma")
-    tokenizer = _sentencepiece_like() if gemma else _byte_level(family)
+    tokenizer = _sentencepiece_like(runs=whole) if gemma else _byte_level(family)
     specials = _SPECIALS[family]
     tokenizer.add_special_tokens(specials)
     tokenizer.add_tokens(["<tool_call>"])  # a user-defined one
@@ -71,9 +79,7 @@ def write_tokenizer(family: str, folder: Path) -> tuple[int, int | None, int]:
         pieces = {"single": f"{bos} $A", "special_tokens": [(bos, tokenizer.token_to_id(bos))]}
         tokenizer.post_processor = TemplateProcessing(**pieces)
     size = tokenizer.get_vocab_size()
-    if (
-        family == "gemma3"
-    ):  # of the models that see; it is in the tokenizer of those that do not, behind their vocabulary
+    if family == "gemma3" and whole:  # of the models that see; those that do not have no row for it
         tokenizer.add_special_tokens(["<image_soft_token>"])
     tokenizer.save(str(folder / "tokenizer.json"))
     table = {
@@ -121,7 +127,7 @@ def _byte_level(family: str) -> Any:
     return tokenizer
 
 
-def _sentencepiece_like() -> Any:
+def _sentencepiece_like(*, runs: bool) -> Any:
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     trained = Tokenizer(models.BPE())
@@ -130,14 +136,14 @@ def _sentencepiece_like() -> Any:
     trained.train_from_iterator([_TEXT], trainers.BpeTrainer(vocab_size=150, initial_alphabet=list("0123456789▁\n")))
     model = json.loads(trained.to_str())["model"]
     head = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    runs = [character * length for character in "\n▁" for length in range(2, 32)]
-    pieces = sorted(model["vocab"].keys() - set(runs), key=model["vocab"].get)
-    vocabulary = {piece: i for i, piece in enumerate([*head, *runs, *pieces])}
-    merges = [(run[:cut], run[cut:]) for run in runs for cut in range(1, len(run))]
-    merges += [tuple(merge) for merge in model["merges"] if "".join(merge) not in runs]
+    spaces = [character * length for character in "\n▁" for length in range(2, 32)] if runs else []
+    pieces = sorted(model["vocab"].keys() - set(spaces), key=model["vocab"].get)
+    vocabulary = {piece: i for i, piece in enumerate([*head, *spaces, *pieces])}
+    merges = [(run[:cut], run[cut:]) for run in spaces for cut in range(1, len(run))]
+    merges += [tuple(merge) for merge in model["merges"] if "".join(merge) not in spaces]
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     tokenizer.normalizer, tokenizer.pre_tokenizer = trained.normalizer, trained.pre_tokenizer
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     tokenizer.add_special_tokens(head[:4])
-    tokenizer.add_tokens([AddedToken(run, normalized=False) for run in runs])  # as Gemma's have them, special to nobody
+    tokenizer.add_tokens([AddedToken(run, normalized=False) for run in spaces])  # as Gemma has them
     return tokenizer

@@ -45,6 +45,11 @@ def test_ids_are_those_of_the_folder(family: str, tiny_folder: Callable[[str], P
     assert_equal_ids(tiny_folder(family), tmp_path / "model.gguf")
 
 
+@pytest.mark.parametrize("family", ["gemma2", "gemma3"])
+def test_ids_are_those_of_a_folder_with_all_that_gemmas_tokenizer_has(family: str, tmp_path: Path) -> None:
+    assert_equal_ids(tiny_models.make_folder(family, tmp_path / "folder", whole=True), tmp_path / "model.gguf")
+
+
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
 def test_the_graph_equals_transformers(family: str, tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     source = tiny_folder(family)
