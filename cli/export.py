@@ -92,7 +92,7 @@ _TARGETS: dict[str, Callable[[Path, Path, str | None, dict[str, Any]], None]] = 
 @click.option("--calibration-pairs", metavar="PAIRS",
               help="Pairs on which the rounding of quantizations below 8 bits is weighed (an importance matrix), "
               "or onnx int8 scaled.  [onnx: the shipped sample] "
-              "Without --pairs others of them are compared on, where there are more than --sample.")  # fmt: skip
+              "Without --pairs others of them are compared on, and the same where those are too few.")  # fmt: skip
 @click.option("--allow-below-floor", is_flag=True, help="Keep quantizations that are below their floor, too.")
 @check_options
 def command(folder: Path, target: str, quant: str | None, out: Path, **values: Any) -> None:
