@@ -52,8 +52,8 @@ def check_options(function: F) -> F:
     return decorate(_OPTIONS)(options.pairs_options(function))
 
 
-def task(path: str | None, values: dict[str, Any], apart_from: Task | None = None) -> Task:
-    """Read the pairs of a file, or the shipped sample, others than a task's where there are enough.
+def task(path: str | None, values: dict[str, Any], *, most: float = 1.0, apart_from: Task | None = None) -> Task:
+    """Read the pairs of a file, or the shipped sample: at most that share of them, and others than a task's.
 
     The values are those of ``options.as_trained``.
     """
@@ -61,8 +61,9 @@ def task(path: str | None, values: dict[str, Any], apart_from: Task | None = Non
     from pairgrade.export.pairs import chosen_pairs
 
     source = options.source(path, values) if path else None
-    last = apart_from.pairs if apart_from else ()
-    return Task(chosen_pairs(source, values["sample"] or None, last=last), values["rubric"], values["chat"])
+    others = apart_from.pairs if apart_from else ()
+    pairs = chosen_pairs(source, values["sample"] or None, most=most, apart_from=others)
+    return Task(pairs, values["rubric"], values["chat"])
 
 
 def floor(own: Floor, values: dict[str, Any]) -> Floor:

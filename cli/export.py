@@ -27,7 +27,7 @@ def _gguf(folder: Path, out: Path, quant: str | None, values: dict[str, Any]) ->
     from pairgrade.export.verify import floor_of
 
     found, path = quants(quant or "q8_0"), values["calibration_pairs"]
-    calibration = task(path, values) if path else None
+    calibration = task(path, values, most=_share(values)) if path else None
     settings = GgufOptions(
         quants=found,
         check=task(values["pairs"] or path, values, apart_from=calibration),
@@ -47,16 +47,22 @@ def _gguf(folder: Path, out: Path, quant: str | None, values: dict[str, Any]) ->
         sys.exit(PARTIAL)
 
 
+def _share(values: dict[str, Any]) -> float:
+    """Return how much of the calibration's pairs it may have: half, where the comparison has the others."""
+    return 0.5 if values["pairs"] in (None, values["calibration_pairs"]) else 1.0
+
+
 def _onnx(folder: Path, out: Path, quant: str | None, values: dict[str, Any]) -> None:
     from pairgrade.cli.progress import TerminalProgress
     from pairgrade.export.onnx_export import OnnxCheck, export_onnx
     from pairgrade.export.onnx_folder import OnnxSettings
+    from pairgrade.export.provenance import told_of_shared
     from pairgrade.export.verify import floor_of, onnx_bits
 
     name, path = quant or "int8", values["calibration_pairs"]
     own = floor_of(onnx_bits(name), onnx=True, from_folder=True)
-    calibration = task(path, values)
-    settings = OnnxSettings(quant=name, calibration=calibration, threads=values["threads"])
+    calibration = task(path, values, most=_share(values))
+    settings = OnnxSettings(quant=name, calibration=calibration, threads=values["threads"], context=values["ctx"])
     check = OnnxCheck(
         task=task(values["pairs"] or path, values, apart_from=calibration if settings.how.is_calibrated else None),
         floor=floor(own, values),
@@ -72,8 +78,9 @@ def _onnx(folder: Path, out: Path, quant: str | None, values: dict[str, Any]) ->
         found = report.verification.fidelity
         state = "; ".join(report.verification.problems) or "kept its floor"
         click.echo(
-            f"{out}: {name}, {report.size / 1e6:,.1f} MB; against the original on {found.pairs:,} pairs: "
-            f"agreement {found.agreement:.4f}, mean KL {found.mean_kl:.2e}, 99% {found.p99_kl:.2e}; {state}"
+            f"{out}: {name}, {report.size / 1e6:,.1f} MB; against the original on {found.pairs:,} pairs"
+            f"{told_of_shared(report.shared_pairs)}: agreement {found.agreement:.4f}, mean KL {found.mean_kl:.2e}, "
+            f"99% {found.p99_kl:.2e}; {state}"
         )
 
 
@@ -92,7 +99,7 @@ _TARGETS: dict[str, Callable[[Path, Path, str | None, dict[str, Any]], None]] = 
 @click.option("--calibration-pairs", metavar="PAIRS",
               help="Pairs on which the rounding of quantizations below 8 bits is weighed (an importance matrix), "
               "or onnx int8 scaled.  [onnx: the shipped sample] "
-              "Without --pairs others of them are compared on, and the same where those are too few.")  # fmt: skip
+              "Without --pairs it is at most half of them, and the comparison is made on others.")  # fmt: skip
 @click.option("--allow-below-floor", is_flag=True, help="Keep quantizations that are below their floor, too.")
 @check_options
 def command(folder: Path, target: str, quant: str | None, out: Path, **values: Any) -> None:
@@ -109,8 +116,11 @@ def command(folder: Path, target: str, quant: str | None, out: Path, **values: A
 
 
 def _print(report: ExportReport) -> None:
+    from pairgrade.export.provenance import told_of_shared
+
     checked = report.files[0].verification.fidelity.pairs
-    table = Table(title=f"compared with the original on {checked:,} pairs", title_justify="left")
+    shared = told_of_shared(report.shared_pairs)
+    table = Table(title=f"compared with the original on {checked:,} pairs{shared}", title_justify="left")
     table.add_column("file", no_wrap=True)
     for name in ("MB", "agreement", "mean KL", "99% KL"):
         table.add_column(name, justify="right")

@@ -49,7 +49,8 @@ def command(
     """Rank the documents of a run again by a trained re-ranker.
 
     RUN is a TREC run, or a qrels file, whose judged documents are then ranked. RUN2 is a TREC run for `pairgrade
-    evaluate`. Documents whose text is not there are left out; the exit code is then 3.
+    evaluate`. Documents whose text is not there are left out, and those of a query that is too long for the re-ranker
+    keep their old order (those of a qrels file, which has none, are left out); the exit code is then 3.
     """
     check_outputs([(run, "the run"), (queries, "the queries"), (docs, "the documents")], [(out, "the new run")])
     refuse_existing(out, force)
@@ -62,7 +63,7 @@ def command(
         click.echo(json.dumps(figures, ensure_ascii=False, allow_nan=False))
     else:
         _print(result, out, precision)
-    if result.without_text:
+    if result.without_text or result.unfit:
         sys.exit(PARTIAL)
 
 
@@ -94,6 +95,9 @@ def _print(result: Reranked, out: Path, precision: str) -> None:
     console.print(f"{result.scored:,} documents of {result.queries:,} queries ranked again in {precision}{speed}")
     if result.followed:
         console.print(f"{result.followed:,} documents follow in their old order")
+    if result.unfit:
+        unfit = f"{result.unfit:,} documents of {result.unfit_queries:,} queries"
+        console.print(f"not ranked: {unfit}; {result.unfit_reason}")
     if result.without_text:
         console.print(f"{result.without_text:,} documents had no text and were left out, such as:")
         for row in result.examples:

@@ -14,7 +14,7 @@ from typing import Any
 from pairgrade.advisories import ADVISORIES, Advisory, known_bad
 from pairgrade.environment import environment, package_version
 from pairgrade.hardware import cpu_features, has_vnni, memory_bytes
-from pairgrade.onnx_manifest import MIN_PYTHON, why_too_old
+from pairgrade.onnx_manifest import MIN_PYTHON, installed_is_too_old
 
 _IMPORT_SECONDS = 300.0
 _MARK = "import:"
@@ -101,7 +101,9 @@ def diagnose(features: tuple[Feature, ...] = FEATURES) -> Diagnosis:
     memory = memory_bytes()
     has = cpu_features()
     modules = dict.fromkeys(module for feature in features for module in feature.modules)
-    faults = _faults([module for module in modules if importlib.util.find_spec(module) is not None]) | _too_old()
+    faults = _faults([module for module in modules if importlib.util.find_spec(module) is not None])
+    if why := installed_is_too_old():
+        faults["onnxruntime"] = why
     return Diagnosis(
         environment=environment(),
         cpu_features=tuple(sorted(has)),
@@ -140,15 +142,6 @@ def _verdict(feature: Feature, faults: Mapping[str, str]) -> Verdict:
         return Verdict(feature.name, False, f"{', '.join(missing)} not installed; run: pip install {target}")
     why = "; ".join(f"{module}: {faults[module]}" for module in feature.modules if module in faults)
     return Verdict(feature.name, not why, why)
-
-
-def _too_old() -> dict[str, str]:
-    """Return what is wrong with an onnxruntime that can be imported and is older than any that a model is run with."""
-    for name in ("onnxruntime", "onnxruntime-gpu"):
-        why = why_too_old(package_version(name))
-        if why:
-            return {"onnxruntime": why}
-    return {}
 
 
 def _faults(modules: Sequence[str]) -> dict[str, str]:

@@ -16,8 +16,9 @@ from pathlib import Path
 from pairgrade.errors import ModelError
 from pairgrade.gguf_check import check_gguf
 from pairgrade.hardware import cpu_features, has_vnni, memory_bytes
-from pairgrade.onnx_manifest import is_onnx_folder, read_facts
+from pairgrade.onnx_manifest import WEIGHTS, installed_is_too_old, is_onnx_folder, read_facts
 
+_ONNX_REST = 200_000_000  # bytes that ONNX Runtime takes beside the weights, which it holds twice: see onnx_runner
 BACKENDS = ("auto", "llama", "onnx")
 _log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class Export:
     path: Path
     backend: str  # "llama" or "onnx"
     weights: str  # "int8", "fp32", "int4" of ONNX folders; the tensor type of most products of GGUF files: "q8_0"
-    size: int  # bytes, about what it takes of memory
+    memory: int  # bytes that it takes, about
 
     @property
     def is_4_bit(self) -> bool:
@@ -52,14 +53,14 @@ class Machine:
     features: frozenset[str]
     memory: int | None  # bytes that are free
     cuda: bool = False  # ONNX models are to run on CUDA
-    has_onnx: bool = True  # what runs ONNX models is installed
+    has_onnx: bool = True  # what runs ONNX models is installed, and new enough
 
 
 def this_machine(cuda: bool = False) -> Machine:
     """Look at the machine."""
     memory = memory_bytes()
     has_onnx = all(importlib.util.find_spec(name) for name in ("onnxruntime", "tokenizers"))
-    return Machine(cpu_features(), memory[1] if memory else None, cuda, has_onnx)
+    return Machine(cpu_features(), memory[1] if memory else None, cuda, has_onnx and not installed_is_too_old())
 
 
 def choose_model(
@@ -121,26 +122,26 @@ def _gguf_export(path: Path) -> Export:
 
 
 def _onnx_export(path: Path) -> Export:
-    facts = read_facts(path)
-    size = sum((path / name).stat().st_size for name in facts.files if (path / name).is_file())
-    return Export(path, "onnx", facts.quant, size)
+    quant, weights = read_facts(path).quant, path / WEIGHTS
+    size = weights.stat().st_size if weights.is_file() else 0  # a folder that lacks it is refused when it is opened
+    return Export(path, "onnx", quant, 2 * size + _ONNX_REST)  # of the tables only the rows in use are read
 
 
 def _choose(reference: str, found: list[Export], machine: Machine) -> Choice:
     if len(found) == 1:
         return Choice(str(found[0].path), None)
     free = machine.memory
-    fit = [export for export in found if free is None or export.size < free]
+    fit = [export for export in found if free is None or export.memory < free]
     if not fit:
-        least = min(export.size for export in found)
+        least = min(export.memory for export in found)
         raise ModelError(
-            f"{reference}: its smallest model has {least / 1e9:.1f} GB and {(free or 0) / 1e9:.1f} GB of memory are "
+            f"{reference}: its smallest model takes {least / 1e9:.1f} GB of memory and {(free or 0) / 1e9:.1f} GB are "
             "free; export it with 4 bits, or name a model to try it all the same"
         )
     rank, why = _preference(machine)
     ready = [export for export in fit if machine.has_onnx or export.backend == "llama"]
     if ready and not machine.has_onnx:  # where nothing else is there, opening an ONNX model tells what is missing
-        why = "what runs ONNX models is not installed (pip install 'pairgrade[onnx]')"
+        why = "what runs ONNX models is not installed, or too old (pip install 'pairgrade[onnx]')"
     best = min(ready or fit, key=lambda export: (export.is_4_bit, *rank(export), str(export.path)))
     others = ", ".join(export.path.name for export in found if export is not best)
     tight = "" if len(fit) == len(found) else f"; {len(found) - len(fit)} of {len(found)} do not fit into memory"

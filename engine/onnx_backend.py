@@ -23,7 +23,7 @@ from pairgrade.onnx_layout import cut, least_rows
 from pairgrade.onnx_manifest import EMBEDDING, HEAD, PROBE, read_manifest
 from pairgrade.onnx_runner import OnnxRunner
 from pairgrade.onnx_session import CUDA, product_kind, runtime
-from pairgrade.onnx_table import TokenTable, label_logits
+from pairgrade.onnx_table import Floats, TokenTable, label_logits
 from pairgrade.tokenizer import Ids
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": CUDA}
@@ -39,7 +39,8 @@ class OnnxOptions:
 
     context: int | None = None  # longest prompt in tokens; None: 2,048 or what the model was trained with, if less
     threads: int | None = None  # None: the physical cores that this process may use
-    batch_tokens: int = 512  # tokens computed at a time, padding of the attention included: bounds the memory
+    batch_tokens: int = 512  # tokens computed at a time, padding of the attention included; a document is never split,
+    # and the attention of a long one takes some 13 bytes x heads x the square of its tokens
     label_mass: bool = False  # compute the log of the whole vocabulary's sum, too
     reuse: bool = True  # keep the prefix's keys and values; off only to compare
     provider: str = PROVIDERS["cpu"]
@@ -121,22 +122,46 @@ class OnnxBackend:
         }
 
     def score(self, prefix: Sequence[Ids], suffixes: Sequence[Ids], labels: Ids) -> Scores:
-        """Run each suffix after the prefix and return the label logits at its last token."""
+        """Run each suffix after the prefix and return the label logits at its last token.
+
+        Suffixes that there is no memory for, each by itself, are in the result's ``failed``.
+        """
         self._check_lengths(sum(map(len, prefix)), suffixes)
-        hidden = np.empty((len(suffixes), self.manifest.hidden), np.float32)
+        hidden = np.full((len(suffixes), self.manifest.hidden), np.nan, np.float32)
         lengths = [len(suffix) for suffix in suffixes]
-        for indices in cut(lengths, self.options.batch_tokens, self._least_rows):
-            if not self.options.reuse:
-                self._runner.forget()
-            state = self._runner.hold(prefix)
-            hidden[indices] = self._runner.run([suffixes[i] for i in indices], state)[0]
+        groups = list(cut(lengths, self.options.batch_tokens, self._least_rows))[::-1]
+        failed: dict[int, str] = {}
+        while groups:
+            indices = groups.pop()
+            try:
+                hidden[indices] = self._run(prefix, [suffixes[i] for i in indices])
+            except MemoryError as error:
+                if self._runner.held == 0 and prefix:
+                    raise ModelError(f"there is not enough memory for the instruction alone ({error})") from None
+                whole = self._runner.held == sum(1 for segment in prefix if len(segment))
+                if whole and len(indices) > 1:
+                    middle = len(indices) // 2
+                    groups += [indices[middle:], indices[:middle]]
+                    continue
+                if not whole:  # it is the query that there is no room for
+                    indices, groups = [i for group in (indices, *groups) for i in group], []
+                for i in indices:
+                    failed[i] = (
+                        f"there is not enough memory for a prompt of {sum(map(len, prefix)) + lengths[i]:,} tokens "
+                        f"({error}); its attention takes the square of them, and a shorter context cuts the document"
+                    )
         cap = self.manifest.final_cap
         logits = label_logits(hidden, self._head.rows(labels), cap)
-        return Scores(logits, self._head.log_totals(hidden, cap) if self.options.label_mass else None)
+        return Scores(logits, self._head.log_totals(hidden, cap) if self.options.label_mass else None, failed)
 
     def close(self) -> None:
         """Free the model."""
         self._runner.close()
+
+    def _run(self, prefix: Sequence[Ids], documents: Sequence[Ids]) -> Floats:
+        if not self.options.reuse:
+            self._runner.forget()
+        return self._runner.run(documents, self._runner.hold(prefix))[0]
 
     def _check_lengths(self, prefix: int, suffixes: Sequence[Ids]) -> None:
         longest = max(map(len, suffixes), default=0)

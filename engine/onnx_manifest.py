@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pairgrade.environment import package_version
 from pairgrade.errors import ModelError
 from pairgrade.file_hashes import MANIFEST, remembered_sha256
 from pairgrade.foreign_text import shown
@@ -46,6 +47,12 @@ def why_too_old(version: str, least: tuple[int, ...] = MIN_ONNXRUNTIME) -> str |
     if version == "none" or (match and (int(match[1]), int(match[2])) >= least):
         return None
     return f"{version} is {'too old' if match else 'no version'}; {'.'.join(map(str, least))} or later is needed"
+
+
+def installed_is_too_old() -> str | None:
+    """Say so where the installed onnxruntime, or onnxruntime-gpu, is older than any that a model is run with."""
+    reasons = (why_too_old(package_version(name)) for name in ("onnxruntime", "onnxruntime-gpu"))
+    return next(filter(None, reasons), None)
 
 
 @dataclass(frozen=True, slots=True)

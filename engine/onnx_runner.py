@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +13,16 @@ import numpy as np
 
 from pairgrade.backend import Counters
 from pairgrade.denormals import flushed_denormals
+from pairgrade.errors import ModelError
 from pairgrade.onnx_layout import Layout, pack
 from pairgrade.onnx_manifest import DOCUMENTS, PREFIX, WEIGHTS
 from pairgrade.onnx_session import open_session, runtime
 from pairgrade.onnx_table import Floats, TokenTable
 from pairgrade.tokenizer import Ids
 
+_NO_MEMORY = re.compile("allocate memory|bad.alloc|out of memory|available memory", re.IGNORECASE)
+_SIZE = re.compile(r"(?:size|bytes)\D{0,5}(\d+)")
+_FATAL = 4  # log level: what is told by an exception is not printed as well
 _PACKED = 3 << 28  # bytes of weights; up to it the prefix's are packed: as much memory, but none that can be given back
 
 
@@ -31,7 +36,10 @@ class State:
 
 
 class OnnxRunner:
-    """The sessions of one folder, and the states of the last prefix's segments."""
+    """The sessions of one folder, and the states of the last prefix's segments.
+
+    What runs a graph raises MemoryError where there is none left for it, and ModelError for any other reason.
+    """
 
     def __init__(
         self,
@@ -45,6 +53,8 @@ class OnnxRunner:
     ) -> None:
         self.counters = Counters()
         self._library = runtime()
+        self._options = self._library.RunOptions()
+        self._options.log_severity_level = _FATAL
         self._embedding, self._least = embedding, least_rows
         is_large = (folder / WEIGHTS).stat().st_size > _PACKED
         self._documents, self._prefix = (
@@ -75,6 +85,11 @@ class OnnxRunner:
             self._states.append(State(segment.tobytes(), before.length + len(segment), arrays))
             self._fresh += len(segment)
         return self._states[-1] if self._states else self._nothing
+
+    @property
+    def held(self) -> int:
+        """How many segments' states are kept."""
+        return len(self._states)
 
     def forget(self) -> None:
         """Drop the kept states."""
@@ -107,8 +122,11 @@ class OnnxRunner:
 
     def _timed(self, session: Any, outputs: list[str], layout: Layout, feeds: dict[str, Any]) -> list[Any]:
         start = time.perf_counter()
-        with flushed_denormals():
-            values: list[Any] = session.run_with_ort_values(outputs, feeds)
+        try:
+            with flushed_denormals():
+                values: list[Any] = session.run_with_ort_values(outputs, feeds, self._options)
+        except Exception as error:  # the library raises its own kinds, which have no common root but this
+            raise _failure(error) from None
         seconds = time.perf_counter() - start
         self.counters.seconds += seconds
         self.counters.computed += len(layout.ids)
@@ -131,3 +149,12 @@ class OnnxRunner:
                 _, heads, _, width = given.shape
                 arrays[given.name] = self._value(np.empty((1, heads, 0, width), np.float32))
         return State(b"", 0, arrays)
+
+
+def _failure(error: Exception) -> Exception:
+    """Turn what ONNX Runtime raised into MemoryError or ModelError."""
+    text = str(error)
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(text):
+        sizes = _SIZE.findall(text)
+        return MemoryError(f"ONNX Runtime asked for {int(sizes[-1]):,} bytes" if sizes else "ONNX Runtime got none")
+    return ModelError(f"ONNX Runtime cannot run the model ({text})")

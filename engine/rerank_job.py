@@ -42,7 +42,10 @@ class Reranked:
 
     queries: int = 0
     scored: int = 0
-    followed: int = 0  # documents below the top_k, which keep their order
+    followed: int = 0  # documents below the top_k, or of queries that are not fit, which keep their order
+    unfit_queries: int = 0  # queries that leave no room for a document
+    unfit: int = 0  # documents of these that were to be ranked; those of qrels, which have no order, are left out
+    unfit_reason: str | None = None  # of the first such query
     without_text: int = 0  # documents to rank that no text was found for; they are left out
     seconds: float = 0.0  # of scoring and of reading texts
     examples: list[Rejection] = field(default_factory=list)  # of unusable rows
@@ -61,7 +64,8 @@ class RerankProgress:
 def rerank(job: RerankJob, reranker: Reranker, progress: RerankProgress | None = None) -> Reranked:
     """Score the pairs of a run, write them as a new run, and tell how many there were.
 
-    InputError where an input cannot be used, or no text fits any of its ids.
+    The documents of a query that is too long keep their old order. InputError where an input cannot be used, or none
+    of its pairs can be scored.
     """
     progress = progress or RerankProgress()
     ids = read_ids(job.run)
@@ -77,19 +81,30 @@ def rerank(job: RerankJob, reranker: Reranker, progress: RerankProgress | None =
     progress.start(total)
     start = time.monotonic()
     scores: dict[str, dict[str, float]] = {}
+    unfit: dict[str, str | None] = {}  # by query, why it leaves no room for a document; None where it does
     with closing(_pairs(job, wanted, result)) as pairs:
         while chunk := list(islice(pairs, _CHUNK)):
-            found = reranker.predict([(pair.query, _text(pair)) for pair in chunk])
-            for pair, score in zip(chunk, found.tolist(), strict=True):
+            for pair in chunk:
+                if pair.query_id not in unfit:
+                    unfit[pair.query_id] = reranker.why_unfit(pair.query)
+            fit = [pair for pair in chunk if unfit[pair.query_id] is None]
+            found = reranker.predict([(pair.query, _text(pair)) for pair in fit])
+            for pair, score in zip(fit, found.tolist(), strict=True):
                 scores.setdefault(pair.query_id, {})[pair.doc_id] = score
-            result.scored += len(chunk)
+            result.scored += len(fit)
             progress.advance(len(chunk))
     result.seconds = time.monotonic() - start
+    reasons = {query_id: why for query_id, why in unfit.items() if why is not None}
+    result.unfit_queries, result.unfit_reason = len(reasons), next(iter(reasons.values()), None)
+    result.unfit = sum(len(rankings[query_id][: job.top_k]) for query_id in reasons)
+    if reasons and not scores:
+        raise InputError(f"{job.run}: none of its queries can be ranked; {result.unfit_reason}")
     if not scores:
         reason = f" (line {result.examples[0].line}: {result.examples[0].reason})" if result.examples else ""
         raise InputError(f"{job.run}: no pair has the texts of both its query and its document{reason}")
-    result.queries, result.without_text = len(rankings), total - result.scored
-    result.followed = write_run(job.out, _rows(rankings, scores, job.top_k)) - result.scored
+    result.queries, result.without_text = len(rankings), total - result.scored - result.unfit
+    heads = {query_id: 0 if query_id in reasons else job.top_k for query_id in rankings} if ids.kind == "run" else {}
+    result.followed = write_run(job.out, _rows(rankings, scores, heads)) - result.scored
     return result
 
 
@@ -111,13 +126,15 @@ def _text(pair: Pair) -> str:
 
 
 def _rows(
-    rankings: dict[str, list[str]], scores: dict[str, dict[str, float]], top_k: int | None
+    rankings: dict[str, list[str]], scores: dict[str, dict[str, float]], heads: dict[str, int | None]
 ) -> Iterator[tuple[str, str, float]]:
+    """Yield the new run; ``heads``: how many documents of a query were ranked again, None or nothing for all."""
     for query_id, ranking in rankings.items():
         documents = scores.get(query_id, {})
         for doc_id, score in documents.items():
             yield query_id, doc_id, score
-        if top_k is not None:
+        head = heads.get(query_id)
+        if head is not None:
             lowest = min(documents.values(), default=0.0)
-            for place, doc_id in enumerate(ranking[top_k:], start=1):
+            for place, doc_id in enumerate(ranking[head:], start=1):
                 yield query_id, doc_id, lowest - place

@@ -84,6 +84,14 @@ class Reranker:
             raise NonFiniteError(f"{int((~np.isfinite(scores)).sum())} of {len(scores)} scores are not finite numbers")
         return scores
 
+    def why_unfit(self, query: str) -> str | None:
+        """Say why a query cannot be scored with any document; None where it can."""
+        try:
+            self._encoder.check_queries([query])
+        except InputError as error:
+            return str(error)
+        return None
+
     def _run(self, inputs: dict[str, Any]) -> Scores:
         try:
             with flushed_denormals():

@@ -127,6 +127,7 @@ class WorkerBackend:
             if isinstance(scores, Scores):
                 self._killed = 0
                 logits[group] = scores.logits
+                failed |= {group[row]: why for row, why in scores.failed.items()}
                 with_totals = scores.log_totals is not None
                 if scores.log_totals is not None:
                     totals[group] = scores.log_totals
@@ -158,7 +159,7 @@ class WorkerBackend:
                 continue
             self._deaths = 0
             self._count(header)
-            return _checked(arrays, len(suffixes), len(labels))
+            return _checked(header, arrays, len(suffixes), len(labels))
         return how
 
     def _running(self) -> WorkerProcess:
@@ -197,10 +198,11 @@ class WorkerBackend:
             setattr(self.counters, name, getattr(self._before, name) + value)
 
 
-def _checked(arrays: list[Any], rows: int, labels: int) -> Scores:
+def _checked(header: dict[str, Any], arrays: list[Any], rows: int, labels: int) -> Scores:
     """Make scores of what a worker sent, once it has the right sizes and types."""
     kinds = [(array.dtype, array.size) for array in arrays]
     expected = [(np.dtype(np.float32), rows * labels), (np.dtype(np.float64), rows)]
     if kinds not in (expected, expected[:1]):
         raise ModelError("the model process answered something else than it was asked")
-    return Scores(arrays[0].reshape(rows, labels), arrays[1] if len(arrays) > 1 else None)
+    totals = arrays[1] if len(arrays) > 1 else None
+    return Scores(arrays[0].reshape(rows, labels), totals, dict(header["failed"]))

@@ -86,7 +86,7 @@ def _score(
     prefix += parts[: len(new)]
     scores = backend.score(list(prefix), parts[len(new) :], labels)
     totals = [] if scores.log_totals is None else [scores.log_totals]
-    return {}, [scores.logits, *totals]
+    return {"failed": list(scores.failed.items())}, [scores.logits, *totals]
 
 
 def _described(error: Exception) -> dict[str, Any]:

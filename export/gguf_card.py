@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pairgrade.atomic import write_text
 from pairgrade.environment import package_version
 from pairgrade.export.measure import Task
-from pairgrade.export.provenance import Origin
+from pairgrade.export.provenance import Origin, told_of_shared
 from pairgrade.file_hashes import MANIFEST, folder_sha256s
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ def write_card(work: Path, origin: Origin, report: ExportReport) -> None:
         f"GGUF files of {origin.name}, which grade query-document pairs.",
         origin.use("FILE"),
         "",
-        f"Each was compared with the original in float32 on {check.fidelity.pairs} pairs: the share of equal grades, "
+        f"Each was compared with the original in float32 on {check.fidelity.pairs} pairs"
+        f"{told_of_shared(report.shared_pairs)}: the share of equal grades, "
         f"the KL divergence over the label words (nats), and the ids of {check.strings} odd strings.",
         "",
         "| file | MB | importance matrix | agreement | mean KL | 99% KL | floor |",

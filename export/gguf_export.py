@@ -22,7 +22,7 @@ from pairgrade.export.gguf_writer import write_gguf
 from pairgrade.export.imatrix import importance_matrix
 from pairgrade.export.measure import Measured, Task, measure, texts_for
 from pairgrade.export.output import new_folder
-from pairgrade.export.provenance import Origin, read_origin
+from pairgrade.export.provenance import Origin, read_origin, shared_pairs
 from pairgrade.export.quantize import QUANTS, Importance, Quant, quantize
 from pairgrade.export.torch_backend import TorchBackend, TorchOptions
 from pairgrade.export.verify import STRINGS, Floor, Verification, compare, floor_of, open_model
@@ -74,6 +74,7 @@ class ExportReport:
 
     out: Path
     files: tuple[ExportedQuant, ...]
+    shared_pairs: int = 0  # of those that were compared, those that the importance matrix was made from
 
     @property
     def refused(self) -> tuple[ExportedQuant, ...]:
@@ -82,7 +83,8 @@ class ExportReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, JSON-ready."""
-        return {"out": str(self.out), "files": {file.file: file.to_dict() for file in self.files}}
+        files = {file.file: file.to_dict() for file in self.files}
+        return {"out": str(self.out), "files": files, "shared_pairs": self.shared_pairs}
 
 
 def export_gguf(folder: Path, out: Path, options: GgufOptions, progress: Progress | None = None) -> ExportReport:
@@ -105,7 +107,7 @@ def export_gguf(folder: Path, out: Path, options: GgufOptions, progress: Progres
             raise ModelError(f"{folder}: no quantization kept its floor ({problems}); see --allow-below-floor")
         if not any(file.kept and file.file == plain.name for file in files):
             plain.unlink()
-        report = ExportReport(out, files)
+        report = ExportReport(out, files, shared_pairs(options.check, options.calibration if importance else None))
         if origin.trained:
             origin.trained.write(work)
         write_card(work, origin, report)

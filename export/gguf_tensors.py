@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from pairgrade.errors import ModelError
 from pairgrade.export.decoder import Decoder
-from pairgrade.export.weights import TensorSource
+from pairgrade.export.weights import TensorSource, finite
 
 Floats = npt.NDArray[np.float32]
 
@@ -159,9 +159,7 @@ def _add_one(values: Floats) -> Floats:
 
 def _reader(weights: TensorSource, plan: _Plan) -> Callable[[], Floats]:
     def read() -> Floats:
-        values = weights.get(plan.source)
-        if not np.isfinite(values).all():
-            raise ModelError(f"{weights.folder}: {plan.source} holds values that are not finite")
+        values = finite(weights, plan.source)
         return np.ascontiguousarray(plan.change(values) if plan.change else values)
 
     return read

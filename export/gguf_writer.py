@@ -28,6 +28,7 @@ def write_gguf(folder: Path, path: Path, name: str | None = None, weights: Tenso
     _require_known(decoder, folder)
     vocabulary = read_vocabulary(folder, decoder.vocabulary)
     plan = list(tensors(decoder, weights or Weights(folder), decoder.vocabulary))
+    sizes = [4 * int(np.prod(tensor.shape)) for tensor in plan]  # bytes of float32
     try:
         from gguf import GGUFWriter
     except ImportError:
@@ -38,8 +39,7 @@ def write_gguf(folder: Path, path: Path, name: str | None = None, weights: Tenso
         writer.add_file_type(0)  # all float32
         _add_decoder(writer, decoder)
         _add_vocabulary(writer, vocabulary, decoder)
-        for tensor in plan:
-            size = int(np.prod(tensor.shape)) * 4
+        for tensor, size in zip(plan, sizes, strict=True):
             writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), size)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -47,7 +47,9 @@ def write_gguf(folder: Path, path: Path, name: str | None = None, weights: Tenso
         for tensor in plan:
             writer.write_tensor_data(tensor.read())
     except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+        raise StorageError(
+            f"cannot write {path}: {error.strerror or error}; the file needs {sum(sizes):,} bytes and more"
+        ) from error
     finally:
         writer.close()
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pairgrade.backend import Backend
-from pairgrade.errors import InputError, NonFiniteError
+from pairgrade.errors import InputError, ModelError, NonFiniteError
 from pairgrade.export.hostile_strings import hostile_strings
 from pairgrade.folder_tokenizer import FolderTokenizer
 from pairgrade.llama_model import LlamaTokenizer
@@ -46,7 +46,10 @@ class Measured:
 
 
 def measure(name: str, backend: Backend, task: Task, progress: Progress | None = None) -> Measured:
-    """Run every pair; NonFiniteError where logits are not numbers, RubricError where the rubric does not fit."""
+    """Run every pair; NonFiniteError where logits are not numbers, RubricError where the rubric does not fit.
+
+    ModelError where one cannot be computed.
+    """
     progress = progress or Progress()
     builder, prompts = prompts_of(backend, task)
     progress.start(len(prompts), 0)
@@ -54,6 +57,8 @@ def measure(name: str, backend: Backend, task: Task, progress: Progress | None =
     logits = np.full((len(task.pairs), len(builder.label_ids)), np.nan, np.float32)
     for batch in plan(list(prompts.values()), PlanOptions()):
         scores = backend.score(batch.prefix, batch.suffixes, builder.label_ids)
+        if scores.failed:
+            raise ModelError(f"{name}: a pair cannot be computed: {next(iter(scores.failed.values()))}")
         if not np.isfinite(scores.logits).all():
             raise NonFiniteError(f"{name}: the logits of a pair are not numbers; this model cannot be used")
         for row, indices in enumerate(batch.indices):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pairgrade.errors import ModelError
 from pairgrade.export.onnx_linear import Channels
 from pairgrade.hardware import usable_cores
 from pairgrade.onnx_layout import cut
@@ -26,7 +27,7 @@ def calibrate(
     """Run observed graphs over prompts; return the ranges of each product's input, by its name.
 
     Only documents count, unless the prefix is to be rounded, too: its first tokens carry numbers a hundred times
-    larger than any document's, and would spoil the scales.
+    larger than any document's, and would spoil the scales. ModelError where a range is not finite.
     """
     runner = OnnxRunner(folder, embedding, threads or usable_cores(), "CPUExecutionProvider")
     seen: Ranges = {}
@@ -42,6 +43,11 @@ def calibrate(
                     _widen(seen, prefixes, runner.run_prefix(segment, before, prefixes))
     finally:
         runner.close()
+    for name, channels in seen.items():
+        if not np.isfinite([channels.low, channels.high]).all():
+            raise ModelError(
+                f"the inputs of {name} are not finite numbers on the calibration's prompts: this model cannot be used"
+            )
     return seen
 
 

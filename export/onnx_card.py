@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pairgrade.atomic import write_text
 from pairgrade.environment import package_version
 from pairgrade.export.onnx_folder import OnnxSettings
-from pairgrade.export.provenance import read_origin
+from pairgrade.export.provenance import read_origin, told_of_shared
 from pairgrade.export.verify import Verification
 from pairgrade.file_hashes import file_sha256
 from pairgrade.onnx_manifest import OnnxManifest
@@ -50,13 +50,14 @@ def describe(
     }
     write_text(work / PROVENANCE, json.dumps(table, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     rubric = check.task.rubric.name if check else ""
+    shared = told_of_shared(table["shared_pairs"])
     lines = [
         f"# {name}",
         "",
         f"An ONNX export of {origin.name} in {manifest.quant}, which grades query-document pairs.",
         origin.use("FOLDER"),
         "",
-        *_compared(found, rubric),
+        *_compared(found, rubric, shared),
         "",
         *origin.history(),
         "The licence is that of the base model. manifest.json holds the sha256 of each file, provenance.json what it",
@@ -75,7 +76,7 @@ def _figures(found: Verification) -> dict[str, Any]:
     return {name: table[name] for name in names}
 
 
-def _compared(found: Verification | None, rubric: str) -> list[str]:
+def _compared(found: Verification | None, rubric: str, shared: str) -> list[str]:
     if found is None:
         return ["It was not compared with the original."]
     f = found.fidelity
@@ -90,7 +91,7 @@ def _compared(found: Verification | None, rubric: str) -> list[str]:
         (f"odd strings with other ids, of {found.strings}", str(len(found.different_strings)), 0),
     ]
     return [
-        f"Compared with the original in float32 on {f.pairs} pairs by the rubric `{rubric}`. {verdict}",
+        f"Compared with the original in float32 on {f.pairs} pairs{shared}, by the rubric `{rubric}`. {verdict}",
         "",
         "| | value | floor |",
         "|---|---|---|",

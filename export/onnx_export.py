@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from pairgrade.export.measure import Task
 from pairgrade.export.onnx_card import describe
 from pairgrade.export.onnx_folder import OnnxSettings, write_onnx
 from pairgrade.export.output import new_folder
+from pairgrade.export.provenance import shared_pairs
 from pairgrade.export.verify import Floor, Verification, verify
+from pairgrade.export.weights import Weights
 from pairgrade.folder_check import check_folder
 from pairgrade.onnx_manifest import OnnxManifest
 from pairgrade.run import Progress
@@ -36,13 +39,14 @@ class OnnxReport:
     size: int  # bytes of all files
     manifest: OnnxManifest
     verification: Verification | None  # None: not compared
+    shared_pairs: int = 0  # of those that were compared, those that the calibration had seen
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, JSON-ready."""
         found = self.verification.to_dict() if self.verification else None
         return {
             "out": str(self.out), "bytes": self.size, "quant": self.manifest.quant, "recipe": self.manifest.recipe,
-            "verification": found,
+            "verification": found, "shared_pairs": self.shared_pairs,
         }  # fmt: skip
 
 
@@ -60,7 +64,7 @@ def export_onnx(
     progress = progress or Progress()
     if source.is_dir():
         check_folder(source)
-    with new_folder(out) as work:
+    with new_folder(out, needs=_needs(source, settings)) as work:
         progress.phase("writing")
         manifest = write_onnx(source, work, settings)
         found = None
@@ -76,4 +80,15 @@ def export_onnx(
                 )
         manifest = describe(work, source, out.name, settings, manifest, check, found)
         size = sum(path.stat().st_size for path in work.iterdir())
-    return OnnxReport(out, size, manifest, found)
+    calibration = settings.calibration if settings.how.is_calibrated else None
+    return OnnxReport(out, size, manifest, found, shared_pairs(check.task if check else None, calibration))
+
+
+def _needs(source: Path, settings: OnnxSettings) -> str:
+    """Say what the folder takes at most while it is made; the graphs of a calibration are in float32."""
+    weights = Weights(source)
+    numbers = sum(math.prod(weights.shape(name)) for name in weights.names())
+    size = 4 * numbers
+    if settings.how.is_calibrated:
+        return f"an export in {settings.quant} needs up to {size:,} bytes while it is calibrated"
+    return f"an export in {settings.quant} needs up to {size:,} bytes"

@@ -27,7 +27,7 @@ from pairgrade.export.onnx_recipe import RECIPES, Recipe
 from pairgrade.export.onnx_rotate import make_rotation
 from pairgrade.export.onnx_smooth import smooth_down, smooth_norms
 from pairgrade.export.onnx_writer import OPSET, DataFile
-from pairgrade.export.weights import Weights
+from pairgrade.export.weights import Weights, finite
 from pairgrade.file_hashes import folder_sha256s
 from pairgrade.folder_tokenizer import FolderTokenizer, has_chat_template
 from pairgrade.onnx_manifest import DOCUMENTS, EMBEDDING, HEAD, PREFIX, PROBE, WEIGHTS, OnnxManifest
@@ -36,7 +36,7 @@ from pairgrade.onnx_table import TokenTable, save_table
 from pairgrade.prompt import Prompt, PromptBuilder, detect_chat_format
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json")
-_CONTEXT = 2048  # of the calibration
+_CONTEXT = 2048  # of the calibration, where none is given
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,7 @@ class OnnxSettings:
     recipe: Recipe | None = None  # how; None: the one that belongs to ``quant``
     calibration: Task | None = None  # the pairs, and the prompts, that static scales are made from
     threads: int | None = None  # of the calibration; None: the physical cores that this process may use
+    context: int | None = None  # its longest prompt in tokens; None: 2,048 or what the model was trained with, if less
 
     def __post_init__(self) -> None:
         if self.quant not in RECIPES:
@@ -96,7 +97,7 @@ def _ranges(work: Path, source: Path, settings: OnnxSettings, decoder: Decoder, 
     observed = ObservedLinear()
     _write_graphs(folder, decoder, weights, settings.how, (observed, observed))
     embedding = TokenTable(work / EMBEDDING, decoder.vocabulary, decoder.hidden)
-    prompts = _prompts(source, settings.calibration, min(_CONTEXT, decoder.context))
+    prompts = _prompts(source, settings.calibration, settings.context or min(_CONTEXT, decoder.context))
     with_prefix = settings.how.prefix == "same"
     ranges = calibrate(folder, embedding, prompts, with_prefix=with_prefix, threads=settings.threads)
     shutil.rmtree(folder)
@@ -129,28 +130,27 @@ def _write_graphs(
     ranges: Ranges | None = None,
 ) -> None:
     """Write both graphs; ``ranges`` is brought up to date where a recipe smooths."""
-    data = DataFile(folder / WEIGHTS)
     rotation = make_rotation(decoder, recipe)
-    graphs = [
-        DecoderGraph(decoder, linear, rotation, data, prefix=is_prefix)
-        for linear, is_prefix in zip(linears, (False, True), strict=True)
-    ]
-    for index in range(decoder.layers):
-        layer = rotation.turn(read_layer(weights, decoder, index), decoder, index)
-        if ranges and recipe.smooth_norms:
-            layer = smooth_norms(layer, ranges, index, recipe.smooth_norms)
-        documents, prefix = graphs
-        if recipe.prefix != "same":  # its first tokens have outliers elsewhere in the down input than documents have
-            prefix.add_layer(index, layer)
-        if ranges and recipe.smooth_down:
-            layer = smooth_down(layer, ranges, index, recipe.smooth_down, powers=recipe.smooth_powers)
-        documents.add_layer(index, layer)
-        if recipe.prefix == "same":
-            prefix.add_layer(index, layer)
-    final_norm = read_final_norm(weights, decoder)
-    for graph in graphs:
-        graph.finish(final_norm)
-    data.close()
+    with DataFile(folder / WEIGHTS) as data:
+        graphs = [
+            DecoderGraph(decoder, linear, rotation, data, prefix=is_prefix)
+            for linear, is_prefix in zip(linears, (False, True), strict=True)
+        ]
+        for index in range(decoder.layers):
+            layer = rotation.turn(read_layer(weights, decoder, index), decoder, index)
+            if ranges and recipe.smooth_norms:
+                layer = smooth_norms(layer, ranges, index, recipe.smooth_norms)
+            documents, prefix = graphs
+            if recipe.prefix != "same":  # its first tokens have outliers elsewhere in the down input than documents
+                prefix.add_layer(index, layer)
+            if ranges and recipe.smooth_down:
+                layer = smooth_down(layer, ranges, index, recipe.smooth_down, powers=recipe.smooth_powers)
+            documents.add_layer(index, layer)
+            if recipe.prefix == "same":
+                prefix.add_layer(index, layer)
+        final_norm = read_final_norm(weights, decoder)
+        for graph in graphs:
+            graph.finish(final_norm)
     for graph, name in zip(graphs, (DOCUMENTS, PREFIX), strict=True):
         graph.write(folder / name)
 
@@ -158,7 +158,7 @@ def _write_graphs(
 def _write_tables(work: Path, source: Path, decoder: Decoder, weights: Weights) -> None:
     tables = {EMBEDDING: "model.embed_tokens.weight"} | ({} if decoder.tied else {HEAD: "lm_head.weight"})
     for file, name in tables.items():
-        table = weights.get(name)
+        table = finite(weights, name)
         if table.shape != (decoder.vocabulary, decoder.hidden):
             raise ModelError(f"{name} is {table.shape}, not {(decoder.vocabulary, decoder.hidden)} as the config says")
         save_table(work / file, table)

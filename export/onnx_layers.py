@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pairgrade.export.decoder import Decoder
-from pairgrade.export.weights import Weights
+from pairgrade.export.weights import Weights, finite
 
 Array = npt.NDArray[np.float32]
 
@@ -40,11 +40,11 @@ def read_layer(weights: Weights, decoder: Decoder, index: int) -> Layer:
     scale = np.float32(decoder.attention_scale / (decoder.attention_cap or 1.0))
 
     def gain(name: str) -> Array:
-        value = weights.get(f"{at}{name}.weight")
+        value = finite(weights, f"{at}{name}.weight")
         return value + np.float32(1) if decoder.gemma else value
 
     def side(kind: str) -> list[Array]:
-        return [weights.get(f"{at}self_attn.{part}_proj.{kind}") for part in "qkv"]
+        return [finite(weights, f"{at}self_attn.{part}_proj.{kind}") for part in "qkv"]
 
     parts, biases = side("weight"), side("bias") if decoder.qkv_bias else None
     query_norm = key_norm = None
@@ -61,19 +61,19 @@ def read_layer(weights: Weights, decoder: Decoder, index: int) -> Layer:
         qkv_bias=np.concatenate(biases) if biases else None,
         query_norm=query_norm,
         key_norm=key_norm,
-        out=_columns([weights.get(f"{at}self_attn.o_proj.weight")]),
+        out=_columns([finite(weights, f"{at}self_attn.o_proj.weight")]),
         attention_post_norm=gain("post_attention_layernorm") if decoder.gemma else None,
         mlp_norm=gain(before_mlp),
-        gate=_columns([weights.get(f"{at}mlp.gate_proj.weight")]),
-        up=_columns([weights.get(f"{at}mlp.up_proj.weight")]),
-        down=_columns([weights.get(f"{at}mlp.down_proj.weight")]),
+        gate=_columns([finite(weights, f"{at}mlp.gate_proj.weight")]),
+        up=_columns([finite(weights, f"{at}mlp.up_proj.weight")]),
+        down=_columns([finite(weights, f"{at}mlp.down_proj.weight")]),
         mlp_post_norm=gain("post_feedforward_layernorm") if decoder.gemma else None,
     )
 
 
 def read_final_norm(weights: Weights, decoder: Decoder) -> Array:
     """Read what the last normalized value is multiplied by."""
-    value = weights.get("model.norm.weight")
+    value = finite(weights, "model.norm.weight")
     return value + np.float32(1) if decoder.gemma else value
 
 

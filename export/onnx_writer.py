@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
+from types import TracebackType
 from typing import IO, Any
 
 import numpy as np
@@ -20,7 +22,10 @@ _INLINE = 1024  # bytes; smaller tensors stay in the graph
 
 
 class DataFile:
-    """The file of the large tensors; equal ones are written once and may be used by several graphs."""
+    """The file of the large tensors; equal ones are written once and may be used by several graphs.
+
+    A context manager: closed at its end.
+    """
 
     def __init__(self, path: Path) -> None:
         self.name = path.name
@@ -42,6 +47,17 @@ class DataFile:
         if not self._file.closed:
             self._file.flush()
             os.fsync(self._file.fileno())
+            self._file.close()
+
+    def __enter__(self) -> DataFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        with contextlib.suppress(OSError):  # the error that ends the block is the first
             self._file.close()
 
 

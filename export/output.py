@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from pairgrade.errors import InputError
+from pairgrade.disk import refused
+from pairgrade.errors import InputError, PairgradeError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, None)  # numpy tells no number
 
 
 @contextlib.contextmanager
-def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
+def new_folder(out: Path, *, replace: bool = False, needs: str | None = None) -> Iterator[Path]:
     """Yield a hidden folder beside ``out`` to write into; it becomes ``out`` when the block ends without an error.
 
     Else it is removed, and so is what killed processes left for the same ``out``. InputError where ``out`` exists
-    already, unless it is a folder to ``replace``, which is set aside until the new one has its name.
+    already, unless it is a folder to ``replace``, which is set aside until the new one has its name. StorageError where
+    the disk refuses a write and the library that wrote does not say where; ``needs`` says what needs how many bytes.
     """
     _settle_stale(out)
     if not replace:
@@ -30,9 +35,22 @@ def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
         if replace and out.is_dir():
             out.rename(old)
         work.rename(out)
+    except Exception as error:
+        if not _is_refusal(error):
+            raise
+        written = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
+        told = f"{needs or 'more is needed'}, {written:,} bytes were written"
+        raise refused(work, error, told, "nothing was kept; make room there, or choose another place") from error
     finally:
         _put_back_or_remove(old, out)
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether it is a disk that refused a write, and nothing names the file."""
+    if isinstance(error, OSError) and not isinstance(error, PairgradeError):
+        return error.filename is None and error.errno in _FULL
+    return type(error).__name__ == "SafetensorError" and "os error" in str(error)  # of a library not imported here
 
 
 def require_absent(out: Path) -> None:

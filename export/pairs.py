@@ -13,16 +13,21 @@ from pairgrade.records import Pair
 
 
 def chosen_pairs(
-    source: Source | None, count: int | None = None, seed: int = 0, last: Collection[Pair] = ()
+    source: Source | None,
+    count: int | None = None,
+    seed: int = 0,
+    *,
+    most: float = 1.0,
+    apart_from: Collection[Pair] = (),
 ) -> list[Pair]:
     """Return ``count`` usable pairs of a source at random, or all; the shipped sample where no source is given.
 
-    Pairs that are in ``last`` are only taken where there are too few others. Pairs of one query stay together, in the
-    order of the source. InputError where no row is usable.
+    No more than a share ``most`` of the usable ones, but at least one, and none that is in ``apart_from``, unless there
+    are no others. Pairs of one query stay together, in the order of the source. InputError where no row is usable.
     """
     if source is None:
         with as_file(files("pairgrade") / "sample" / "pairs.jsonl") as sample:
-            return chosen_pairs(Source(str(sample)), count, seed, last)
+            return chosen_pairs(Source(str(sample)), count, seed, most=most, apart_from=apart_from)
     first_wrong = None
     pairs: list[Pair] = []
     with closing(read_pairs(source)) as rows:
@@ -33,12 +38,11 @@ def chosen_pairs(
                 first_wrong = first_wrong or f"line {row.line}: {row.reason}"
     if not pairs:
         raise InputError(f"{source.pairs}: none of its rows is a usable pair; {first_wrong or 'it has no rows'}")
-    if count is not None and count < len(pairs):
-        dice, used = random.Random(seed), set(last)
-        first_choice = [place for place, pair in enumerate(pairs) if pair not in used]
-        rest = [place for place, pair in enumerate(pairs) if pair in used]
-        kept = dice.sample(first_choice, min(count, len(first_choice)))
-        kept += dice.sample(rest, count - len(kept))
-        pairs = [pairs[place] for place in sorted(kept)]
+    limit = max(1, int(most * len(pairs)))
+    used = set(apart_from)
+    pairs = [pair for pair in pairs if pair not in used] or pairs
+    limit = min(limit, len(pairs), len(pairs) if count is None else count)
+    if limit < len(pairs):
+        pairs = [pairs[place] for place in sorted(random.Random(seed).sample(range(len(pairs)), limit))]
     first = {pair.query_id: place for place, pair in reversed(list(enumerate(pairs)))}
     return sorted(pairs, key=lambda pair: first[pair.query_id])

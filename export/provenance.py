@@ -39,6 +39,7 @@ class Origin:
             "rubric": check and {"name": check.rubric.name, "sha256": check.rubric.digest},
             "check": check and _pairs(check),
             "calibration": calibration and _pairs(calibration),
+            "shared_pairs": shared_pairs(check, calibration),
         }
 
     @property
@@ -104,6 +105,16 @@ def read_origin(folder: Path) -> Origin:
 
 def _pairs(task: Task) -> dict[str, Any]:
     return {"pairs": len(task.pairs), "sha256": pairs_digest(task.pairs)}
+
+
+def shared_pairs(check: Task | None, calibration: Task | None) -> int:
+    """Count the pairs of a comparison that the calibration had seen."""
+    return len(set(check.pairs) & set(calibration.pairs)) if check and calibration else 0
+
+
+def told_of_shared(pairs: int) -> str:
+    """Say so, for a sentence that tells how many were compared."""
+    return f", {pairs:,} of which it was calibrated on" if pairs else ""
 
 
 def pairs_digest(pairs: Iterable[Pair]) -> str:

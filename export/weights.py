@@ -102,6 +102,16 @@ class Weights:
             raise ModelError(f"{self.folder} has no tensor {name} among its {len(self._places)}") from None
 
 
+def finite(source: TensorSource, name: str) -> npt.NDArray[np.float32]:
+    """Return one tensor; ModelError where it holds what is no finite number."""
+    values = source.get(name)
+    if values.size and not np.isfinite([values.min(), values.max()]).all():
+        raise ModelError(
+            f"{source.folder}: {name} holds values that are not finite: the file is damaged, or the training failed"
+        )
+    return values
+
+
 def _sharded(index: Path) -> dict[str, _Place]:
     table = _parse(index, index.read_bytes())
     files = table.get("weight_map")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from onnx_helpers import export
+from pairgrade import onnx_session
 from pairgrade.bench.arithmetic import Operations, operations
 from pairgrade.bench.ceiling import Ceiling, int8_gops
 from pairgrade.bench.cell_figures import cell_figures
@@ -64,7 +68,18 @@ def test_what_has_no_weights_has_no_share(tmp_path: Path) -> None:
     assert operations(str(tmp_path / "gone.gguf")) is None
 
 
-def test_the_int8_ceiling_is_measured() -> None:
-    rate = int8_gops(1)
-    assert rate is not None
-    assert rate > 1
+def test_the_int8_ceiling_is_that_of_the_product_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = []
+
+    def open_session(path: Path, threads: int, provider: str, *, product: str) -> Any:
+        kinds.append(product)
+        return onnx_session.open_session(path, threads, provider, product=product)
+
+    for kind in ("u8s8", "u8u8"):
+        with monkeypatch.context() as patch:
+            copy = SimpleNamespace(product_kind=lambda kind=kind: kind, open_session=open_session)
+            patch.setitem(sys.modules, "pairgrade.onnx_session", copy)
+            rate = int8_gops(1)
+        assert rate is not None
+        assert rate > 1
+    assert kinds == ["u8s8", "u8u8"]

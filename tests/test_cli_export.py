@@ -27,11 +27,11 @@ def test_the_files_label(tiny_folder: Callable[[str], Path], tmp_path: Path, pai
     options = ("--quant", "q8_0,q4_k_m", "--calibration-pairs", pairs)
     result = run_command(command, tiny_folder("gemma2"), "--out", out, *options, *limits)
     assert result.exit_code == 0
-    assert "compared with the original on 12 pairs" in result.output
+    assert result.output.splitlines()[0].strip() == "compared with the original on 6 pairs"
     assert "model-q4_k_m.gguf" in result.output
     assert "importance matrix" in result.output
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["calibration"]["pairs"] == 12
+    assert (manifest["calibration"]["pairs"], manifest["check"]["pairs"], manifest["shared_pairs"]) == (6, 6, 0)
     assert [manifest["quants"][f"model-{q}.gguf"]["importance_matrix"] for q in ("q8_0", "q4_k_m")] == [False, True]
     for path in out.glob("*.gguf"):
         with Annotator.open(path, llama=LlamaOptions(threads=1)) as annotator:
@@ -74,6 +74,29 @@ def test_onnx_in_full_precision_is_written_and_has_the_folders_logits(
         run_command(command, tiny_folder("qwen2"), "--out", tmp_path / "again", *options, "--json").output
     )
     assert report["verification"]["floor"]["max_logit"] == 1e-3
+
+
+@pytest.mark.parametrize("to", ["gguf", "onnx"])
+def test_what_is_compared_was_not_calibrated_on(
+    to: str, tiny_folder: Callable[[str], Path], tmp_path: Path, pairs: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    quant = "q4_0" if to == "gguf" else "int8"
+    common = (tiny_folder("llama"), "--to", to, "--quant", quant, "--calibration-pairs", pairs, "--allow-below-floor")
+    record, limits = "manifest.json" if to == "gguf" else "provenance.json", ("--threads", 1)
+    for name, options, counts in (
+        ("apart", ("--sample", 0), (6, 6, 0)),
+        ("few", ("--sample", 4), (4, 4, 0)),
+        ("named", ("--pairs", pairs), (6, 6, 0)),
+        ("same", ("--pairs", write_jsonl(tmp_path / "same.jsonl", make_pairs(3, 4))), (12, 12, 12)),
+    ):
+        result = run_command(command, *common, *options, *limits, "--out", tmp_path / name)
+        found = json.loads((tmp_path / name / record).read_text())
+        assert (found["calibration"]["pairs"], found["check"]["pairs"], found["shared_pairs"]) == counts
+        for text in (result.output, (tmp_path / name / "README.md").read_text()):
+            assert (", 12 of which it was calibrated on" in " ".join(text.split())) == (name == "same")
+        shown = run_command(command, *common, *options, *limits, "--out", tmp_path / f"{name}-json", "--json")
+        assert json.loads(shown.output)["shared_pairs"] == counts[2]
 
 
 def test_wrong_options_are_told_before_any_work(tmp_path: Path) -> None:

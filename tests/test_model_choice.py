@@ -14,7 +14,7 @@ pytest.importorskip("onnx")
 
 from helpers import make_pairs, run_command, write_jsonl
 from onnx_helpers import export
-from pairgrade import Annotator, InputError, ModelError, ResumeError
+from pairgrade import Annotator, InputError, ModelError, ResumeError, onnx_manifest
 from pairgrade.bench.benchmark import BenchOptions, bench
 from pairgrade.bench.estimate import EstimateOptions, estimate
 from pairgrade.bench.matrix import Data, Matrix, Rounds
@@ -23,7 +23,7 @@ from pairgrade.cli.label import command
 from pairgrade.export.gguf_writer import write_gguf
 from pairgrade.export.quantize import QUANTS, quantize
 from pairgrade.file_hashes import MANIFEST, file_sha256
-from pairgrade.model_choice import Machine, choose_model, exports
+from pairgrade.model_choice import Machine, choose_model, exports, this_machine
 from pairgrade.readers import Source
 
 VNNI = frozenset({"avx2", "avx512f", "avx512_vnni"})
@@ -54,7 +54,7 @@ def test_the_exports_of_a_folder_are_found_and_told_apart(folder: Path) -> None:
         "onnx-int4": ("onnx", "int4", True),
         "onnx-int8": ("onnx", "int8", False),
     }
-    assert found["model-q4_0.gguf"].size < found["model-q8_0.gguf"].size < found["f32.gguf"].size
+    assert found["model-q4_0.gguf"].memory < found["model-q8_0.gguf"].memory < found["f32.gguf"].memory
 
 
 def test_what_is_no_model_and_what_has_not_ended_is_passed_over(folder: Path, tmp_path: Path) -> None:
@@ -66,6 +66,25 @@ def test_what_is_no_model_and_what_has_not_ended_is_passed_over(folder: Path, tm
     (tmp_path / "good" / "q8_0.gguf").unlink()
     with pytest.raises(ModelError, match=r"cut\.gguf"):
         exports(tmp_path)
+
+
+def test_an_onnx_model_takes_its_weights_twice_and_none_of_its_tables(folder: Path) -> None:
+    for found in exports(folder):
+        if found.backend == "onnx":
+            assert found.memory == 2 * (found.path / "weights.bin").stat().st_size + 200_000_000
+        else:
+            assert found.memory == found.path.stat().st_size
+    roomy, tight = (choose_model(str(folder), machine=Machine(VNNI, free)) for free in (220_000_000, 200_000_000))
+    assert (Path(roomy.model).name, Path(tight.model).name) == ("onnx-int8", "model-q8_0.gguf")
+
+
+def test_an_onnxruntime_that_is_too_old_runs_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert this_machine().has_onnx
+    monkeypatch.setattr(onnx_manifest, "package_version", lambda name: {"onnxruntime": "1.30.2"}.get(name, "none"))
+    assert not this_machine().has_onnx
+    choice = choose_model(str(folder))
+    assert Path(choice.model).name == "model-q8_0.gguf"
+    assert "not installed, or too old" in (choice.why or "")
 
 
 def test_onnx_is_no_choice_where_nothing_runs_it(folder: Path) -> None:
@@ -96,12 +115,12 @@ def test_the_machine_decides(machine: Machine, backend: str, expected: str, fold
 
 
 def test_a_model_that_does_not_fit_is_left_out(folder: Path) -> None:
-    sizes = {export.path.name: export.size for export in exports(folder)}
+    sizes = {export.path.name: export.memory for export in exports(folder)}
     tight = choose_model(str(folder), machine=Machine(VNNI, min(sizes.values()) + 1))
     assert sizes[Path(tight.model).name] == min(sizes.values())
     assert tight.why is not None
     assert "do not fit into memory" in tight.why
-    with pytest.raises(ModelError, match="smallest model has"):
+    with pytest.raises(ModelError, match="smallest model takes"):
         choose_model(str(folder), machine=Machine(VNNI, 1000))
 
 

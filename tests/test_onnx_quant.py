@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers import make_pairs
 from onnx_helpers import LABELS, export, opened, prompts
 from pairgrade import InputError
+from pairgrade.export.measure import Task
+from pairgrade.export.onnx_export import export_onnx
 from pairgrade.export.onnx_folder import OnnxSettings
 from pairgrade.export.onnx_linear import (
     Channels,
@@ -28,6 +31,7 @@ from pairgrade.export.onnx_linear import (
 from pairgrade.export.onnx_recipe import RECIPES, Recipe
 from pairgrade.export.onnx_writer import Graph
 from pairgrade.onnx_session import open_session
+from pairgrade.rubric import Rubric
 from tiny_models import FAMILIES
 
 pytest.importorskip("onnx")
@@ -182,6 +186,17 @@ def test_static_scales_need_pairs() -> None:
         OnnxSettings("int8")
     with pytest.raises(InputError, match="fp32, int8, int4"):
         OnnxSettings("int3")
+
+
+def test_the_calibrations_prompts_have_the_context_that_is_given(
+    tiny_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    rubric = Rubric.load("trec")
+    task = Task(make_pairs(1, 2), replace(rubric, instruction=rubric.instruction + " word" * 900), "plain")
+    with pytest.raises(InputError, match=r"takes [\d,]+ tokens and the context holds 2048"):
+        export_onnx(tiny_folder("llama"), tmp_path / "usual", OnnxSettings("int8", None, task, threads=1))
+    wide = OnnxSettings("int8", None, task, threads=1, context=4096)
+    assert export_onnx(tiny_folder("llama"), tmp_path / "wide", wide).manifest.quant == "int8"
 
 
 def test_behind_the_last_attention_tokens_have_scales_of_their_own(

@@ -172,6 +172,32 @@ def test_no_query_is_lost_and_no_pair_scored_twice(folder: Path, texts: tuple[st
     assert (twice.scored, twice.followed, twice.without_text) == (2, 0, 0)
 
 
+def test_a_query_that_is_too_long_keeps_its_order(folder: Path, texts: tuple[str, str, str], tmp_path: Path) -> None:
+    queries = [json.loads(line) for line in Path(texts[1]).read_text().splitlines()]
+    queries[2]["text"] = "salt " * 2000
+    Path(texts[1]).write_text("".join(json.dumps(row) + "\n" for row in queries))
+    (tmp_path / "in.qrels").write_text("q1 0 q1-d1 3\nq2 0 q2-d2 0\nq2 0 nowhere 0\n")
+    with Reranker.open(folder, threads=1) as reranker:
+        result = rerank(RerankJob(*texts, tmp_path / "out.run"), reranker)
+        head = rerank(RerankJob(*texts, tmp_path / "head.run", top_k=3), reranker)
+        judged = rerank(RerankJob(str(tmp_path / "in.qrels"), *texts[1:], tmp_path / "judged.run"), reranker)
+        (tmp_path / "only.qrels").write_text("q2 0 q2-d2 0\n")
+        with pytest.raises(InputError, match=r"none of its queries can be ranked; the query .* has \d+ tokens"):
+            rerank(RerankJob(str(tmp_path / "only.qrels"), *texts[1:], tmp_path / "only.run"), reranker)
+    assert (result.queries, result.scored, result.without_text, result.followed) == (4, 24, 0, 8)
+    assert (result.unfit_queries, result.unfit) == (1, 8)
+    assert (head.scored, head.unfit, head.followed) == (9, 3, 23)
+    assert (judged.scored, judged.unfit, judged.without_text, judged.followed) == (1, 2, 0, 0)
+    for name in ("out.run", "head.run"):
+        lines = (tmp_path / name).read_text().splitlines()
+        assert [line.split()[2] for line in lines if line.startswith("q2 ")] == [f"q2-d{d}" for d in range(8)]
+    assert set(read_ranking(tmp_path / "judged.run")) == {"q1"}
+    options = ["--queries", texts[1], "--docs", texts[2], "--model", str(folder), "--out", str(tmp_path / "told.run")]
+    done = CliRunner().invoke(rerank_command, [texts[0], *options, "--threads", "1"])
+    assert done.exit_code == 3
+    assert "not ranked: 8 documents of 1 queries; the query 'salt salt" in done.stdout
+
+
 def test_grades_choose_no_documents(folder: Path, texts: tuple[str, str, str], tmp_path: Path) -> None:
     (tmp_path / "human.qrels").write_text("q1 0 q1-d1 3\nq1 0 q1-d2 0\n")
     job = RerankJob(str(tmp_path / "human.qrels"), *texts[1:], tmp_path / "out.run", top_k=1)

@@ -160,11 +160,13 @@ def test_pairs_are_drawn_the_same_way_and_grouped(tmp_path: Path) -> None:
     drawn = chosen_pairs(source, 5)
     assert drawn == chosen_pairs(source, 5)
     assert drawn != chosen_pairs(source, 5, seed=1)
-    others = chosen_pairs(source, len(PAIRS) - 5, last=drawn)
+    others = chosen_pairs(source, len(PAIRS) - 5, apart_from=drawn)
     assert {pair.doc_id for pair in others} == {pair.doc_id for pair in PAIRS} - {pair.doc_id for pair in drawn}
-    filled = chosen_pairs(source, len(PAIRS) - 2, last=drawn)
-    assert len(filled) == len(PAIRS) - 2
-    assert {pair.doc_id for pair in others} < {pair.doc_id for pair in filled}
+    assert chosen_pairs(source, len(PAIRS) - 2, apart_from=drawn) == others  # fewer than asked for, and none again
+    assert set(chosen_pairs(source, 3, apart_from=drawn)) < set(others)
+    assert chosen_pairs(source, 3, apart_from=PAIRS) == chosen_pairs(source, 3)  # there are no others
+    assert len(chosen_pairs(source, most=0.5)) == len(chosen_pairs(source, 100, most=0.5)) == len(PAIRS) // 2
+    assert len(chosen_pairs(source, most=0.01)) == 1
     queries = [pair.query_id for pair in chosen_pairs(source)]
     assert queries == sorted(queries)
     assert len(chosen_pairs(None)) == 216

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import struct
 from collections.abc import Callable
@@ -12,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from helpers import make_pairs, run_command, write_jsonl
-from pairgrade import Annotator, ModelError, NonFiniteError, Rubric
+from pairgrade import Annotator, ModelError, NonFiniteError
+from pairgrade.cli.export import command as export
 from pairgrade.cli.label import command
 from pairgrade.file_hashes import file_sha256
 
@@ -62,19 +64,34 @@ def _is_refused(model: Path, folder: Path) -> None:
     assert b'"q0"' not in (folder / "out.jsonl.run" / "journal").read_bytes()
 
 
-def test_weights_that_are_not_finite_are_refused(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
-    pytest.importorskip("gguf")
+@pytest.mark.parametrize("to", ["gguf", "onnx"])
+@pytest.mark.parametrize("name", ["model.norm.weight", "model.layers.1.mlp.down_proj.weight"])
+def test_weights_that_are_not_finite_are_refused(
+    name: str, to: str, tiny_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("gguf" if to == "gguf" else "onnx")
+    folder = _with_a_value([name], math.nan, tiny_folder("llama"), tmp_path)
+    with pytest.raises(ModelError, match=rf"{re.escape(name)} holds values that are not finite"):
+        run_command(export, folder, "--to", to, "--out", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_model_that_gives_no_numbers_has_no_static_scales(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    names = [f"model.layers.0.mlp.{part}_proj.weight" for part in ("gate", "up")]  # their product overflows
+    folder = _with_a_value(names, 1e25, tiny_folder("llama"), tmp_path)
+    with pytest.raises(ModelError, match=r"the inputs of layer\.\d\.\w+ are not finite numbers on the calibration's"):
+        run_command(export, folder, "--to", "onnx", "--out", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def _with_a_value(names: list[str], value: float, source: Path, root: Path) -> Path:
+    """Copy a folder, and put a value into a row of some tensors."""
     from safetensors.numpy import load_file, save_file
 
-    from pairgrade.export.gguf_export import GgufOptions, export_gguf
-    from pairgrade.export.measure import Task
-    from pairgrade.export.quantize import QUANTS
-
-    folder = shutil.copytree(tiny_folder("llama"), tmp_path / "folder")
-    task = Task(make_pairs(3, 4), Rubric.load("trec"))
+    folder = shutil.copytree(source, root / "folder")
     stored = load_file(folder / "model.safetensors")
-    stored["model.norm.weight"][3] = math.nan
+    for name in names:
+        stored[name][3] = value
     save_file(stored, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ModelError, match=r"model\.norm\.weight holds values that are not finite"):
-        export_gguf(folder, tmp_path / "out", GgufOptions((QUANTS["q8_0"],), task))
-    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    return folder

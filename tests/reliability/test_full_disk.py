@@ -222,3 +222,37 @@ def test_a_disk_that_refuses_is_a_storage_error(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "qrels.txt").write_text("".join(f"1 0 {number:0100} 1\n" for number in range(1000)))
     with pytest.raises(StorageError, match=r"the input's texts need more than [\d,]+ bytes"):
         list(read_pairs(source, tmp_path))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(
+    ("job", "kilobytes"), [("onnx", 5), ("onnx", 40), ("onnx", 300), ("gguf", 5), ("gguf", 300), ("merge", 150)]
+)
+def test_an_export_that_the_disk_refuses_names_the_place_and_leaves_nothing(
+    job: str, kilobytes: int, tiny_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Files may have so many bytes: tokenizer, tables, weights and the library's own files are refused in turn."""
+    pytest.importorskip("peft")
+    from pairgrade.train.options import TrainOptions
+    from pairgrade.train.run import TrainJob, train
+
+    source, out = tiny_folder("llama"), tmp_path / "disk" / "out"
+    out.parent.mkdir()
+    command = ["export", str(source), "--to", job]
+    if job == "merge":
+        graded = Source(str(write_jsonl(tmp_path / "graded.jsonl", PAIRS)))
+        options = TrainOptions(train_pairs=8, validation_pairs=4, epochs=1, batch=8, rank=4, threads=1)
+        run = TrainJob(graded, str(source), tmp_path / "adapter", Rubric.load("trec"))
+        command = ["merge", str(train(run, options).adapter)]
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({1000 * kilobytes},) * 2)"
+    code = f"import sys; {limit}; sys.argv[0] = 'pairgrade'; from pairgrade.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command, "--out", str(out), "--sample", "4", "--threads", "1"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "standard output" not in done.stderr
+    assert str(out.parent) in done.stderr
+    assert re.search(r"[\d,]+ bytes", done.stderr) or kilobytes == 5
+    assert list(out.parent.iterdir()) == []

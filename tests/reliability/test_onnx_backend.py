@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +22,11 @@ from pairgrade.export.measure import Task
 from pairgrade.export.onnx_export import export_onnx
 from pairgrade.export.onnx_folder import OnnxSettings
 from pairgrade.export.torch_backend import TorchBackend, TorchOptions
+from pairgrade.fake import FakeTokenizer
 from pairgrade.onnx_backend import OnnxBackend, OnnxOptions
 from pairgrade.onnx_layout import cut, pack
 from pairgrade.rubric import Rubric
+from pairgrade.worker import WorkerBackend
 from tiny_models import FAMILIES, make_folder
 
 pytest.importorskip("onnx")
@@ -89,6 +95,43 @@ def test_many_threads_move_nothing(shape: str, quant: str, tmp_path: Path) -> No
     backend = opened(folder, threads=17)
     assert not backend.exact
     assert backend.identity()["threads"] == "17"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of another process")
+def test_what_there_is_no_memory_for_is_told_and_the_rest_is_scored(tmp_path: Path) -> None:
+    import resource
+
+    folder = export(make_folder("qwen2", tmp_path / "source", max_position_embeddings=1 << 14), tmp_path / "onnx")
+    random = np.random.default_rng(2)
+    prefix, short = prompts()
+    # attention of 4 heads: 3,000 tokens take half a GB, three such at a time more than there is, 9,000 take 4 GB
+    long = [random.integers(0, 250, n).astype(np.int32) for n in (3000, 9000, 3000, 3000)]
+    documents = [*short[:3], *long]
+    sizes: dict[str, Any] = {"threads": 1, "context": 1 << 14, "label_mass": True}
+    alone = opened(folder, batch_tokens=1, **sizes)
+    expected = [alone.score(prefix, [document], LABELS) for document in (*short[:3], long[0], long[2], long[3])]
+    worker = WorkerBackend(
+        str(folder), lambda: nullcontext(FakeTokenizer()), onnx=OnnxOptions(batch_tokens=1 << 20, **sizes)
+    )
+    assert worker.pid is not None
+    in_use = int(Path(f"/proc/{worker.pid}/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.prlimit(worker.pid, resource.RLIMIT_AS, (in_use + (1 << 30), resource.RLIM_INFINITY))
+    pid = worker.pid
+    scores = worker.score(prefix, documents, LABELS)
+    assert list(scores.failed) == [4]
+    why = r"there is not enough memory for a prompt of 9,050 tokens \(ONNX Runtime asked for [\d,]+ bytes\)"
+    assert re.match(why, scores.failed[4])
+    kept = [0, 1, 2, 3, 5, 6]
+    np.testing.assert_array_equal(scores.logits[kept], np.concatenate([each.logits for each in expected]))
+    assert scores.log_totals is not None
+    assert np.isfinite(scores.log_totals[kept]).all()
+    query = worker.score([prefix[0], long[1]], short[:3], LABELS)  # no document of it can be scored
+    assert sorted(query.failed) == [0, 1, 2]
+    with pytest.raises(ModelError, match="not enough memory for the instruction alone"):
+        worker.score([long[1], prefix[1]], short[:3], LABELS)
+    np.testing.assert_array_equal(worker.score(prefix, documents[:3], LABELS).logits, scores.logits[:3])
+    assert worker.pid == pid  # and nobody died
+    worker.close()
 
 
 def test_a_calibration_pair_that_does_not_fit_is_passed_over(

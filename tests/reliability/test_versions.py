@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from helpers import make_pairs, write_jsonl
-from pairgrade import Annotator, ModelError, advisories, backends, diagnosis
+from pairgrade import Annotator, ModelError, advisories, backends, diagnosis, onnx_manifest
 from pairgrade.cli import cli
 from pairgrade.errors import PairgradeError
 
@@ -91,7 +91,7 @@ def test_the_doctor_says_that_an_old_onnxruntime_runs_nothing(monkeypatch: pytes
     feature = diagnosis.Feature("label with ONNX models", ("onnxruntime",), "onnx")
     for version, works in (("1.30.2", False), ("1.31.0", True), ("2.0.0", True)):
         monkeypatch.setattr(
-            diagnosis, "package_version", lambda name, v=version: v if name == "onnxruntime" else "none"
+            onnx_manifest, "package_version", lambda name, v=version: v if name == "onnxruntime" else "none"
         )
         (verdict,) = diagnosis.diagnose((feature,)).verdicts
         assert verdict.works == works
