@@ -62,9 +62,11 @@ def export_onnx(
     ModelError where the model is not one that is known or does not keep its floor; InputError where ``out`` exists.
     """
     progress = progress or Progress()
-    if source.is_dir():
+    needs = None
+    if source.is_dir():  # else there is a better message
         check_folder(source)
-    with new_folder(out, needs=_needs(source, settings)) as work:
+        needs = _needs(source, settings)
+    with new_folder(out, needs=needs) as work:
         progress.phase("writing")
         manifest = write_onnx(source, work, settings)
         found = None
@@ -84,11 +86,10 @@ def export_onnx(
     return OnnxReport(out, size, manifest, found, shared_pairs(check.task if check else None, calibration))
 
 
-def _needs(source: Path, settings: OnnxSettings) -> str:
-    """Say what the folder takes at most while it is made; the graphs of a calibration are in float32."""
+def _needs(source: Path, settings: OnnxSettings) -> str | None:
+    """Say what the folder takes at most while it is made, where float32 graphs are in it; else it is far less."""
+    if settings.quant != "fp32" and not settings.how.is_calibrated:
+        return None
     weights = Weights(source)
-    numbers = sum(math.prod(weights.shape(name)) for name in weights.names())
-    size = 4 * numbers
-    if settings.how.is_calibrated:
-        return f"an export in {settings.quant} needs up to {size:,} bytes while it is calibrated"
-    return f"an export in {settings.quant} needs up to {size:,} bytes"
+    size = 4 * sum(math.prod(weights.shape(name)) for name in weights.names())
+    return f"an export in {settings.quant} needs up to {size:,} bytes while it is made"
