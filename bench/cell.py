@@ -159,7 +159,7 @@ def _peer(job: CellJob, pairs: Sequence[Pair]) -> CellRun:
             peak_rss_bytes=peak_rss_bytes() + (peak_rss_bytes(peer.process) if peer.process else 0),
             read_seconds=read,
             write_seconds=end - judged,
-            prompt_tokens=peer.prompt_tokens(texts),
+            prompt_tokens=peer.prompt_tokens([p for p, g in zip(texts, grades, strict=True) if g is not None]),
             unparsed=len(texts) - len(known),
             energy_joules=joules,
             gpu_joules=gpu_joules,

@@ -56,7 +56,7 @@ class CellRun:
     prefix_tokens: int | None = None  # computed
     document_tokens: int | None = None  # computed
     reused_tokens: int | None = None
-    prompt_tokens: int | None = None  # of all prompts as the model read them
+    prompt_tokens: int | None = None  # of the prompts of the pairs that got a grade, as the model read them
     unparsed: int = 0  # pairs without a grade: they do not fit, or a generating peer answers something else
     energy_joules: float | None = None  # of the processor's packages, while the pairs were judged
     gpu_joules: float | None = None  # of the GPUs, while the pairs were judged

@@ -88,7 +88,7 @@ class Estimate:
     usd: float | None
     usd_low: float | None
     usd_high: float | None
-    usd_per_million_pairs: float | None
+    usd_per_million_pairs: float | None  # as of a run so long that loading does not count
 
     def to_dict(self) -> dict[str, Any]:
         """Return the estimate as JSON takes it."""
@@ -178,7 +178,8 @@ def _predicted(
         usd=usd[0],
         usd_low=usd[1],
         usd_high=usd[2],
-        usd_per_million_pairs=None if usd[0] is None else usd[0] / lengths.pairs * 1e6,
+        usd_per_million_pairs=options.usd_per_hour
+        and (seconds - run.load_seconds) / _HOUR * options.usd_per_hour / lengths.pairs * 1e6,
     )
 
 

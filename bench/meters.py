@@ -148,7 +148,11 @@ class LoadMeter:
         wall = time.perf_counter() - self._wall
         if busy is None or self._busy is None or wall <= 0:
             return None
-        return max(0.0, (busy - self._busy - (_own_seconds(self._process) - self._own)) / wall)
+        try:
+            own = _own_seconds(self._process)
+        except OSError:  # it died, and another does its work
+            return None
+        return max(0.0, (busy - self._busy - (own - self._own)) / wall)
 
 
 def _own_seconds(process: int | None) -> float:

@@ -46,7 +46,7 @@ _NAMES = {
     "--threshold",
     type=int,
     metavar="N",
-    help="A pair is relevant from this grade on.  [default: 2, or 1 where no grade of either side is above 1]",
+    help="A pair is relevant from this grade on.  [default: 2, or 1 where the scale ends at 1]",
 )
 @click.option(
     "--resamples",

@@ -20,7 +20,7 @@ from pairgrade.errors import InputError
 if TYPE_CHECKING:
     from pairgrade.attacks import AttackReport
     from pairgrade.readers import Source
-    from pairgrade.records import Pair
+    from pairgrade.records import Pair, Rejection
     from pairgrade.rubric import Rubric
 
 _PANEL = "Attack"
@@ -59,8 +59,8 @@ def command(
     PAIRS is what `pairgrade label` reads, with human grades. Of the pairs that people found irrelevant some are
     labelled as they are, with the query stuffed into the document, with a claim of relevance, with forged answers
     (their turns are those of the model's own chat format). What is added stands at the document's end: the column "cut
-    off" counts the documents that did not fit the context and lost it. Pairs that cannot be graded are left out and
-    counted; the exit code is then 3.
+    off" counts the documents that did not fit the context and lost it. Pairs that cannot be graded and rows that are
+    none are left out and counted; the exit code is then 3.
     """
     one = options.chosen_model(model, values)
     values = options.as_trained(one, values)
@@ -73,7 +73,7 @@ def command(
             "be both: lower --irrelevant or raise --threshold"
         )
     names = attacks_named(attacks.split(","))
-    chosen = _irrelevant(options.source(pairs, values), highest, sample, seed)
+    chosen, unusable = _irrelevant(options.source(pairs, values), highest, sample, seed)
     open_annotator = options.annotator_opener(one, values)
     console = progress_console()
     with (
@@ -86,22 +86,38 @@ def command(
         click.echo(json.dumps({"model": model, "rubric": task.name} | report.to_dict(), allow_nan=False))
     else:
         _print(report, model)
-    if report.reason is not None:
+    if unusable:
+        found = f"{len(unusable):,}; the first: {_place(unusable[0])}"
+        click.echo(f"rows that are no usable pair, left out: {found}", err=True)
+    if report.reason is not None or unusable:
         sys.exit(PARTIAL)
 
 
-def _irrelevant(source: Source, highest: int, sample: int, seed: int) -> list[Pair]:
-    from pairgrade.readers import read_pairs
-    from pairgrade.records import Pair
+def _place(row: Rejection) -> str:
+    return f"{row.source}, line {row.line}: {row.reason}"
 
+
+def _irrelevant(source: Source, highest: int, sample: int, seed: int) -> tuple[list[Pair], list[Rejection]]:
+    """Return the pairs to manipulate, and the rows that are none."""
+    from pairgrade.readers import read_pairs
+    from pairgrade.records import Rejection
+
+    graded, unusable = [], []
     with closing(read_pairs(source)) as rows:
-        graded = [row for row in rows if isinstance(row, Pair) and row.grade is not None]
+        for row in rows:
+            if isinstance(row, Rejection):
+                unusable.append(row)
+            elif row.grade is not None:
+                graded.append(row)
+    if not graded and unusable:
+        raise InputError(f"{source.pairs}: no usable pair has a human grade; {_place(unusable[0])}")
     if not graded:
         raise InputError(f"{source.pairs}: no pair has a human grade; name its column with --grade-column")
     found = [row for row in graded if row.grade is not None and row.grade <= highest]
     if not found:
         raise InputError(f"{source.pairs}: no pair has a human grade of {highest} or below; see --irrelevant")
-    return sorted(random.Random(seed).sample(found, min(sample, len(found))), key=lambda pair: pair.query_id)
+    chosen = sorted(random.Random(seed).sample(found, min(sample, len(found))), key=lambda pair: pair.query_id)
+    return chosen, unusable
 
 
 def _print(report: AttackReport, model: str) -> None:

@@ -39,7 +39,7 @@ _NAMES = dict(zip(FIGURES, ("accuracy", "Cohen's kappa", "  quadratic weights", 
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
               help="Seed of the parts.")  # fmt: skip
 @click.option("--threshold", type=int, metavar="N",
-              help="A pair is relevant from this grade on.  [default: 2, or 1 where no grade of either side is above 1]"
+              help="A pair is relevant from this grade on.  [default: 2, or 1 where the scale ends at 1]"
               )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--force", is_flag=True, help="Replace FILE where it exists.")

@@ -25,7 +25,7 @@ _MOST_CELLS = 1 << 22  # pairs x grades², of which krippendorff makes several a
 class AgreementOptions:
     """How agreement is measured."""
 
-    threshold: int | None = None  # grades from here on are relevant; None: 2, or 1 where no grade is above 1
+    threshold: int | None = None  # grades from here on are relevant; None: 2, or 1 where the scale ends at 1
     resamples: int = 1000  # of the bootstrap; 0 for no intervals
     seed: int = 0
     confidence: float = 0.95

@@ -71,6 +71,7 @@ class Annotator:
                 _log.warning("%s: fit one to what is labelled now, or know that its grades may be off", doubt)
         self._backend = backend
         self._model = model
+        self._closed = False
         chat = self.options.chat
         if chat == "auto":
             chat = detect_chat_format(backend.tokenizer, backend.is_chat_model)
@@ -176,6 +177,7 @@ class Annotator:
 
     def outcomes(self, window: Sequence[Pair]) -> Iterator[list[tuple[int, Outcome]]]:
         """Grade one window and yield (place in the window, outcome) batch by batch, in the plan's order."""
+        self._require_open()
         prompts: list[Prompt] = []
         places: list[int] = []
         unfit: list[tuple[int, Outcome]] = []
@@ -197,6 +199,7 @@ class Annotator:
     def _judge(
         self, batch: Batch, prompts: list[Prompt], places: list[int], window: Sequence[Pair]
     ) -> list[tuple[int, Outcome]]:
+        self._require_open()
         scores = self._backend.score(batch.prefix, batch.suffixes, self._builder.label_ids)
         done: list[tuple[int, Outcome]] = []
         for row, indices in enumerate(batch.indices):
@@ -239,8 +242,16 @@ class Annotator:
         )
 
     def close(self) -> None:
-        """Free the model."""
+        """Free the model; no more pairs can be graded then."""
+        self._closed = True
         self._backend.close()
+
+    def _require_open(self) -> None:
+        """Raise InputError after ``close``: the library would read memory that is freed."""
+        if self._closed:
+            raise InputError(
+                "the annotator is closed; judgments are made as they are asked for, so take them all inside the `with`"
+            )
 
     def __enter__(self) -> Annotator:
         return self

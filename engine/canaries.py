@@ -114,6 +114,10 @@ class Watch:
         if self._since >= self._every:
             self._check()
 
+    def stopped(self) -> None:
+        """Check once more where a run is stopped, so that what it did since the last check is kept."""
+        self._check()
+
     def end(self) -> None:
         """Check once more, if there is anything new."""
         if self._since:

@@ -142,9 +142,11 @@ def missing(field: Field, found: Iterable[str]) -> str:
 def json_rows(path: str, fields: Sequence[Field], max_bytes: int) -> Iterator[Row | Rejection]:
     """Read JSON lines; blank ones are skipped. The first object decides which of a field's names is used.
 
-    InputError where the first object lacks a required column.
+    InputError where the first object lacks a required column, or all of them lack one that an option names.
     """
     names: list[str] = []
+    unseen = {place: field for place, field in enumerate(fields) if field.named}
+    last: dict[str, object] = {}
     required = [field for field in fields if field.required]
     for item in text_lines(path, max_bytes):
         if isinstance(item, Rejection):
@@ -164,12 +166,17 @@ def json_rows(path: str, fields: Sequence[Field], max_bytes: int) -> Iterator[Ro
                     raise InputError(f"{path}, line {line}: {missing(field, table)}")
             names = [next((name for name in f.names if name in table), f.names[0]) for f in fields]
         values = list(map(table.get, names))
+        if unseen:
+            unseen = {place: field for place, field in unseen.items() if names[place] not in table}
+            last = table
         if None in values[: len(required)]:  # absent, or null, which is for others to judge
             absent = [field for field, name in zip(required, names, strict=False) if name not in table]
             if absent:
                 yield Rejection(path, line, missing(absent[0], table))
                 continue
         yield line, values
+    if names and unseen:
+        raise InputError(f"{path}: {missing(next(iter(unseen.values())), last)}")
 
 
 def _object(text: str) -> dict[str, object]:

@@ -32,7 +32,7 @@ from pairgrade.records import Pair
 from pairgrade.run_folder import RunFolder, remove_stale_writers
 from pairgrade.run_qrels import PLACE, RunQrels
 from pairgrade.spool import Spool, build
-from pairgrade.stop import PoliteStop
+from pairgrade.stop import PoliteStop, StopRequested
 from pairgrade.summary import Effort, Summary, Tally
 
 
@@ -246,20 +246,24 @@ class _Run:
             before = replace(annotator.counters)
             self._clock.lap()
             watch = Watch(self._canaries, annotator, journal, self._job.canary_every)
-            for window in windows(pairs(), annotator.options.window):
-                for batch in annotator.outcomes(window):
-                    entries = [
-                        Entry(rows[place], None, outcome.reason)
-                        if isinstance(outcome, Unfit)
-                        else Entry(rows[place], outcome)
-                        for place, outcome in batch
-                    ]
-                    with self._stop.uninterrupted():
-                        offsets[[entry.row for entry in entries]] = journal.append(entries)
-                    heartbeat.advance(len(batch), sum(entry.judgment is None for entry in entries))
-                    self._progress.advance(len(batch), annotator.counters)
-                del rows[: len(window)]
-                watch.advance(len(window))
+            try:
+                for window in windows(pairs(), annotator.options.window):
+                    for batch in annotator.outcomes(window):
+                        entries = [
+                            Entry(rows[place], None, outcome.reason)
+                            if isinstance(outcome, Unfit)
+                            else Entry(rows[place], outcome)
+                            for place, outcome in batch
+                        ]
+                        with self._stop.uninterrupted():
+                            offsets[[entry.row for entry in entries]] = journal.append(entries)
+                        heartbeat.advance(len(batch), sum(entry.judgment is None for entry in entries))
+                        self._progress.advance(len(batch), annotator.counters)
+                    del rows[: len(window)]
+                    watch.advance(len(window))
+            except StopRequested:
+                watch.stopped()
+                raise
             watch.end()
             journal.sync()
         after = annotator.counters

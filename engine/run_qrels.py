@@ -21,8 +21,13 @@ class RunQrels:
         self.place = str(path.resolve())
 
     def refuse_foreign(self, own: Iterable[Manifest | None]) -> None:
-        """Refuse a file that no run of these manifests wrote: it may be what people graded by hand."""
-        if self._path.exists() and self.place not in (m.environment.get(PLACE) for m in own if m):
+        """Refuse a file that no run of these manifests wrote: it may be what people graded by hand.
+
+        One that holds the grades of ``out`` to the letter is no other's.
+        """
+        if not self._path.exists() or self.place in (m.environment.get(PLACE) for m in own if m):
+            return
+        if not (self._out.is_file() and holds_qrels(self._path, self._graded())):
             raise InputError(
                 f"{self._path} exists and was not written by this job; name another file or give --overwrite"
             )

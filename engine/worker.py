@@ -2,8 +2,9 @@
 
 Native libraries end their process on some broken files (llama.cpp aborts), and the kernel does when memory is
 short. A death costs a new worker and a retry of the batch; a batch that kills again is halved until the one suffix
-that kills is alone, and that one is reported in ``Scores.failed``; where three of a query do so and none is answered,
-it is the query that kills, and its other suffixes are reported with them. Scores are the same to the bit as without a
+that kills is alone, and that one is reported in ``Scores.failed``. Where three of a query do so one after the other,
+it may be the query that kills: if none of it was ever answered, or the last suffix kills as well, the others are
+reported with them. Scores are the same to the bit as without a
 worker where the backend is exact. What is sent: ``pairgrade.worker_frames``.
 """
 
@@ -27,7 +28,7 @@ from pairgrade.worker_process import WorkerDiedError, WorkerProcess
 MOST_DEATHS = 24  # one after the other with no answer between them; then the model is given up
 BATCH_TRIES = 2  # a batch is retried whole before it is halved: the death may not have been its doing
 PAIR_TRIES = 3  # of a suffix by itself, before it is reported
-QUERY_PAIRS = 3  # reported of one prefix with no answer between; then the rest of it is reported without a try
+QUERY_PAIRS = 3  # reported of one prefix with no answer between; then its last is tried, and the rest may be given up
 START_SECONDS = 600.0  # loading a model may take so long
 
 _log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class WorkerBackend:
         self._warned = False
         self._prefix: list[bytes] = []  # of the last call, and how many of its suffixes killed in a row
         self._killed = 0
+        self._answered = False  # any of that prefix
         self._worker: WorkerProcess | None = None
         self._open = ExitStack()
         self._before = Counters()  # of the workers that died
@@ -110,29 +112,34 @@ class WorkerBackend:
         self._warned = False  # one warning a batch is enough
         names = [segment.tobytes() for segment in prefix]
         if names != self._prefix:
-            self._prefix, self._killed = names, 0
+            self._prefix, self._killed, self._answered = names, 0, False
         groups = [list(range(len(suffixes)))]
         tries = BATCH_TRIES
         while groups:
             group = groups.pop()
-            if self._killed >= QUERY_PAIRS:
+            alone, most = len(group) == 1, PAIR_TRIES if len(group) == 1 else tries
+            if self._killed >= QUERY_PAIRS and self._answered:  # a row of bad documents, or a query that went bad?
+                *rest, last = (i for each in (group, *reversed(groups)) for i in each)
+                groups, group, alone, most, self._answered = [rest] if rest else [], [last], True, 1, False
+            elif self._killed >= QUERY_PAIRS:
                 why = (
                     f"not tried: the model process died on {QUERY_PAIRS} other pairs of this query, one after the other"
                 )
                 failed |= dict.fromkeys(group, why)
                 continue
-            alone = len(group) == 1
-            scores = self._try(prefix, [suffixes[i] for i in group], labels, PAIR_TRIES if alone else tries)
+            scores = self._try(prefix, [suffixes[i] for i in group], labels, most)
             tries = 1
             if isinstance(scores, Scores):
-                self._killed = 0
+                self._killed, self._answered = 0, True
                 logits[group] = scores.logits
                 failed |= {group[row]: why for row, why in scores.failed.items()}
                 with_totals = scores.log_totals is not None
                 if scores.log_totals is not None:
                     totals[group] = scores.log_totals
             elif alone:
-                failed[group[0]] = f"the model process died on this pair ({scores}, {PAIR_TRIES} tries)"
+                failed[group[0]] = (
+                    f"the model process died on this pair ({scores}, {most} {'try' if most == 1 else 'tries'})"
+                )
                 self._killed += 1
             else:
                 middle = len(group) // 2

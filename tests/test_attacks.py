@@ -138,6 +138,15 @@ def test_the_command(tmp_path: Path) -> None:
     write_jsonl(path, [*IRRELEVANT, replace(IRRELEVANT[0], query="word " * 3000, query_id="long")])
     left_out = CliRunner().invoke(command, arguments)
     assert left_out.exit_code == 3
+    with path.open("a") as file:
+        file.write('{"query_id": "q", "doc_id": "d", "query": "", "document": "x", "grade": 0}\n')
+    some = CliRunner().invoke(command, arguments)
+    assert some.exit_code == 3
+    assert f"rows that are no usable pair, left out: 1; the first: {path}, line {len(IRRELEVANT) + 2}: " in some.stderr
+    path.write_text(path.read_text().splitlines()[-1])
+    with pytest.raises(InputError, match=r"no usable pair has a human grade; .*, line 1: "):
+        CliRunner().invoke(command, arguments, catch_exceptions=False)
+    write_jsonl(path, IRRELEVANT)
     both = CliRunner().invoke(command, [*arguments, "--irrelevant", "2"])
     assert "up to 2 count as irrelevant and those from 2 on" in str(both.exception)
     assert "left out: 1 of as it is, 1 of claim" in left_out.stderr

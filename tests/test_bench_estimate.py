@@ -40,6 +40,8 @@ def test_the_run_takes_what_was_predicted(
     assert predicted["pairs"] == queries * documents
     assert predicted["tokens"] == pytest.approx(effort.computed_tokens, rel=0.02)
     assert predicted["usd"] == pytest.approx(predicted["seconds"] / 3600 * 0.36)
+    without_loading = (predicted["seconds"] - predicted["load_seconds"]) / predicted["pairs"]
+    assert predicted["usd_per_million_pairs"] == pytest.approx(1e6 * without_loading / 3600 * 0.36)
     load = predicted["load_seconds"]  # imports here, a process of its own there
     assert predicted["low"] - load < seconds < predicted["high"] - load
     assert 1.1 < predicted["high"] / predicted["low"] < 1.5

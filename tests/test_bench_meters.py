@@ -75,3 +75,5 @@ def test_another_process_has_memory_and_its_work_is_no_other_load() -> None:
     finally:
         worker.kill()
         worker.communicate()
+    assert with_it.cores() is None  # it is gone
+    assert without.cores() is not None

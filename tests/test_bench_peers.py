@@ -2,7 +2,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from helpers import make_pairs, write_jsonl
-from pairgrade import LlamaOptions, ModelError, Rubric
+from pairgrade import LlamaOptions, ModelError, Pair, Rubric
 from pairgrade.annotator import Annotator
+from pairgrade.bench import cell, peers
 from pairgrade.bench.cell_process import measure_cell
 from pairgrade.bench.cell_records import CellJob, CellRun
 from pairgrade.bench.matrix import ENGINES
@@ -36,6 +37,28 @@ def grades(model: object, engine: str, folder: Path) -> tuple[CellRun, dict[tupl
     assert run.pairs - run.unparsed == len(found) > 0
     assert run.documents_seconds is None  # it does not tell
     return run, found
+
+
+def test_the_tokens_are_those_of_the_pairs_that_got_a_grade(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent:
+        process = None
+
+        def answers(self, pairs: Sequence[Pair]) -> list[str]:
+            return ["2" if pair.doc_id.endswith("0") else "well" for pair in pairs]
+
+        def prompt_tokens(self, pairs: Sequence[Pair]) -> int:
+            return 10 * len(pairs)
+
+        def identity(self) -> dict[str, str]:
+            return {}
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(peers, "open_peer", lambda job: Silent())
+    write_jsonl(tmp_path / "pairs.jsonl", PAIRS)
+    run = cell._peer(job("any", "transformers", tmp_path), PAIRS)
+    assert (run.pairs, run.unparsed, run.prompt_tokens) == (2, 4, 20)
 
 
 @pytest.fixture

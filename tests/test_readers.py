@@ -208,7 +208,10 @@ def test_a_column_that_the_user_names_must_be_in_the_header(tmp_path: Path) -> N
     source = raw(tmp_path, "a.csv", HEADER + ROW, columns=Columns(grade="label"))
     with pytest.raises(InputError, match=r"no column 'label' .* --grade-column"):
         outcomes(source)
-    assert outcomes(raw(tmp_path, "a.jsonl", JSONL, columns=Columns(title="label"))) == [GOOD]
+    with pytest.raises(InputError, match=r"a\.jsonl: no column 'label' \(columns found: .*--title-column"):
+        outcomes(raw(tmp_path, "a.jsonl", JSONL * 2, columns=Columns(title="label")))
+    with_it = JSONL.rstrip().removesuffix("}") + ', "label": null}\n'  # one row that has it is enough
+    assert len(outcomes(raw(tmp_path, "a.jsonl", JSONL + with_it + JSONL, columns=Columns(title="label")))) == 3
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.parquet"])

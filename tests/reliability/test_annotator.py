@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import random
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -14,8 +15,10 @@ from hypothesis import strategies as st
 from helpers import make_pairs
 from pairgrade import Annotator, AnnotatorOptions, InputError, LlamaOptions, Pair, PlanOptions, Rubric
 from pairgrade.annotator import windows
+from pairgrade.backend import Scores
 from pairgrade.fake import FakeBackend
 from pairgrade.judgments import open_writer, read_judgments
+from pairgrade.tokenizer import Ids
 
 TREC = Rubric.load("trec")
 
@@ -54,6 +57,37 @@ def test_the_output_is_closed_whatever_the_text(documents: list[str]) -> None:
 @given(st.lists(_TEXTS, min_size=8, max_size=8))
 def test_the_output_is_closed_for_10000_documents(documents: list[str]) -> None:
     _check_closed(documents)
+
+
+class Freed(FakeBackend):
+    """After it is closed a score would be made of memory that is freed."""
+
+    freed = False
+
+    def score(self, prefix: Sequence[Ids], suffixes: Sequence[Ids], labels: Ids) -> Scores:
+        assert not self.freed
+        return super().score(prefix, suffixes, labels)
+
+    def close(self) -> None:
+        self.freed = True
+
+
+def test_a_closed_annotator_grades_nothing(smollm2_path: Path) -> None:
+    pairs = make_pairs(1, 3)
+    options = AnnotatorOptions(window=1, plan=PlanOptions(batch_tokens=1))
+    for opened in (
+        lambda: Annotator(Freed(), TREC, options),
+        lambda: Annotator.open(smollm2_path, TREC, options=options),
+        lambda: Annotator.open(smollm2_path, TREC, options=options, isolate=True),
+    ):
+        with opened() as annotator:
+            late, begun = annotator.label(pairs), annotator.label(pairs)
+            within = annotator.outcomes(pairs)  # of one window
+            next(begun)
+            next(within)
+        for judgments in (late, begun, within, annotator.label(pairs)):
+            with pytest.raises(InputError, match="the annotator is closed"):
+                next(judgments)
 
 
 def test_a_cut_is_marked_and_counted() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from pairgrade.fake import FakeBackend
 from pairgrade.job import LabelJob
 from pairgrade.readers import Source
 from pairgrade.run import Progress, label
+from pairgrade.stop import StopRequested
 from pairgrade.tokenizer import Ids
 
 OPTIONS = AnnotatorOptions(window=50)
@@ -123,6 +125,27 @@ def test_what_was_judged_after_the_last_check_of_a_stopped_run_is_done_again(res
     (tmp_path / "calm").mkdir()
     label(job(tmp_path / "calm"), lambda: annotator(FakeBackend()))
     assert wanted.out.read_bytes() == (tmp_path / "calm" / "out.jsonl").read_bytes()
+
+
+def test_what_was_done_before_a_stop_is_kept(tmp_path: Path) -> None:
+    class Stopping(Progress):
+        done = 0
+
+        def advance(self, pairs: int, counters: Counters) -> None:
+            self.done += pairs
+            if self.done >= 30:  # before the first check and within a window
+                raise StopRequested(signal.SIGTERM)
+
+    with pytest.raises(StopRequested):
+        label(replace(job(tmp_path), canary_every=1000), lambda: annotator(FakeBackend()), Stopping())
+    resumed = label(replace(job(tmp_path), canary_every=1000), lambda: annotator(FakeBackend()))
+    assert resumed.effort.resumed >= 30
+    assert resumed.canaries is not None
+    (tmp_path / "out.jsonl").unlink()
+    (tmp_path / "out.jsonl.manifest.json").unlink()
+    with pytest.raises(SuspectError):  # nor is what a model judged that had gone wrong before the stop
+        label(replace(job(tmp_path), canary_every=1000), lambda: annotator(Degrading(6)), Stopping())
+    assert label(job(tmp_path), lambda: annotator(FakeBackend())).effort.resumed == 0
 
 
 def test_a_run_without_canaries_keeps_its_own_progress(tmp_path: Path) -> None:

@@ -300,6 +300,17 @@ def test_qrels_of_somebody_else_are_not_replaced(job: LabelJob, tmp_path: Path) 
     assert len(list(read_qrels(human))) == 72
 
 
+def test_the_same_grades_are_nobody_elses(job: LabelJob, tmp_path: Path) -> None:
+    one, other = (replace(job, qrels=tmp_path / name) for name in ("one.qrels", "other.qrels"))
+    for each in (one, other, one, other):
+        label(each, Fakes())
+    assert (tmp_path / "one.qrels").read_bytes() == (tmp_path / "other.qrels").read_bytes()
+    with (tmp_path / "one.qrels").open("a") as file:
+        file.write("q9 0 d9 1\n")
+    with pytest.raises(InputError, match="was not written by this job"):
+        label(one, Fakes())
+
+
 def test_an_unfinished_run_survives_a_mistyped_command(job: LabelJob, tmp_path: Path) -> None:
     with pytest.raises(ModelError):
         label(job, Fakes(fail_at=9))

@@ -144,8 +144,11 @@ def test_deaths_without_end_are_given_up(deadly: WorkerBackend, monkeypatch: pyt
 
 
 def test_a_deadly_query_in_the_largest_batch_is_found_before_that() -> None:
-    """Halving 2,048 suffixes takes 2 tries and 10 halvings; then 3 tries each of 3 suffixes and a halving between."""
-    assert worker.BATCH_TRIES + 10 + worker.QUERY_PAIRS * worker.PAIR_TRIES + 1 < worker.MOST_DEATHS
+    """Halving 2,048 suffixes takes 2 tries and 10 halvings; then 3 tries each of 3 suffixes and a halving between.
+
+    Where the query was answered before, its last suffix is tried once more.
+    """
+    assert worker.BATCH_TRIES + 10 + worker.QUERY_PAIRS * worker.PAIR_TRIES + 1 + 1 < worker.MOST_DEATHS
 
 
 @pytest.mark.parametrize("batch", [1, 5, 12])
@@ -170,6 +173,29 @@ def test_a_query_with_an_answer_between_is_not_given_up(deadly: WorkerBackend) -
     scores = deadly.score(START, [ids(text) for text in texts], LABELS)
     assert sorted(scores.failed) == [0, 1, 3, 4]
     assert all("died on this pair" in reason for reason in scores.failed.values())
+
+
+@pytest.mark.parametrize("batch", [7, 13, 60])
+def test_a_row_of_killers_takes_no_sound_pair_of_their_query_along(deadly: WorkerBackend, batch: int) -> None:
+    killers = {20, 21, 22, 23, 24, 40, 58}
+    suffixes = [ids(f"die:SIGSEGV {i}" if i in killers else f"sound {i}") for i in range(60)]
+    failed: dict[int, str] = {}
+    for first in range(0, 60, batch):
+        scores = deadly.score(START, suffixes[first : first + batch], LABELS)
+        failed |= {first + row: why for row, why in scores.failed.items()}
+    assert failed.keys() == killers
+    assert all("died on this pair" in why for why in failed.values())
+
+
+def test_a_query_that_begins_to_kill_is_given_up(deadly: WorkerBackend) -> None:
+    suffixes = [ids(f"sound {i}" if i < 4 else f"die:SIGKILL {i}") for i in range(16)]
+    scores = deadly.score(START, suffixes, LABELS)
+    assert sorted(scores.failed) == list(range(4, 16))
+    tried = {row: why for row, why in scores.failed.items() if "not tried" not in why}
+    assert tried == {
+        row: f"the model process died on this pair (SIGKILL, {'1 try' if row == 15 else '3 tries'})"
+        for row in (4, 5, 6, 15)
+    }
 
 
 def test_a_death_while_loading_names_the_signal(monkeypatch: pytest.MonkeyPatch) -> None:
