@@ -10,6 +10,7 @@ from pairgrade.bench.experiment_options import ANNOTATORS, Direction, Experiment
 from pairgrade.bench.experiment_sets import Layout, arms_of
 from pairgrade.bench.experiment_steps import Step
 from pairgrade.cli.train_progress import TerminalTrainProgress
+from pairgrade.errors import InputError
 from pairgrade.qrels import write_run
 from pairgrade.ranking_set import read_groups
 from pairgrade.rerank_job import RerankJob, rerank
@@ -130,7 +131,14 @@ def _rerank(options: ExperimentOptions, collection: str, model: Path, out: Path)
     queries, docs = map(str, layout.texts(collection))
     job = RerankJob(str(layout.collection(collection, "qrels.txt")), queries, docs, out)
     with Reranker.open(model, "fp32", options.threads) as reranker:
-        rerank(job, reranker)
+        found = rerank(job, reranker)
+    if found.unfit or found.without_text:
+        out.unlink()
+        why = found.unfit_reason or found.examples[0].reason
+        raise InputError(
+            f"{collection}: {found.unfit + found.without_text:,} judged documents cannot be ranked by {model.name}, so "
+            f"its figures would not be of the same queries as the others: {why}. Long queries need more --max-length"
+        )
 
 
 def _cosine_run(options: ExperimentOptions, candidates: Path, out: Path) -> None:

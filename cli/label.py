@@ -74,7 +74,7 @@ def command(
 
     PAIRS is a JSONL, CSV or TSV file, .gz or not, or a Parquet file with the columns query_id, doc_id, query and
     document (title and grade if there are any); a qrels or run file together with --queries and --docs; or
-    irds:DATASET, a dataset of ir_datasets where that package is installed.
+    irds:DATASET, a dataset of ir_datasets where that package is installed. In TSV quotes have no meaning.
 
     The work is journaled: the same command resumes a run that was stopped or killed, and ends with the same bytes.
     Rows that are no usable pairs go to OUT.errors.jsonl with their line and the reason, and so do pairs on which the

@@ -84,7 +84,8 @@ def command(
 
     BM25 ranks DOCS for each of QUERIES (both .jsonl, .tsv or .parquet); its first ranks are labelled positive and the
     rest negative. Or the labels come from a file: --from, --known. The exit code is 3 where rows or texts of the input
-    could not be used, or a pair or query of its files has no text; the set holds all others.
+    could not be used, or a pair or query of its files has no text; the set holds all others. A ranking set that is
+    given with --from must be sound.
     """
     job = MineJob(
         out=out,

@@ -49,8 +49,8 @@ def command(
     """Rank the documents of a run again by a trained re-ranker.
 
     RUN is a TREC run, or a qrels file, whose judged documents are then ranked. RUN2 is a TREC run for `pairgrade
-    evaluate`. Documents whose text is not there are left out, and those of a query that is too long for the re-ranker
-    keep their old order (those of a qrels file, which has none, are left out); the exit code is then 3.
+    evaluate`. Documents whose text is not there are left out, and those of a query that has none, or is too long for
+    the re-ranker, keep their old order (those of a qrels file, which has none, are left out); the exit code is then 3.
     """
     check_outputs([(run, "the run"), (queries, "the queries"), (docs, "the documents")], [(out, "the new run")])
     refuse_existing(out, force)
@@ -92,7 +92,7 @@ class _TerminalProgress(RerankProgress):
 def _print(result: Reranked, out: Path, precision: str) -> None:
     console = result_console(soft_wrap=True)
     speed = f", {result.scored / result.seconds:,.1f} documents/s" if result.seconds else ""
-    console.print(f"{result.scored:,} documents of {result.queries:,} queries ranked again in {precision}{speed}")
+    console.print(f"{result.scored:,} documents of {result.ranked:,} queries ranked again in {precision}{speed}")
     if result.followed:
         console.print(f"{result.followed:,} documents follow in their old order")
     if result.unfit:

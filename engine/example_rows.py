@@ -25,7 +25,7 @@ from pathlib import Path
 
 from pairgrade.delimited import csv_records, field_count, tab_separated
 from pairgrade.errors import InputError
-from pairgrade.judgment_rows import rows
+from pairgrade.judgment_rows import Row, json_objects, rows
 from pairgrade.lines import shown
 from pairgrade.pair_checks import checked_identifier, checked_optional_text, checked_text
 from pairgrade.ranking_set import RankingRow
@@ -64,7 +64,7 @@ def read_examples(path: str) -> Iterator[RankingRow | Rejection]:
                 )
         return
     first = True
-    for row in rows(path, kind, {}) if kind in ("jsonl", "parquet") else _table(path, kind):
+    for row in _objects(path, kind) if kind in ("jsonl", "parquet") else _table(path, kind):
         if isinstance(row, Rejection):
             yield row
             continue
@@ -78,6 +78,10 @@ def read_examples(path: str) -> Iterator[RankingRow | Rejection]:
         first = False
         source = "triples" if {"positive", "negative"} <= values.keys() else "rows"
         yield from _rows_or_rejection(path, line, values, source)
+
+
+def _objects(path: str, kind: str) -> Iterator[Row | Rejection]:
+    return json_objects(path) if kind == "jsonl" else rows(path, kind, {})
 
 
 def _table(path: str, kind: str) -> Iterator[tuple[int, Mapping[str, object]] | Rejection]:

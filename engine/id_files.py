@@ -7,7 +7,8 @@
 6     query_id Q0 doc_id rank score tag: a run
 ===== ======================================================================
 
-Clicks and triples may have a header, whose first column is query_id.
+Clicks and triples may have a header, whose first column is query_id. Three columns under the header of BEIR's qrels,
+query-id corpus-id score, are qrels.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pairgrade.run_files import ordered, read_ranking
 
 _KINDS = {2: "clicks", 3: "triples", 4: "qrels", 6: "run"}
 _LONGEST_LINE = 2**20  # bytes
+_BEIR = ("query-id", "corpus-id", "score")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ def read_ids(path: str) -> IdFile:
                     f"{path}: the pair {shown(qrel.query_id)} {shown(qrel.doc_id)} has two grades; keep one line"
                 )
         return found
+    if kind == "beir":
+        return _beir(path)
     columns = "query_id doc_id" if kind == "clicks" else "query_id positive_doc_id negative_doc_id"
     for number, (query_id, positive, *negatives) in trec_lines(path, kind, columns):
         if number == 1 and query_id == "query_id":
@@ -61,9 +65,26 @@ def read_ids(path: str) -> IdFile:
     return found
 
 
+def _beir(path: str) -> IdFile:
+    """Read BEIR's qrels."""
+    found = IdFile("qrels")
+    for number, (query_id, doc_id, value) in trec_lines(path, "qrels", " ".join(_BEIR)):
+        if number == 1:
+            continue
+        try:
+            grade = int(value)
+        except ValueError:
+            raise InputError(f"{path}:{number}: the grade is {shown(value)}; it must be a whole number") from None
+        if found.documents.setdefault(query_id, {}).setdefault(doc_id, grade) != grade:
+            raise InputError(f"{path}: the pair {shown(query_id)} {shown(doc_id)} has two grades; keep one line")
+    return found
+
+
 def _kind(path: str) -> str:
     for item in text_lines(path, _LONGEST_LINE):
         if not isinstance(item, Rejection) and (fields := item[1].split()):
+            if tuple(fields) == _BEIR:
+                return "beir"
             if kind := _KINDS.get(len(fields)):
                 return kind
             raise InputError(

@@ -130,11 +130,11 @@ class _Memory:
 
 
 def column_names(path: str, file_format: str) -> list[str]:
-    """Return the names of a file's columns; none for JSON lines without a row."""
+    """Return the names of a file's columns, of JSON lines those of the first sound row; none without one."""
     if file_format == "parquet":
         return _parquet_names(path)
     if file_format == "jsonl":
-        return list(next(_json_rows(path), (0, {}))[1])
+        return list(next((item[1] for item in json_objects(path) if not isinstance(item, Rejection)), {}))
     header = next(_records(path, file_format), None)
     if header is None:
         raise InputError(f"{path}: is empty; a {file_format.upper()} file starts with a line of column names")
@@ -158,15 +158,29 @@ def _text_lines(path: str) -> Iterator[tuple[int, str]]:
 
 
 def _json_rows(path: str) -> Iterator[Row]:
-    for number, text in _text_lines(path):
+    for item in json_objects(path):
+        if isinstance(item, Rejection):
+            raise InputError(f"{path}, line {item.line}: {item.reason}")
+        yield item
+
+
+def json_objects(path: str) -> Iterator[Row | Rejection]:
+    """Yield number and object of each line that is not blank, or why a line holds none."""
+    for item in text_lines(path, _LONGEST_LINE):
+        if isinstance(item, Rejection):
+            yield item
+            continue
+        number, text = item
         if text and not text.isspace():
             try:
                 row = json.loads(text, object_pairs_hook=_unique)
             except (ValueError, RecursionError) as error:
-                raise InputError(f"{path}, line {number}: not sound JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise InputError(f"{path}, line {number}: {shown(text)} is no JSON object")
-            yield number, row
+                yield Rejection(path, number, f"not sound JSON: {error}")
+                continue
+            if isinstance(row, dict):
+                yield number, row
+            else:
+                yield Rejection(path, number, f"{shown(text)} is no JSON object")
 
 
 def _unique(items: list[tuple[str, object]]) -> dict[str, object]:

@@ -14,6 +14,7 @@ from pairgrade.bm25 import Bm25, Bm25Options
 from pairgrade.errors import InputError
 from pairgrade.example_rows import example_format, read_examples
 from pairgrade.id_files import IdFile, read_ids
+from pairgrade.judgments import suffix_format
 from pairgrade.mining import Labelled, MiningOptions, Text, labels_of_ranking, ranking_rows
 from pairgrade.qrels import write_run
 from pairgrade.ranking_columns import FORMS, write_columns
@@ -58,6 +59,10 @@ class MineJob:
             raise InputError(f"{self.examples}: rows that hold their texts have labels of their own, {_NO_RANKS}")
         if self.known is not None and self.queries is None:
             raise InputError("--known is of ids: give the files of both queries and docs, which hold the texts")
+        if self.run is not None and suffix_format(self.run):
+            raise InputError(
+                f"{self.run}: a TREC run by that suffix is taken for judgments; name it {self.run.stem}.run"
+            )
         if self.known is None and self.known_from != 1:
             raise InputError("--known-from is a grade of --known; give --known too, or leave it out")
 
@@ -89,12 +94,13 @@ class MineReport:
 def mine(job: MineJob) -> MineReport:
     """Make the ranking set and report what is in it; InputError where nothing is."""
     report = MineReport()
+    ranked: list[tuple[str, str, float]] = []  # of BM25
     if job.queries is None or job.docs is None:
         found = _with_their_texts(str(job.examples), report)
     elif job.examples is not None:
         found = _by_ids(job, job.queries, job.docs, job.examples, report)
     else:
-        found = _by_bm25(job, job.queries, job.docs, report)
+        found = _by_bm25(job, job.queries, job.docs, report, ranked)
     rows = _unique(found, report)
     if not rows:
         hint = f"; the first reason: {report.reasons[0]}" if report.reasons else ""
@@ -103,17 +109,21 @@ def mine(job: MineJob) -> MineReport:
         report.written = write_ranking_set(job.out, rows, relabelled=any(row.judged for row in rows))
     else:
         report.written = write_columns(job.out, rows, job.form)
+    if job.run is not None:
+        write_run(job.run, ranked)
     return report
 
 
-def _by_bm25(job: MineJob, queries_file: str, docs_file: str, report: MineReport) -> Iterator[RankingRow]:
+def _by_bm25(
+    job: MineJob, queries_file: str, docs_file: str, report: MineReport, ranked: list[tuple[str, str, float]]
+) -> Iterator[RankingRow]:
+    """Yield labelled rows, and add all that was ranked to ``ranked``."""
     queries = {query_id: text.document for query_id, text in _texts(queries_file, "query", report).items()}
     documents = _texts(docs_file, "document", report)
     candidates = None if job.candidates is None else read_ids(job.candidates)
     known = _known(job)
     _count_unknown([candidates, known], queries, report)
     index = Bm25({doc_id: "\n".join(text) for doc_id, text in documents.items()}, job.bm25)
-    ranked: list[tuple[str, str, float]] = []
     for query_id, query in queries.items():
         if candidates is None:
             ranking = index.rank(query, job.mining.corpus_depth())
@@ -122,14 +132,14 @@ def _by_bm25(job: MineJob, queries_file: str, docs_file: str, report: MineReport
         ranked += ((query_id, doc_id, score) for doc_id, score in ranking)
         labelled = _labelled(job, query_id, ranking, "bm25", known)
         yield from _with_texts(query_id, query, labelled, documents, report)
-    if job.run is not None:
-        write_run(job.run, ranked)
 
 
 def _known(job: MineJob) -> IdFile | None:
     if job.known is None:
         return None
     known = read_ids(job.known)
+    if known.kind not in ("run", "qrels") and job.known_from != 1:
+        raise InputError(f"{job.known} holds {known.kind}, which have no grades; leave --known-from out")
     if known.kind == "run":
         raise InputError(
             f"{job.known} is a run, whose scores are no labels; --known takes qrels, triples or clicks. --from takes "
@@ -220,7 +230,13 @@ def _with_their_texts(path: str, report: MineReport) -> Iterator[RankingRow]:
 def _unique(items: Iterable[RankingRow], report: MineReport) -> list[RankingRow]:
     """Keep one row of each pair, with the highest of its labels, and count them."""
     queries: dict[str, dict[str, RankingRow]] = {}
+    texts: dict[str, str] = {}
     for row in items:
+        if texts.setdefault(row.query_id, row.query) != row.query:
+            report.rejected += 1
+            if len(report.reasons) < _SHOWN:
+                report.reasons.append(f"the query {row.query_id!r} has two texts; rows with the second are left out")
+            continue
         documents = queries.setdefault(row.query_id, {})
         earlier = documents.setdefault(row.doc_id, row)
         if earlier is not row:

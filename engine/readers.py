@@ -41,6 +41,10 @@ _DOCUMENT_TEXTS = [
 ]
 
 
+_ID_NAMES = {"query_id", "query-id", "qid", "doc_id", "docid", "docno", "corpus-id", "pid", "_id", "id"}  # of a header
+_TEXT_NAMES = {"text", "query", "title", "document", "passage", "body"}
+
+
 @dataclass(frozen=True, slots=True)
 class Columns:
     """The names of a table's columns; it may lack title and grade."""
@@ -221,10 +225,22 @@ def _rows(source: Source, scratch: Path | None) -> Generator[Row | Rejection, No
 def _texts(path: str, fields: list[Field], max_bytes: int) -> Iterator[Entry | Rejection]:
     form = _format_of(path)
     if form == "tsv":
-        rows = plain_tsv(path, (2,) if fields is _QUERY_TEXTS else (2, 3), max_bytes)
+        rows = _without_header(path, plain_tsv(path, (2,) if fields is _QUERY_TEXTS else (2, 3), max_bytes))
     else:
         rows = _TABLES[form or ""](path, fields, max_bytes)
     return _entries(path, _filled(path, rows))
+
+
+def _without_header(path: str, rows: Iterable[Row | Rejection]) -> Iterator[Row | Rejection]:
+    """Pass on rows of id, text and title but a first line that names these columns."""
+    for item in rows:
+        if not isinstance(item, Rejection) and item[0] == 1:
+            identifier, text, title = (str(cell).lower() for cell in item[1])
+            if identifier in _ID_NAMES and text == "title":
+                raise InputError(f"{path}: the columns are in another order; a line is an id, the title and the text")
+            if identifier in _ID_NAMES and text in _TEXT_NAMES and title in ("none", "title"):
+                continue
+        yield item
 
 
 def _filled(path: str, rows: Iterable[_T]) -> Iterator[_T]:

@@ -11,11 +11,13 @@ from pathlib import Path
 
 from pairgrade.errors import InputError
 from pairgrade.id_files import read_ids
+from pairgrade.judgments import suffix_format
 from pairgrade.qrels import write_run
 from pairgrade.ranking_set import RankingRow
 from pairgrade.readers import Source, read_pairs
 from pairgrade.records import Pair, Rejection
 from pairgrade.reranker import Reranker
+from pairgrade.trec_input import NO_QUERY
 
 _CHUNK = 1024  # pairs that are sorted by length and scored together
 _SHOWN = 5  # rejections that are kept as examples
@@ -34,21 +36,26 @@ class RerankJob:
     def __post_init__(self) -> None:
         if self.top_k is not None and self.top_k < 1:
             raise InputError(f"top_k is {self.top_k}; it must be at least 1")
+        if suffix_format(self.out):
+            raise InputError(
+                f"{self.out}: a TREC run by that suffix is taken for judgments; name it {self.out.stem}.run"
+            )
 
 
 @dataclass(slots=True)
 class Reranked:
     """What came of a job."""
 
-    queries: int = 0
+    queries: int = 0  # of the run
+    ranked: int = 0  # of these, those of which documents were scored
     scored: int = 0
     followed: int = 0  # documents below the top_k, or of queries that are not fit, which keep their order
-    unfit_queries: int = 0  # queries that leave no room for a document
+    unfit_queries: int = 0  # queries that leave no room for a document, or have no text
     unfit: int = 0  # documents of these that were to be ranked; those of qrels, which have no order, are left out
     unfit_reason: str | None = None  # of the first such query
     without_text: int = 0  # documents to rank that no text was found for; they are left out
     seconds: float = 0.0  # of scoring and of reading texts
-    examples: list[Rejection] = field(default_factory=list)  # of unusable rows
+    examples: list[Rejection] = field(default_factory=list)  # of documents without text
 
 
 class RerankProgress:
@@ -64,8 +71,8 @@ class RerankProgress:
 def rerank(job: RerankJob, reranker: Reranker, progress: RerankProgress | None = None) -> Reranked:
     """Score the pairs of a run, write them as a new run, and tell how many there were.
 
-    The documents of a query that is too long keep their old order. InputError where an input cannot be used, or none
-    of its pairs can be scored.
+    The documents of a query that is too long, or has no text, keep their old order. InputError where an input cannot be
+    used, or none of its pairs can be scored.
     """
     progress = progress or RerankProgress()
     ids = read_ids(job.run)
@@ -81,8 +88,8 @@ def rerank(job: RerankJob, reranker: Reranker, progress: RerankProgress | None =
     progress.start(total)
     start = time.monotonic()
     scores: dict[str, dict[str, float]] = {}
-    unfit: dict[str, str | None] = {}  # by query, why it leaves no room for a document; None where it does
-    with closing(_pairs(job, wanted, result)) as pairs:
+    unfit: dict[str, str | None] = {}  # by query, why it cannot be scored with any document; None where it can
+    with closing(_pairs(job, wanted, result, unfit)) as pairs:
         while chunk := list(islice(pairs, _CHUNK)):
             for pair in chunk:
                 if pair.query_id not in unfit:
@@ -97,7 +104,8 @@ def rerank(job: RerankJob, reranker: Reranker, progress: RerankProgress | None =
     reasons = {query_id: why for query_id, why in unfit.items() if why is not None}
     result.unfit_queries, result.unfit_reason = len(reasons), next(iter(reasons.values()), None)
     result.unfit = sum(len(rankings[query_id][: job.top_k]) for query_id in reasons)
-    if reasons and not scores:
+    result.ranked = len(scores)
+    if len(reasons) == len(rankings):
         raise InputError(f"{job.run}: none of its queries can be ranked; {result.unfit_reason}")
     if not scores:
         reason = f" (line {result.examples[0].line}: {result.examples[0].reason})" if result.examples else ""
@@ -108,12 +116,17 @@ def rerank(job: RerankJob, reranker: Reranker, progress: RerankProgress | None =
     return result
 
 
-def _pairs(job: RerankJob, wanted: dict[str, set[str]], result: Reranked) -> Generator[Pair, None, None]:
+def _pairs(
+    job: RerankJob, wanted: dict[str, set[str]], result: Reranked, unfit: dict[str, str | None]
+) -> Generator[Pair, None, None]:
+    """Yield the pairs to score that have texts; of the others tell why."""
     source = Source(job.run, job.queries, job.docs)
     with closing(read_pairs(source)) as rows:
         for row in rows:
             if isinstance(row, Rejection):
-                if len(result.examples) < _SHOWN:
+                if row.query_id is not None and row.reason.startswith(NO_QUERY):
+                    unfit.setdefault(row.query_id, f"{row.source}, line {row.line}: {row.reason}")
+                elif row.doc_id in wanted.get(row.query_id or "", ()) and len(result.examples) < _SHOWN:
                     result.examples.append(row)
             elif row.doc_id in wanted[row.query_id]:
                 wanted[row.query_id].remove(row.doc_id)  # a file may name a pair twice

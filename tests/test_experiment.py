@@ -27,6 +27,7 @@ from pairgrade.bench.experiment_elsewhere import judgments_of
 from pairgrade.bench.experiment_figures import compare_rankings
 from pairgrade.bench.experiment_judgments import calibrated, judge_steps, relabel_steps
 from pairgrade.bench.experiment_options import STAGES, TRAINING, ExperimentOptions
+from pairgrade.bench.experiment_ranking import _rerank
 from pairgrade.bench.experiment_sets import Layout, arms_of, by_rank, read_split
 from pairgrade.bench.experiment_steps import Step, Steps, shown_time
 from pairgrade.calibration import Calibration, Cuts
@@ -501,6 +502,22 @@ def test_every_arm_starts_from_the_encoder_that_its_way_pretrained(options: Expe
         assert json.loads(text)["identity"]["base"] == folder_digest(way / "pretrained")
     report = json.loads((way / "pretrained" / "report.json").read_text(encoding="utf-8"))
     assert report["train_queries"] == 24
+
+
+def test_a_query_that_is_too_long_for_a_re_ranker_is_no_query_that_it_ranks_badly(
+    options: ExperimentOptions, done: list[str], tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(options.data, data)
+    queries = [json.loads(line) for line in (data / "try" / "queries.jsonl").read_text().splitlines()]
+    queries[1]["text"] += " salt" * 60
+    (data / "try" / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in queries))
+    model, out = next((options.out).rglob("rerankers/a-0")), tmp_path / "a.run"
+    moved = replace(options, data=data, out=tmp_path / "out")
+    shutil.copytree(Layout(options).root / "collections", Layout(moved).root / "collections")
+    with pytest.raises(InputError, match=r"try: 8 judged documents cannot be ranked by a-0, .*; .* --max-length"):
+        _rerank(moved, "try", model, out)
+    assert not out.exists()
 
 
 def test_what_cannot_be_run_is_told_in_words(

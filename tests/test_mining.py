@@ -136,6 +136,56 @@ def test_candidates_restrict_the_ranking(files: tuple[Path, Path], tmp_path: Pat
     assert report["queries_without_text"] == 1
 
 
+def test_qrels_of_beir_are_qrels(files: tuple[Path, Path], tmp_path: Path) -> None:
+    beir = tmp_path / "qrels.tsv"
+    beir.write_text("query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td2\t0\nq2\td3\t1\n", encoding="utf-8")
+    rows, report = mined(tmp_path, *files, "--from", beir)
+    assert labels(rows) == {("q1", "d1"): 2.0, ("q1", "d2"): 0.0, ("q2", "d3"): 1.0}
+    assert (report["sources"], report["queries_without_text"]) == ({"qrels": 3}, 0)
+    for line, told in (("q1\td1\t2.5", "the grade is '2.5'"), ("q1\td1\t1\nq1\td1\t0", "has two grades")):
+        beir.write_text(f"query-id\tcorpus-id\tscore\n{line}\n", encoding="utf-8")
+        with pytest.raises(InputError, match=told):
+            mined(tmp_path, *files, "--from", beir)
+
+
+def test_a_header_of_texts_is_no_text(files: tuple[Path, Path], tmp_path: Path) -> None:
+    expected, _ = mined(tmp_path, *files)
+    queries, docs = tmp_path / "q.tsv", tmp_path / "d.tsv"
+    queries.write_text("query_id\ttext\n" + "".join(f"{q}\t{text}\n" for q, text in QUERIES.items()))
+    lines = [f"{d}\t{title}\t{text}\n" for d, (title, text) in DOCUMENTS.items()]
+    docs.write_text("doc_id\ttitle\ttext\n" + "".join(lines))
+    assert mined(tmp_path, queries, docs)[0] == expected
+    queries.write_text("query_id\tthe river of a query whose id is that\n")  # no header
+    assert {row.query_id for row in mined(tmp_path, queries, docs)[0]} == {"query_id"}
+    docs.write_text("doc_id\ttext\ttitle\n" + "".join(lines))
+    with pytest.raises(InputError, match="the columns are in another order; a line is an id, the title and the text"):
+        mined(tmp_path, queries, docs)
+
+
+def test_one_id_of_two_queries_is_told(tmp_path: Path) -> None:
+    rows = [
+        {"query_id": "q1", "query": query, "positive": f"{query} yes", "negative": "no"} for query in ("boil", "fry")
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    result = run("--from", tmp_path / "rows.jsonl", "--out", tmp_path / "set.jsonl")
+    assert result.exit_code == 3
+    assert "the query 'q1' has two texts; rows with the second are left out" in " ".join(result.stdout.split())
+    assert {row.query for row in read_ranking_set(tmp_path / "set.jsonl")} == {"boil"}
+    assert run("--from", tmp_path / "set.jsonl", "--as", "listwise", "--out", tmp_path / "list.jsonl").exit_code == 0
+
+
+def test_what_would_do_nothing_or_lie_is_refused(files: tuple[Path, Path], tmp_path: Path) -> None:
+    clicks, out = tmp_path / "clicks.tsv", tmp_path / "set.jsonl"
+    clicks.write_text("q1 d1\n", encoding="utf-8")
+    with pytest.raises(InputError, match="holds clicks, which have no grades; leave --known-from out"):
+        run(*files, "--known", clicks, "--known-from", 3, "--out", out)
+    with pytest.raises(InputError, match=r"bm25\.tsv: a TREC run by that suffix is taken for judgments; .* bm25\.run"):
+        run(*files, "--run", tmp_path / "bm25.tsv", "--out", out)
+    with pytest.raises(InputError):  # no row for a triplet
+        run(*files, "--positives", 0, "--as", "triplet", "--run", tmp_path / "bm25.run", "--out", out)
+    assert not (tmp_path / "bm25.run").exists()
+
+
 def test_known_positives_get_hard_negatives(files: tuple[Path, Path], tmp_path: Path) -> None:
     clicks = tmp_path / "clicks.tsv"
     clicks.write_text("query_id\tdoc_id\nq1\td4\nq2\td5\n", encoding="utf-8")
@@ -320,11 +370,13 @@ def test_a_line_of_a_table_that_is_not_sound_costs_that_line(tmp_path: Path) -> 
     for name, text in (
         ("a.csv", 'query,positive,negative\nmoon,titan\nmoon,"io" x,y\nmoon,io,cheese\n'),
         ("a.tsv", "query\tpositive\tnegative\nmoon\ttitan\nmoon\tio\tcheese\textra\nmoon\tio\tcheese\n"),
+        ("a.jsonl", '{bad\n[1]\n{"query": "moon", "positive": "io", "negative": "cheese"}\n'),
     ):
         (tmp_path / name).write_text(text, encoding="utf-8")
         result = run("--from", tmp_path / name, "--out", tmp_path / "set.jsonl", "--force")
         assert result.exit_code == 3
-        assert "line 2: 2 fields, the header has 3" in " ".join(result.stdout.split())
+        told = "'[1]' is no JSON object" if name == "a.jsonl" else "2 fields, the header has 3"
+        assert f"line 2: {told}" in " ".join(result.stdout.split())
         assert {row.document for row in read_ranking_set(tmp_path / "set.jsonl")} == {"io", "cheese"}
     (tmp_path / "twice.tsv").write_text("query\tquery\tpositive\tnegative\nmoon\tmoon\tio\tcheese\n")
     with pytest.raises(InputError, match="two columns have the same name"):

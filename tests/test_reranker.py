@@ -198,6 +198,29 @@ def test_a_query_that_is_too_long_keeps_its_order(folder: Path, texts: tuple[str
     assert "not ranked: 8 documents of 1 queries; the query 'salt salt" in done.stdout
 
 
+def test_a_query_without_text_keeps_its_order_and_examples_are_of_what_is_left_out(
+    folder: Path, texts: tuple[str, str, str], tmp_path: Path
+) -> None:
+    queries = Path(texts[1]).read_text().splitlines()
+    Path(texts[1]).write_text("\n".join(queries[:3]) + "\n")  # q3 has no text
+    documents = Path(texts[2]).read_text().splitlines()
+    left = [line for line in documents if '"q1-d1"' not in line and '"q1-d7"' not in line]
+    Path(texts[2]).write_text("{broken\n" * 7 + "\n".join(left) + "\n")
+    with Reranker.open(folder, threads=1) as reranker:
+        result = rerank(RerankJob(*texts, tmp_path / "out.run", top_k=3), reranker)
+    assert (result.queries, result.ranked, result.scored, result.without_text) == (4, 3, 8, 1)
+    assert (result.unfit_queries, result.unfit) == (1, 3)
+    assert "no usable query 'q3'" in (result.unfit_reason or "")
+    assert [row.doc_id for row in result.examples] == ["q1-d1"]
+    lines = (tmp_path / "out.run").read_text().splitlines()
+    assert [line.split()[2] for line in lines if line.startswith("q3 ")] == [f"q3-d{d}" for d in range(8)]
+
+
+def test_a_run_has_no_name_of_judgments(texts: tuple[str, str, str], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"out\.tsv: a TREC run by that suffix is taken for judgments; .* out\.run"):
+        RerankJob(*texts, tmp_path / "out.tsv")
+
+
 def test_grades_choose_no_documents(folder: Path, texts: tuple[str, str, str], tmp_path: Path) -> None:
     (tmp_path / "human.qrels").write_text("q1 0 q1-d1 3\nq1 0 q1-d2 0\n")
     job = RerankJob(str(tmp_path / "human.qrels"), *texts[1:], tmp_path / "out.run", top_k=1)

@@ -90,6 +90,15 @@ def test_sentences_are_cut_out_of_long_documents(encoder: str) -> None:
     assert max(lengths) <= 45 < len(long.split())
 
 
+def test_a_span_of_a_language_without_spaces_is_no_longer_than_a_query_may_be(encoder: str) -> None:
+    clauses = ["".join(chr(0x4E00 + (7 * k + 131 * n) % 2000) for k in range(150)) for n in range(48)]
+    rows = [RankingRow("q", f"d{n}", "what is it", chr(0x3002).join(clauses[12 * n : 12 * n + 12])) for n in range(4)]
+    found = span_sets(grouped(rows), encoder, 6, 0, threads=1)[0]
+    made = {row.query for row in found} - {"what is it"}
+    assert made
+    assert max(map(len, made)) <= 100
+
+
 def test_documents_without_enough_spans_are_refused(encoder: str) -> None:
     rows = [RankingRow("q", f"d{number}", "what is it", word) for number, word in enumerate(("salt", "bread"))]
     with pytest.raises(InputError, match=r"3 different spans of 22: ask for fewer queries"):

@@ -348,6 +348,13 @@ def test_early_stopping_keeps_the_best(encoder: Path, tmp_path: Path) -> None:
     assert found.metrics["fp32"]["ndcg"] == pytest.approx(found.best.ndcg, abs=1e-6)
 
 
+def test_a_small_epoch_has_no_more_looks_than_a_large_one(encoder: Path, tmp_path: Path) -> None:
+    job = RerankerJob(write_set(tmp_path / "set.jsonl", 9), tmp_path / "a", str(encoder))
+    found = train_reranker(job, replace(SMALL, epochs=1, batch=2, evaluate_every=0, patience=0))
+    assert 5 <= found.steps <= 7  # of one epoch
+    assert len(found.evaluations) <= 1 + 4  # the first is of the model before training
+
+
 def test_ndcg_is_that_of_trec_eval() -> None:
     ir_measures = pytest.importorskip("ir_measures")
     random = np.random.default_rng(0)

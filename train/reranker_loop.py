@@ -52,7 +52,8 @@ class _Fit(Fitting):
         progress: TrainProgress,
     ) -> None:
         self._epoch_steps = math.ceil(data.train.count / options.batch)
-        every = options.evaluate_every or max(1, self._epoch_steps // 4)
+        steps = self._epoch_steps
+        every = options.evaluate_every or (steps // 4 if steps >= 8 else math.ceil(steps / 4))  # of 5 to 7 no more
         super().__init__(model.model, options, data.train.count, every, checkpoints, progress)
         self._model, self._data, self._options = model, data, options
         self._loss = SlateLoss(model.model, options.loss)

@@ -24,6 +24,7 @@ _SCALE = 10.0  # of the cosine: differences of logits, and labels that are not n
 _OWN, _NEAR = 2, 10  # pieces of the span's own document, of documents of the same query; the rest are of any
 _ASKED_EVERY = 7  # one query of so many is one that was really asked
 _SPAN = (2, 9)  # words of a span
+_SPAN_CHARACTERS = 100  # at most: a word of a language without spaces may be a clause, and a query must be short
 _PIECE = (18, 45)  # words of a piece: sentences up to the first number, cut at the second
 _SENTENCES = re.compile(r"(?<=[.!?])\s+")
 _WORDS = re.compile(r"\w[\w'-]*")
@@ -101,4 +102,4 @@ def _span(text: str, draw: random.Random) -> str:
     words = _WORDS.findall(_piece(text, draw))
     length = draw.randint(*_SPAN)
     first = draw.randrange(max(1, len(words) - length + 1))
-    return " ".join(words[first : first + length]).lower()
+    return " ".join(words[first : first + length]).lower()[:_SPAN_CHARACTERS].rstrip()
