@@ -59,10 +59,6 @@ class MineJob:
             raise InputError(f"{self.examples}: rows that hold their texts have labels of their own, {_NO_RANKS}")
         if self.known is not None and self.queries is None:
             raise InputError("--known is of ids: give the files of both queries and docs, which hold the texts")
-        if self.run is not None and suffix_format(self.run):
-            raise InputError(
-                f"{self.run}: a TREC run by that suffix is taken for judgments; name it {self.run.stem}.run"
-            )
         if self.known is None and self.known_from != 1:
             raise InputError("--known-from is a grade of --known; give --known too, or leave it out")
 
@@ -93,6 +89,8 @@ class MineReport:
 
 def mine(job: MineJob) -> MineReport:
     """Make the ranking set and report what is in it; InputError where nothing is."""
+    if job.run is not None and suffix_format(job.run):
+        raise InputError(f"{job.run}: a TREC run by that suffix is taken for judgments; name it {job.run.stem}.run")
     report = MineReport()
     ranked: list[tuple[str, str, float]] = []  # of BM25
     if job.queries is None or job.docs is None:
