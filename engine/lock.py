@@ -11,17 +11,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pairgrade.disk import refused
-from pairgrade.errors import LockedError, StorageError
+from pairgrade.errors import InputError, LockedError, StorageError
 
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock file; LockedError names the process that has it.
+    """Hold the lock file; LockedError names the process that has it, InputError a file in the place of its folder.
 
-    Its folder is made if it is not there. The file is left for its holder to remove.
+    The folder is made if it is not there. The file is left for its holder to remove.
     """
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise InputError(
+                f"{path.parent} is a file, and the run needs a folder of that name; move it away or name another output"
+            ) from None
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except FileNotFoundError:

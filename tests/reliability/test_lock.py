@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pairgrade import LockedError, StorageError
+from pairgrade import InputError, LockedError, StorageError
 from pairgrade.lock import exclusive
 
 
@@ -40,6 +40,14 @@ def test_a_lock_is_free_again_after_its_block(tmp_path: Path) -> None:
         path.unlink()  # as at the end of a run
     with exclusive(path), pytest.raises(LockedError), exclusive(path):
         pass
+
+
+def test_a_file_in_the_place_of_the_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "out.run").write_text("q1 Q0 d1 1 2.0 x\n")
+    told = r"out\.run is a file, and the run needs a folder of that name; move it away"
+    with pytest.raises(InputError, match=told), exclusive(tmp_path / "out.run" / "lock"):
+        pass
+    assert (tmp_path / "out.run").read_text().startswith("q1")
 
 
 def test_a_full_disk_is_told_with_the_locks_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
