@@ -44,7 +44,7 @@ def test_a_lock_is_free_again_after_its_block(tmp_path: Path) -> None:
 
 def test_a_file_in_the_place_of_the_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / "out.run").write_text("q1 Q0 d1 1 2.0 x\n")
-    told = r"out\.run is a file, and the run needs a folder of that name; move it away"
+    told = r"out\.run: a file is there, and the run needs a folder of that name; move it away"
     with pytest.raises(InputError, match=told), exclusive(tmp_path / "out.run" / "lock"):
         pass
     assert (tmp_path / "out.run").read_text().startswith("q1")
