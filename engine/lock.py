@@ -25,8 +25,8 @@ def exclusive(path: Path) -> Iterator[None]:
             path.parent.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
             raise InputError(
-                f"{path.parent}: a file is there, and the run needs a folder of that name; move it away or name another "
-                "output"
+                f"{path.parent}: a file is there, and the run needs a folder of that name; move it away or name "
+                "another output"
             ) from None
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
