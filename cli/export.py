@@ -64,7 +64,7 @@ def _onnx(folder: Path, out: Path, quant: str | None, values: dict[str, Any]) ->
     calibration = task(path, values, most=_share(values))
     settings = OnnxSettings(quant=name, calibration=calibration, threads=values["threads"], context=values["ctx"])
     check = OnnxCheck(
-        task=task(values["pairs"] or path, values, apart_from=calibration if settings.how.is_calibrated else None),
+        task=task(values["pairs"] or path, values, apart_from=settings.calibrated_on),
         floor=floor(own, values),
         allow_below_floor=values["allow_below_floor"],
         context=values["ctx"],

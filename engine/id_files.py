@@ -17,13 +17,12 @@ from dataclasses import dataclass, field
 
 from pairgrade.errors import InputError
 from pairgrade.lines import shown, text_lines
-from pairgrade.qrels import read_qrels, trec_lines
+from pairgrade.qrels import BEIR_HEADER, read_beir_qrels, read_qrels, trec_lines
 from pairgrade.records import Rejection
 from pairgrade.run_files import ordered, read_ranking
 
 _KINDS = {2: "clicks", 3: "triples", 4: "qrels", 6: "run"}
 _LONGEST_LINE = 2**20  # bytes
-_BEIR = ("query-id", "corpus-id", "score")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +42,15 @@ def read_ids(path: str) -> IdFile:
     kind = _kind(path)
     if kind == "run":
         return IdFile(kind, read_ranking(path))
-    found = IdFile(kind)
-    if kind == "qrels":
-        for qrel in read_qrels(path):
+    found = IdFile("qrels" if kind == "beir" else kind)
+    if found.kind == "qrels":
+        for qrel in read_beir_qrels(path) if kind == "beir" else read_qrels(path):
             grades = found.documents.setdefault(qrel.query_id, {})
             if grades.setdefault(qrel.doc_id, qrel.grade) != qrel.grade:
                 raise InputError(
                     f"{path}: the pair {shown(qrel.query_id)} {shown(qrel.doc_id)} has two grades; keep one line"
                 )
         return found
-    if kind == "beir":
-        return _beir(path)
     columns = "query_id doc_id" if kind == "clicks" else "query_id positive_doc_id negative_doc_id"
     for number, (query_id, positive, *negatives) in trec_lines(path, kind, columns):
         if number == 1 and query_id == "query_id":
@@ -65,25 +62,10 @@ def read_ids(path: str) -> IdFile:
     return found
 
 
-def _beir(path: str) -> IdFile:
-    """Read BEIR's qrels."""
-    found = IdFile("qrels")
-    for number, (query_id, doc_id, value) in trec_lines(path, "qrels", " ".join(_BEIR)):
-        if number == 1:
-            continue
-        try:
-            grade = int(value)
-        except ValueError:
-            raise InputError(f"{path}:{number}: the grade is {shown(value)}; it must be a whole number") from None
-        if found.documents.setdefault(query_id, {}).setdefault(doc_id, grade) != grade:
-            raise InputError(f"{path}: the pair {shown(query_id)} {shown(doc_id)} has two grades; keep one line")
-    return found
-
-
 def _kind(path: str) -> str:
     for item in text_lines(path, _LONGEST_LINE):
         if not isinstance(item, Rejection) and (fields := item[1].split()):
-            if tuple(fields) == _BEIR:
+            if tuple(fields) == BEIR_HEADER:
                 return "beir"
             if kind := _KINDS.get(len(fields)):
                 return kind

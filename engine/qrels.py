@@ -16,6 +16,7 @@ from pairgrade.errors import InputError
 from pairgrade.lines import shown, text_lines
 from pairgrade.records import Qrel, Rejection
 
+BEIR_HEADER = ("query-id", "corpus-id", "score")  # of qrels with three columns
 _LONGEST_LINE = 2**20  # bytes
 _FIELD = re.compile(r"[^ \t\r\v\f]+")  # other white space is part of an id, as it is to trec_eval
 _UNFIT = re.compile("[\\s\ufeff\ud800-\udfff]")  # what some reader would not take for a part of an id
@@ -24,9 +25,20 @@ _UNFIT = re.compile("[\\s\ufeff\ud800-\udfff]")  # what some reader would not ta
 def read_qrels(path: str | os.PathLike[str]) -> Iterator[Qrel]:
     """Yield the lines of a qrels file, plain or gzip (``.gz``); InputError names a line that is not one."""
     for number, (query_id, _, doc_id, grade) in trec_lines(path, "qrels", "query_id 0 doc_id grade"):
-        if not re.fullmatch("[+-]?[0-9]{1,9}", grade):
-            raise InputError(f"{path}:{number}: the grade is {shown(grade)}; it must be an integer")
-        yield Qrel(query_id, doc_id, int(grade))
+        yield Qrel(query_id, doc_id, _grade(path, number, grade))
+
+
+def read_beir_qrels(path: str | os.PathLike[str]) -> Iterator[Qrel]:
+    """Yield the lines of qrels as BEIR has them, below their header."""
+    for number, (query_id, doc_id, grade) in trec_lines(path, "qrels", " ".join(BEIR_HEADER)):
+        if number > 1:
+            yield Qrel(query_id, doc_id, _grade(path, number, grade))
+
+
+def _grade(path: str | os.PathLike[str], number: int, text: str) -> int:
+    if not re.fullmatch("[+-]?[0-9]{1,9}", text):
+        raise InputError(f"{path}:{number}: the grade is {shown(text)}; it must be an integer")
+    return int(text)
 
 
 def trec_lines(path: str | os.PathLike[str], kind: str, columns: str) -> Iterator[tuple[int, list[str]]]:

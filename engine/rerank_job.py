@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Container, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
@@ -111,8 +111,8 @@ def rerank(job: RerankJob, reranker: Reranker, progress: RerankProgress | None =
         reason = f" (line {result.examples[0].line}: {result.examples[0].reason})" if result.examples else ""
         raise InputError(f"{job.run}: no pair has the texts of both its query and its document{reason}")
     result.queries, result.without_text = len(rankings), total - result.scored - result.unfit
-    heads = {query_id: 0 if query_id in reasons else job.top_k for query_id in rankings} if ids.kind == "run" else {}
-    result.followed = write_run(job.out, _rows(rankings, scores, heads)) - result.scored
+    kept = reasons if ids.kind == "run" else {}
+    result.followed = write_run(job.out, _rows(rankings, scores, job.top_k, kept)) - result.scored
     return result
 
 
@@ -139,14 +139,14 @@ def _text(pair: Pair) -> str:
 
 
 def _rows(
-    rankings: dict[str, list[str]], scores: dict[str, dict[str, float]], heads: dict[str, int | None]
+    rankings: dict[str, list[str]], scores: dict[str, dict[str, float]], top_k: int | None, kept: Container[str]
 ) -> Iterator[tuple[str, str, float]]:
-    """Yield the new run; ``heads``: how many documents of a query were ranked again, None or nothing for all."""
+    """Yield the new run; queries in ``kept`` keep their order whole."""
     for query_id, ranking in rankings.items():
         documents = scores.get(query_id, {})
         for doc_id, score in documents.items():
             yield query_id, doc_id, score
-        head = heads.get(query_id)
+        head = 0 if query_id in kept else top_k
         if head is not None:
             lowest = min(documents.values(), default=0.0)
             for place, doc_id in enumerate(ranking[head:], start=1):

@@ -4,8 +4,8 @@ Native libraries end their process on some broken files (llama.cpp aborts), and 
 short. A death costs a new worker and a retry of the batch; a batch that kills again is halved until the one suffix
 that kills is alone, and that one is reported in ``Scores.failed``. Where three of a query do so one after the other,
 it may be the query that kills: if none of it was ever answered, or the last suffix kills as well, the others are
-reported with them. Scores are the same to the bit as without a
-worker where the backend is exact. What is sent: ``pairgrade.worker_frames``.
+reported with them. Scores are the same to the bit as without a worker where the backend is exact. What is sent:
+``pairgrade.worker_frames``.
 """
 
 from __future__ import annotations
@@ -117,16 +117,19 @@ class WorkerBackend:
         tries = BATCH_TRIES
         while groups:
             group = groups.pop()
-            alone, most = len(group) == 1, PAIR_TRIES if len(group) == 1 else tries
-            if self._killed >= QUERY_PAIRS and self._answered:  # a row of bad documents, or a query that went bad?
+            probes = self._killed >= QUERY_PAIRS and self._answered  # a row of bad documents, or a query gone bad?
+            if probes:
                 *rest, last = (i for each in (group, *reversed(groups)) for i in each)
-                groups, group, alone, most, self._answered = [rest] if rest else [], [last], True, 1, False
+                groups, group = [rest] if rest else [], [last]
+                self._answered = False
             elif self._killed >= QUERY_PAIRS:
                 why = (
                     f"not tried: the model process died on {QUERY_PAIRS} other pairs of this query, one after the other"
                 )
                 failed |= dict.fromkeys(group, why)
                 continue
+            alone = len(group) == 1
+            most = 1 if probes else PAIR_TRIES if alone else tries
             scores = self._try(prefix, [suffixes[i] for i in group], labels, most)
             tries = 1
             if isinstance(scores, Scores):

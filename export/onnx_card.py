@@ -39,10 +39,9 @@ def describe(
     origin = read_origin(source)
     if origin.trained:
         origin.trained.write(work)
-    calibration = settings.calibration if settings.how.is_calibrated else None
     table: dict[str, Any] = {
         "kind": "onnx",
-        **origin.provenance(check.task if check else None, calibration),
+        **origin.provenance(check.task if check else None, settings.calibrated_on),
         "quant": manifest.quant,
         "recipe": manifest.recipe,
         "verification": found and _figures(found),

@@ -82,8 +82,7 @@ def export_onnx(
                 )
         manifest = describe(work, source, out.name, settings, manifest, check, found)
         size = sum(path.stat().st_size for path in work.iterdir())
-    calibration = settings.calibration if settings.how.is_calibrated else None
-    return OnnxReport(out, size, manifest, found, shared_pairs(check.task if check else None, calibration))
+    return OnnxReport(out, size, manifest, found, shared_pairs(check.task if check else None, settings.calibrated_on))
 
 
 def _needs(source: Path, settings: OnnxSettings) -> str | None:

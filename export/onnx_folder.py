@@ -60,6 +60,11 @@ class OnnxSettings:
         """The recipe in force."""
         return self.recipe or RECIPES[self.quant]
 
+    @property
+    def calibrated_on(self) -> Task | None:
+        """The calibration, where the recipe has one."""
+        return self.calibration if self.how.is_calibrated else None
+
 
 def write_onnx(source: Path, work: Path, settings: OnnxSettings) -> OnnxManifest:
     """Write a transformers folder's model into an empty folder; ModelError where it is not one that is known."""

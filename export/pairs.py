@@ -39,9 +39,10 @@ def chosen_pairs(
     if not pairs:
         raise InputError(f"{source.pairs}: none of its rows is a usable pair; {first_wrong or 'it has no rows'}")
     limit = max(1, int(most * len(pairs)))
+    if count is not None:
+        limit = min(limit, count)
     used = set(apart_from)
     pairs = [pair for pair in pairs if pair not in used] or pairs
-    limit = min(limit, len(pairs), len(pairs) if count is None else count)
     if limit < len(pairs):
         pairs = [pairs[place] for place in sorted(random.Random(seed).sample(range(len(pairs)), limit))]
     first = {pair.query_id: place for place, pair in reversed(list(enumerate(pairs)))}
