@@ -20,7 +20,7 @@ from pairgrade.errors import InputError
 if TYPE_CHECKING:
     from pairgrade.attacks import AttackReport
     from pairgrade.readers import Source
-    from pairgrade.records import Pair, Rejection
+    from pairgrade.records import Pair
     from pairgrade.rubric import Rubric
 
 _PANEL = "Attack"
@@ -73,7 +73,7 @@ def command(
             "be both: lower --irrelevant or raise --threshold"
         )
     names = attacks_named(attacks.split(","))
-    chosen, unusable = _irrelevant(options.source(pairs, values), highest, sample, seed)
+    chosen, unusable, first = _irrelevant(options.source(pairs, values), highest, sample, seed)
     open_annotator = options.annotator_opener(one, values)
     console = progress_console()
     with (
@@ -87,37 +87,35 @@ def command(
     else:
         _print(report, model)
     if unusable:
-        found = f"{len(unusable):,}; the first: {_place(unusable[0])}"
-        click.echo(f"rows that are no usable pair, left out: {found}", err=True)
+        click.echo(f"rows that are no usable pair, left out: {unusable:,}; the first: {first}", err=True)
     if report.reason is not None or unusable:
         sys.exit(PARTIAL)
 
 
-def _place(row: Rejection) -> str:
-    return f"{row.source}, line {row.line}: {row.reason}"
-
-
-def _irrelevant(source: Source, highest: int, sample: int, seed: int) -> tuple[list[Pair], list[Rejection]]:
-    """Return the pairs to manipulate, and the rows that are none."""
+def _irrelevant(source: Source, highest: int, sample: int, seed: int) -> tuple[list[Pair], int, str]:
+    """Return the pairs to manipulate, how many rows are none, and what is wrong with the first of them."""
     from pairgrade.readers import read_pairs
     from pairgrade.records import Rejection
 
-    graded, unusable = [], []
+    found: list[Pair] = []
+    graded, unusable, first = False, 0, ""
     with closing(read_pairs(source)) as rows:
         for row in rows:
             if isinstance(row, Rejection):
-                unusable.append(row)
+                unusable += 1
+                first = first or f"{row.source}, line {row.line}: {row.reason}"
             elif row.grade is not None:
-                graded.append(row)
+                graded = True
+                if row.grade <= highest:
+                    found.append(row)
     if not graded and unusable:
-        raise InputError(f"{source.pairs}: no usable pair has a human grade; {_place(unusable[0])}")
+        raise InputError(f"{source.pairs}: no usable pair has a human grade; {first}")
     if not graded:
         raise InputError(f"{source.pairs}: no pair has a human grade; name its column with --grade-column")
-    found = [row for row in graded if row.grade is not None and row.grade <= highest]
     if not found:
         raise InputError(f"{source.pairs}: no pair has a human grade of {highest} or below; see --irrelevant")
     chosen = sorted(random.Random(seed).sample(found, min(sample, len(found))), key=lambda pair: pair.query_id)
-    return chosen, unusable
+    return chosen, unusable, first
 
 
 def _print(report: AttackReport, model: str) -> None:

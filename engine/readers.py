@@ -236,7 +236,7 @@ def _without_header(path: str, rows: Iterable[Row | Rejection]) -> Iterator[Row 
     for item in rows:
         if not isinstance(item, Rejection) and item[0] == 1:
             identifier, text, title = (str(cell).lower() for cell in item[1])
-            if identifier in _ID_NAMES and text == "title":
+            if identifier in _ID_NAMES and text == "title" and title != "none":
                 raise InputError(f"{path}: the columns are in another order; a line is an id, the title and the text")
             if identifier in _ID_NAMES and text in _TEXT_NAMES and title in ("none", "title"):
                 continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,7 @@ class Rejection:
     reason: str
     query_id: str | None = None
     doc_id: str | None = None
+    lacks_query: bool = field(default=False, compare=False)  # the query's text is what was not found
 
 
 @dataclass(frozen=True, slots=True)

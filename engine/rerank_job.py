@@ -17,7 +17,6 @@ from pairgrade.ranking_set import RankingRow
 from pairgrade.readers import Source, read_pairs
 from pairgrade.records import Pair, Rejection
 from pairgrade.reranker import Reranker
-from pairgrade.trec_input import NO_QUERY
 
 _CHUNK = 1024  # pairs that are sorted by length and scored together
 _SHOWN = 5  # rejections that are kept as examples
@@ -124,7 +123,7 @@ def _pairs(
     with closing(read_pairs(source)) as rows:
         for row in rows:
             if isinstance(row, Rejection):
-                if row.query_id is not None and row.reason.startswith(NO_QUERY):
+                if row.query_id is not None and row.lacks_query:
                     unfit.setdefault(row.query_id, f"{row.source}, line {row.line}: {row.reason}")
                 elif row.doc_id in wanted.get(row.query_id or "", ()) and len(result.examples) < _SHOWN:
                     result.examples.append(row)

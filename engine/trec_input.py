@@ -21,7 +21,6 @@ from pairgrade.records import Rejection
 Judged = tuple[int, tuple[str, str, object]]  # line; query id, document id, grade or None
 Entry = tuple[int, tuple[str, str, str]]  # line; id, title, text
 
-NO_QUERY = "no usable query"  # how the reason begins why a pair is rejected whose query has no text
 _COLUMNS = {"qrels": "query 0 document grade", "run": "query Q0 document rank score tag"}
 _KINDS = {len(columns.split()): kind for kind, columns in _COLUMNS.items()}
 _CACHE_KIB = 16 * 1024  # SQLite's, the only memory that the texts take
@@ -150,8 +149,8 @@ def _joined(
             last, query = query_id, tables[0].get(query_id)
         document = tables[1].get(doc_id)
         if query is None:
-            reason = f"{NO_QUERY} {shown(query_id)} in {names[0]}"
-            yield Rejection(source, line, reason, query_id, doc_id)
+            reason = f"no usable query {shown(query_id)} in {names[0]}"
+            yield Rejection(source, line, reason, query_id, doc_id, lacks_query=True)
         elif document is None:
             reason = f"no usable document {shown(doc_id)} in {names[1]}"
             yield Rejection(source, line, reason, query_id, doc_id)

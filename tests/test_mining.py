@@ -151,10 +151,11 @@ def test_qrels_of_beir_are_qrels(files: tuple[Path, Path], tmp_path: Path) -> No
 def test_a_header_of_texts_is_no_text(files: tuple[Path, Path], tmp_path: Path) -> None:
     expected, _ = mined(tmp_path, *files)
     queries, docs = tmp_path / "q.tsv", tmp_path / "d.tsv"
-    queries.write_text("query_id\ttext\n" + "".join(f"{q}\t{text}\n" for q, text in QUERIES.items()))
     lines = [f"{d}\t{title}\t{text}\n" for d, (title, text) in DOCUMENTS.items()]
     docs.write_text("doc_id\ttitle\ttext\n" + "".join(lines))
-    assert mined(tmp_path, queries, docs)[0] == expected
+    for name in ("text", "title"):
+        queries.write_text(f"query_id\t{name}\n" + "".join(f"{q}\t{text}\n" for q, text in QUERIES.items()))
+        assert mined(tmp_path, queries, docs)[0] == expected
     queries.write_text("query_id\tthe river of a query whose id is that\n")  # no header
     assert {row.query_id for row in mined(tmp_path, queries, docs)[0]} == {"query_id"}
     docs.write_text("doc_id\ttext\ttitle\n" + "".join(lines))
