@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import statistics
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from pairgrade.agreement import check_scale
 from pairgrade.bench.ceiling import Ceiling, measure_ceiling
 from pairgrade.bench.cell_figures import cell_figures
 from pairgrade.bench.cell_process import measure_cell
@@ -24,7 +27,7 @@ from pairgrade.bench.results import ApiCost, BenchResult, CellResult, load_besid
 from pairgrade.bench.rounds import Measured, Told, measure_rounds
 from pairgrade.bench.slice import take_slice, write_slice
 from pairgrade.environment import environment
-from pairgrade.errors import InputError, ModelError
+from pairgrade.errors import InputError, ModelError, PairgradeError
 from pairgrade.model_choice import Choice
 from pairgrade.records import Pair
 from pairgrade.rubric import Rubric
@@ -48,12 +51,14 @@ class BenchOptions:
 def bench(matrix: Matrix, options: BenchOptions | None = None, tell: Told = lambda _: None) -> BenchResult:
     """Measure every cell; one that cannot be measured is listed with the reason.
 
-    InputError for an unusable matrix or data; ModelError where no cell at all can be measured.
+    InputError for an unusable matrix or data; ModelError where no cell at all can be measured; StopRequested after a
+    signal in the first round: in a later one the rounds before it are the result.
     """
     options = options or BenchOptions()
     prices = load_prices(options.prices)
     machine = prices.machine(matrix.machine) if matrix.machine else None
     pairs = take_slice(matrix.data)
+    _check_grades(matrix, pairs)
     cells = list(matrix.cells())
     references = matrix.reference_cells()
     choices = chosen_models([*cells, *references.values()], cuda=matrix.provider == "cuda")
@@ -108,8 +113,24 @@ def bench(matrix: Matrix, options: BenchOptions | None = None, tell: Told = lamb
         skipped={titles[place]: portable.text(why) for place, why in measured.failed.items()}
         | not_measured(matrix.engines),
         apis=apis,
-        notes=(*told, *_notes(measured, machine, matrix, finished), *_old_prices(machine, apis)),
+        notes=(
+            *told,
+            *_notes(measured, machine, matrix, finished),
+            *_no_frontier(finished, options.measure),
+            *_priced(finished, apis),
+            *_old_prices(machine, apis),
+        ),
     )
+
+
+def _check_grades(matrix: Matrix, pairs: Sequence[Pair]) -> None:
+    """Raise InputError, before anything is measured, where human grades are too far off for agreement with them."""
+    grades = {pair.grade for pair in pairs if pair.grade is not None}
+    for rubric in matrix.rubrics if grades else ():
+        with suppress(PairgradeError):  # its cells tell what is wrong with it
+            grades.update(Rubric.load(rubric).values)
+    if grades:
+        check_scale(min(grades), max(grades))
 
 
 def _measurer(cells: Sequence[Cell], matrix: Matrix, path: Path) -> Callable[[int, int], CellRun]:
@@ -142,10 +163,14 @@ def _with_frontier(results: Sequence[CellResult], measure: str) -> tuple[CellRes
 
 
 def _apis(prices: PriceTable, cells: Sequence[CellResult]) -> tuple[ApiCost, ...]:
-    tokens = [cell.prompt_tokens_per_pair for cell in cells if cell.prompt_tokens_per_pair]
-    if not tokens:
-        return ()
-    return tuple(ApiCost(api, api.usd_per_million_pairs(tokens[0])) for api in prices.apis)
+    tokens = _tokens_per_pair(cells)
+    return tuple(ApiCost(api, api.usd_per_million_pairs(tokens)) for api in prices.apis) if tokens else ()
+
+
+def _tokens_per_pair(cells: Sequence[CellResult]) -> float | None:
+    """Return the tokens of a prompt by which hosted models are priced: the median of the cells'."""
+    known = [cell.prompt_tokens_per_pair for cell in cells if cell.prompt_tokens_per_pair]
+    return statistics.median(known) if known else None
 
 
 def _running(cell: Cell, choices: dict[str, Choice]) -> Cell:
@@ -162,6 +187,25 @@ def _about(pairs: Sequence[Pair], digest: str) -> dict[str, Any]:
         "characters": sum(len(pair.query) + len(pair.title) + len(pair.document) for pair in pairs),
         "sha256": digest,
     }
+
+
+def _no_frontier(cells: Sequence[CellResult], measure: str) -> list[str]:
+    """Say so where no cell has the agreement that the frontier is drawn by."""
+    if any(cell.agreement[measure].value is not None for cell in cells if measure in cell.agreement):
+        return []
+    known = {name for cell in cells for name, value in cell.agreement.items() if value.value is not None}
+    others = f"; --measure can be {', '.join(sorted(known))}" if known else ", for there is no agreement with people"
+    return [f"No frontier: the {MEASURES[measure]} of no cell is known on these pairs{others}."]
+
+
+def _priced(cells: Sequence[CellResult], apis: Sequence[ApiCost]) -> list[str]:
+    tokens = _tokens_per_pair(cells)
+    if not apis or tokens is None:
+        return []
+    return [
+        f"Hosted models: the price of {tokens:,.0f} tokens a pair, the median of the cells; their own tokenizers "
+        "may make more or fewer of the same prompt."
+    ]
 
 
 def _old_prices(machine: MachinePrice | None, apis: Sequence[ApiCost]) -> list[str]:

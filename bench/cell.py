@@ -137,7 +137,10 @@ def _peer(job: CellJob, pairs: Sequence[Pair]) -> CellRun:
     start = time.perf_counter()
     with closing(open_peer(job)) as peer:
         load = time.perf_counter() - start
-        others = warming(pairs[-job.warm :])
+        unfit = {(pair.query_id, pair.doc_id): why for pair in pairs if (why := peer.why_unfit(pair)) is not None}
+        if len(unfit) == len(pairs):
+            raise ModelError(f"none of {len(pairs):,} pairs fits: {next(iter(unfit.values()))}")
+        others = [pair for pair in warming(pairs) if peer.why_unfit(pair) is None][-job.warm :]
         peer.answers(others[-1:])
         first = time.time() - job.started
         peer.answers(others)
@@ -145,9 +148,10 @@ def _peer(job: CellJob, pairs: Sequence[Pair]) -> CellRun:
         start = time.perf_counter()
         texts = [row for row in read_pairs(Source(job.pairs)) if isinstance(row, Pair)]
         read = time.perf_counter() - start
-        grades = [parsed(answer, rubric) for answer in peer.answers(texts)]
+        asked = [pair for pair in texts if (pair.query_id, pair.doc_id) not in unfit]
+        grades = [parsed(answer, rubric) for answer in peer.answers(asked)]
         judged = time.perf_counter()
-        known = [(p.query_id, p.doc_id, g) for p, g in zip(texts, grades, strict=True) if g is not None]
+        known = [(p.query_id, p.doc_id, g) for p, g in zip(asked, grades, strict=True) if g is not None]
         write_qrels(job.out, known)
         end = time.perf_counter()
         joules, gpu_joules, load_of_others = energy.joules(), gpus.joules(), load_meter.cores()
@@ -159,7 +163,7 @@ def _peer(job: CellJob, pairs: Sequence[Pair]) -> CellRun:
             peak_rss_bytes=peak_rss_bytes() + (peak_rss_bytes(peer.process) if peer.process else 0),
             read_seconds=read,
             write_seconds=end - judged,
-            prompt_tokens=peer.prompt_tokens([p for p, g in zip(texts, grades, strict=True) if g is not None]),
+            prompt_tokens=peer.prompt_tokens([p for p, g in zip(asked, grades, strict=True) if g is not None]),
             unparsed=len(texts) - len(known),
             energy_joules=joules,
             gpu_joules=gpu_joules,

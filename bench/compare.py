@@ -91,15 +91,20 @@ def _key(cell: CellResult) -> tuple[str, str, str, int, int]:
 def _is_asked(cell: CellResult, settings: dict[str, Any]) -> bool:
     """Whether a matrix, as it stands in a result, has a cell with these settings."""
     is_ours, of_peers = cell.engine == "pairgrade", settings.get("peer_models") or settings["models"]
-    is_in_matrix = (
-        cell.model in settings["models"] and cell.engine in settings["engines"] and (is_ours or cell.model in of_peers)
-    )
+    models = settings["models"] if is_ours else [model for model in settings["models"] if model in of_peers]
+    is_in_matrix = cell.engine in settings["engines"] and _is_one_of(cell.model, models)
+    reference = [settings["reference"]] if is_ours and settings["reference"] else []
     return (
-        (is_in_matrix or (is_ours and cell.model == settings["reference"]))
+        (is_in_matrix or _is_one_of(cell.model, reference))
         and cell.rubric in settings["rubrics"]
         and cell.threads in (settings["threads"] or [cell.threads])
         and cell.batch_tokens in settings["batch_tokens"]
     )
+
+
+def _is_one_of(model: str, named: Sequence[str]) -> bool:
+    """Whether a model is one that a matrix names, or an export in a folder of several that it names."""
+    return any(model == name or model.startswith(f"{name}/") for name in named)
 
 
 def _change(before: CellResult, after: CellResult, level: float, tolerance: float) -> CellChange:

@@ -162,16 +162,17 @@ def chosen_models(cells: Iterable[Cell], cuda: bool = False) -> dict[str, Choice
 
 
 def located(reference: str) -> str:
-    """Make a path absolute, for cells run in a folder of their own; other references stay as they are."""
-    path = Path(reference)
-    return str(path.resolve()) if os.path.exists(path) else reference
+    """Make a path absolute, for cells run in a folder of their own; other references stay as they are.
+
+    A link keeps its own name: in the cache of a hub the file's name is that of the link.
+    """
+    return os.path.abspath(reference) if os.path.exists(reference) else reference
 
 
 def names(cells: Sequence[Cell]) -> list[str]:
     """Return a short name for each cell, of the model and of what differs between them."""
-    models = {cell.model: _model_name(cell.model) for cell in cells}
-    if len(set(models.values())) < len(models):
-        models = {model: model for model in models}
+    models = _distinct({cell.model: _model_name(cell.model) for cell in cells})
+    rubrics = _distinct({cell.rubric: Path(cell.rubric).stem for cell in cells})
     varied = {
         field: len({getattr(cell, field) for cell in cells}) > 1
         for field in ("engine", "rubric", "threads", "batch_tokens")
@@ -182,13 +183,18 @@ def names(cells: Sequence[Cell]) -> list[str]:
         if varied["engine"]:
             parts.append(cell.engine)
         if varied["rubric"]:
-            parts.append(Path(cell.rubric).stem)
+            parts.append(rubrics[cell.rubric])
         if varied["threads"]:
             parts.append(f"{cell.threads} threads" if cell.threads > 1 else "1 thread")
         if varied["batch_tokens"] and (cell.engine == "pairgrade" or not parts):
             parts.append(f"batch {cell.batch_tokens}")
         found.append(" / ".join(parts))
     return found
+
+
+def _distinct(names: dict[str, str]) -> dict[str, str]:
+    """Return short names, or the references themselves where two would have one name."""
+    return names if len(set(names.values())) == len(names) else {reference: reference for reference in names}
 
 
 def _model_name(reference: str) -> str:

@@ -92,6 +92,8 @@ def parse_matrix(table: dict[str, Any], source: str, folder: Path) -> Matrix:
             plain[name] = tuple(_placed(reference, folder) for reference in plain[name])
     if "reference" in plain:
         plain["reference"] = _placed(plain["reference"], folder)
+    if "least" in rounds:
+        rounds.setdefault("most", max(rounds["least"], Rounds().most))
     return Matrix(**plain, data=Data(**data), rounds=Rounds(**rounds))
 
 

@@ -35,8 +35,11 @@ class Peer(Protocol):
     def prompt_tokens(self, pairs: Sequence[Pair]) -> int:
         """Count the tokens of the prompts."""
 
+    def why_unfit(self, pair: Pair) -> str | None:
+        """Say why a pair has no prompt, or None where it has one."""
+
     def identity(self) -> dict[str, str]:
-        """Name the library and its version."""
+        """Name the library, its version, and what else decides the answers."""
 
     def close(self) -> None:
         """End what would outlive this process."""

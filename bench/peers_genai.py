@@ -59,7 +59,7 @@ class OnnxGenai(PromptedPeer):
         self._held = ids
         return int(self._generator.get_next_tokens()[0])
 
-    def identity(self) -> dict[str, str]:
+    def named(self) -> dict[str, str]:
         """Name the library."""
         return {
             "kind": "onnxruntime-genai, the common prefix kept",

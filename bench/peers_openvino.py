@@ -49,7 +49,7 @@ class OpenVinoGenai(PromptedPeer):
             found.append(self.prompts.text(result.tokens[0]))
         return found
 
-    def identity(self) -> dict[str, str]:
+    def named(self) -> dict[str, str]:
         """Name the library."""
         return {
             "kind": "OpenVINO GenAI LLMPipeline, prefix caching",

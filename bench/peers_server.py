@@ -85,7 +85,7 @@ class LlamaServer(PromptedPeer):
             self._server.wait()
         self._scratch.cleanup()
 
-    def identity(self) -> dict[str, str]:
+    def named(self) -> dict[str, str]:
         """Name the server and its build."""
         own = {"kind": "llama-server, /completion with cache_prompt", "llama-server": self._build}
         return own | ({"gpu_layers": str(self._gpu_layers)} if self._gpu_layers else {})

@@ -59,7 +59,7 @@ class Transformers(PromptedPeer):
             found += map(self.prompts.text, answers[:, width:].tolist())
         return found
 
-    def identity(self) -> dict[str, str]:
+    def named(self) -> dict[str, str]:
         """Name the library, its batch and the precision."""
         return {
             "kind": f"transformers generate, batches of {self.batch}",

@@ -48,7 +48,7 @@ class Vllm(PromptedPeer):
         """Remove the dequantized folder, if there is one."""
         self._scratch.cleanup()
 
-    def identity(self) -> dict[str, str]:
+    def named(self) -> dict[str, str]:
         """Name the library."""
         return {
             "kind": "vLLM LLM.generate, prefix caching",

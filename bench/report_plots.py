@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pairgrade.bench.cell_figures import HOUR, MILLION
 from pairgrade.bench.judged import MEASURES
-from pairgrade.bench.results import BenchResult, CellResult
+from pairgrade.bench.results import ApiCost, BenchResult, CellResult
 from pairgrade.confusion_plot import blank_figure, save_figure
 
+PICTURES = ("frontier", "throughput", "time", "memory", "ceiling")  # names of their files
 _WIDTH = 8.0  # inches
+_NAME_INCHES = 0.3  # between the lines of hosted models, so that their slanted names are not over each other
 _INK, _BLUE, _ORANGE, _GREY = "#1a1a1a", "#1f5f99", "#d95f0e", "#b5b5b5"
 _PARTS = {
     "read_seconds": ("read", "#c6dbef"),
@@ -25,15 +27,15 @@ _PARTS = {
 
 def draw_report(result: BenchResult, folder: Path, suffix: str = "png") -> list[tuple[str, Path]]:
     """Draw every picture for which there are figures into the folder; return title and path of each."""
-    known: dict[str, tuple[str, Callable[[BenchResult], Any] | None]] = {
-        "frontier": ("Cost and agreement", _frontier if _points(result) else None),
-        "throughput": ("Pairs a second", _throughput),
-        "time": ("Where the time goes", _time if any(_parts(cell) for cell in result.cells) else None),
-        "memory": ("Memory", _memory),
-        "ceiling": ("Share of the ceiling", _ceiling if any(c.share_of_fp32 for c in result.cells) else None),
-    }
+    known: tuple[tuple[str, Callable[[BenchResult], Any] | None], ...] = (
+        ("Cost and agreement", _frontier if _points(result) else None),
+        ("Pairs a second", _throughput),
+        ("Where the time goes", _time if any(_parts(cell) for cell in result.cells) else None),
+        ("Memory", _memory),
+        ("Share of the ceiling", _ceiling if any(c.share_of_fp32 for c in result.cells) else None),
+    )
     found = []
-    for name, (title, draw) in known.items():
+    for name, (title, draw) in zip(PICTURES, known, strict=True):
         if draw is not None:
             path = folder / f"{name}.{suffix}"
             save_figure(draw(result), path, suffix)
@@ -67,12 +69,14 @@ def _frontier(result: BenchResult) -> Any:
     axes.plot([x for x, _ in best], [y for _, y in best], color=_BLUE, linewidth=1, alpha=0.5, zorder=1)
     costs = [_cost(result, cell.pairs_per_second.median) for cell, _ in points]
     unit = "hours per million pairs"
+    apis = result.apis if result.usd_per_hour else ()
+    costs += [api.usd_per_million_pairs for api in apis]
     if result.usd_per_hour:
-        _api_lines(result, axes)
-        costs += [api.usd_per_million_pairs for api in result.apis]
         unit = "US dollars per million pairs"
+    left, right = min(costs) / 1.6, max(costs) * 1.6
     axes.set_xscale("log")
-    axes.set_xlim(min(costs) / 1.6, max(costs) * 1.6)
+    axes.set_xlim(left, right)
+    _api_lines(apis, axes, (right / left) ** (_NAME_INCHES / _WIDTH))
     plain_logarithms(axes.xaxis)
     axes.grid(color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -105,12 +109,15 @@ def _point(result: BenchResult, axes: Any, number: int, cell: CellResult, value:
     axes.text(1.065, place, cell.name, fontsize=9, color=ink, va="center", transform=axes.transAxes)
 
 
-def _api_lines(result: BenchResult, axes: Any) -> None:
-    """Draw what hosted models cost; how well they agree was not measured, so they are lines."""
+def _api_lines(apis: Sequence[ApiCost], axes: Any, apart: float) -> None:
+    """Draw what hosted models cost; how well they agree was not measured, so they are lines.
+
+    Those whose prices differ by less than the factor ``apart`` share a line at the lowest.
+    """
     costs: dict[float, list[str]] = {}
-    for api in sorted(result.apis, key=lambda api: api.usd_per_million_pairs):
+    for api in sorted(apis, key=lambda api: api.usd_per_million_pairs):
         cost = api.usd_per_million_pairs
-        near = next((known for known in costs if cost < 1.05 * known), cost)  # names of one line, not over each other
+        near = next((known for known in costs if cost < apart * known), cost)
         costs.setdefault(near, []).append(api.price.model)
     for cost, models in costs.items():
         axes.axvline(cost, color=_ORANGE, linewidth=1, linestyle="--", zorder=0)

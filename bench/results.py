@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from pairgrade.atomic import write_text
 from pairgrade.bench.ceiling import Ceiling
@@ -121,7 +122,7 @@ def load_beside(cells: Sequence[CellResult]) -> float | None:
 
 
 def load_result(path: Path) -> BenchResult:
-    """Read a result; InputError where the file is none, or of another schema."""
+    """Read a result; InputError where the file is none, of another schema, or holds what no benchmark gives."""
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -133,6 +134,76 @@ def load_result(path: Path) -> BenchResult:
     if table.get("schema") != SCHEMA:
         raise InputError(f"{path}: of schema {table.get('schema')}; this version reads {SCHEMA}: measure again")
     try:
-        return TypeAdapter(BenchResult).validate_python(table)
+        result = TypeAdapter(BenchResult).validate_python(table)
+        _Kept.model_validate(table)
     except ValidationError as error:
         raise InputError(f"{path}: damaged: " + "; ".join(problems(error)[:5])) from None
+    wrong = next(_wrong(result), None)
+    if wrong:
+        raise InputError(f"{path}: damaged: {wrong}")
+    return result
+
+
+class _Slice(BaseModel):
+    pairs: str
+    max_queries: int
+    per_query: int
+    seed: int
+
+
+class _Settings(BaseModel):
+    models: list[str]
+    engines: list[str]
+    rubrics: list[str]
+    threads: list[int]
+    batch_tokens: list[int]
+    peer_models: list[str] = []
+    context: int
+    reference: str | None
+    data: _Slice
+    rounds: dict[str, float]
+
+
+class _Measured(BaseModel):
+    pairs: int
+    queries: int
+    graded: int
+    sha256: str
+
+
+class _Machine(BaseModel):
+    cpu: str
+    cores: int
+    system: str
+    python: str
+    packages: dict[str, str]
+
+
+class _Kept(BaseModel):
+    """What the reports and comparisons read of a result's free tables."""
+
+    settings: _Settings
+    data: _Measured
+    environment: _Machine
+
+
+def _wrong(result: BenchResult) -> Iterator[str]:
+    """Say what of a result's figures cannot be."""
+    if not result.cells:
+        yield "it holds no cell"
+    usd = result.usd_per_hour
+    if usd is not None and not 0 < usd < math.inf:
+        yield f"usd_per_hour is {usd}"
+    for cell in result.cells:
+        rate = cell.pairs_per_second
+        above_zero = {
+            "total_seconds": cell.total_seconds, "peak_rss_bytes": cell.peak_rss_bytes, "pairs": cell.pairs,
+            "the median": rate.median, "the interval's low end": rate.low,
+        }  # fmt: skip
+        yield from (f"{cell.name}: {name} is {value}" for name, value in above_zero.items() if not 0 < value < math.inf)
+        if not rate.values or not all(0 < value < math.inf for value in rate.values):
+            yield f"{cell.name}: its rates are {list(rate.values)}"
+        numbers = [getattr(cell, field.name) for field in fields(cell)]
+        numbers += [part for value in cell.agreement.values() for part in (value.value, value.low, value.high)]
+        if not all(math.isfinite(x) for x in (*numbers, rate.high, rate.coverage) if isinstance(x, float)):
+            yield f"{cell.name}: a figure is infinite or not a number"

@@ -10,6 +10,7 @@ from pairgrade.bench.cell_records import CellRun
 from pairgrade.bench.matrix import Rounds
 from pairgrade.bench.spread import spread
 from pairgrade.errors import ModelError
+from pairgrade.stop import StopRequested
 
 Measure = Callable[[int, int], CellRun]  # (place of the cell, round) -> one measurement
 Told = Callable[[str], None]
@@ -28,23 +29,32 @@ class Measured:
 def measure_rounds(names: Sequence[str], measure: Measure, options: Rounds, tell: Told = lambda _: None) -> Measured:
     """Interleave the cells, each round beginning with another; a cell that fails once is left out.
 
-    Rounds go on until the interval of every median is narrow, the most rounds were made or the time is up.
+    Rounds go on until the interval of every median is narrow, the most rounds were made or the time is up. Where
+    StopRequested comes after a whole round, the whole rounds are returned.
     """
     runs: list[list[CellRun]] = [[] for _ in names]
     failed: dict[int, str] = {}
     end = time.monotonic() + 60 * options.minutes
     done, stopped = 0, ""
     while not stopped:
-        for step in range(len(names)):
-            place = (step + done) % len(names)
-            if place in failed:
-                continue
-            tell(f"round {done + 1}: {names[place]}")
-            try:
-                runs[place].append(measure(place, done))
-            except ModelError as error:
-                failed[place] = str(error)
-                runs[place].clear()
+        try:
+            for step in range(len(names)):
+                place = (step + done) % len(names)
+                if place in failed:
+                    continue
+                tell(f"round {done + 1}: {names[place]}")
+                try:
+                    runs[place].append(measure(place, done))
+                except ModelError as error:
+                    failed[place] = str(error)
+                    runs[place].clear()
+        except StopRequested as stop:
+            if not done:
+                raise
+            stopped = f"stopped by {stop}"
+            for own in runs:
+                del own[done:]
+            break
         done += 1
         wide = [name for name, own in zip(names, runs, strict=True) if own and not _narrow(own, options.width)]
         if len(failed) == len(names):

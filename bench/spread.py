@@ -21,13 +21,13 @@ class Spread:
     values: tuple[float, ...]  # in the order they were measured
 
     @property
-    def half_width(self) -> float:
-        """Half of the interval's width, as a share of the median."""
-        return (self.high - self.low) / 2 / self.median if self.median else 0.0
+    def reach(self) -> float:
+        """How far the interval reaches from the median on its longer side, as a share of the median."""
+        return max(self.high - self.median, self.median - self.low) / self.median if self.median else 0.0
 
     def is_narrow(self, width: float) -> bool:
         """Whether the interval covers enough and reaches at most ``width`` (a share) to both sides."""
-        return self.coverage >= CONFIDENCE and self.half_width <= width
+        return self.coverage >= CONFIDENCE and self.reach <= width
 
 
 def spread(values: Sequence[float]) -> Spread:

@@ -100,13 +100,19 @@ def command(
 ) -> None:
     """Measure models and engines side by side: pairs a second, dollars, memory, agreement with human grades.
 
-    Every cell of the matrix runs in a process of its own, one after the other in rounds.
+    Every cell of the matrix runs in a process of its own, one after the other in rounds. Ctrl-C ends it after the
+    rounds that are whole, and these are reported.
     """
     if ctx.invoked_subcommand is not None:
         _refuse_before(ctx, ctx.invoked_subcommand)
         return
     from pairgrade.bench.benchmark import BenchOptions, bench
+    from pairgrade.stop import PoliteStop
 
+    asked = _matrix(matrix, values)
+    if out is not None:
+        _make(out)
+    stop = PoliteStop()
     console = progress_console()
     with console.status("reading") as status:
 
@@ -116,10 +122,12 @@ def command(
 
         if quiet or not console.is_terminal:
             status.stop()
-        result = bench(
-            _matrix(matrix, values), BenchOptions(prices, measure, base=matrix.parent if matrix else None), tell
-        )
+        with stop.listening():
+            result = bench(asked, BenchOptions(prices, measure, base=matrix.parent if matrix else None), tell)
     _give(result, out, as_json)
+    if stop.number is not None:
+        click.echo(f"\npairgrade: {result.stopped}; the rounds before it are what is told", err=True)
+        sys.exit(128 + stop.number)
 
 
 @command.command("compare")
@@ -201,6 +209,14 @@ def _matrix(file: Path | None, values: dict[str, Any]) -> Matrix:
     return replace(base, **given, rounds=replace(base.rounds, **rounds) if rounds else base.rounds or Rounds())
 
 
+def _make(out: Path) -> None:
+    """Make the folder of the report before anything is measured."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out} cannot be made: {error.strerror or error}; name another folder by --out") from None
+
+
 def _sample() -> Path:
     from importlib.resources import files
 
@@ -210,13 +226,15 @@ def _sample() -> Path:
 def _give(result: BenchResult, out: Path | None, as_json: bool) -> None:
     from pairgrade.bench.report_folder import write_report
 
-    if out is not None:  # before anything is printed, which may fail
-        written = write_report(result, out)
-        click.echo(f"written to {out}: {', '.join(path.name for path in written)}", err=True)
-    if as_json:
-        click.echo(json.dumps(result.to_dict(), ensure_ascii=False, allow_nan=False))
-    else:
-        _print(result)
+    try:
+        if out is not None:  # before anything is printed, which may fail
+            written = write_report(result, out)
+            click.echo(f"written to {out}: {', '.join(path.name for path in written)}", err=True)
+    finally:  # the measuring is not lost where the disk refuses the report
+        if as_json:
+            click.echo(json.dumps(result.to_dict(), ensure_ascii=False, allow_nan=False))
+        else:
+            _print(result)
 
 
 def _print(result: BenchResult) -> None:

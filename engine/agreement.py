@@ -56,6 +56,12 @@ class _Graded:
         return Sample(clusters, human, predicted, self.scores[rows], self.scale, self.threshold)
 
 
+def check_scale(low: int, high: int) -> None:
+    """Raise InputError where the lowest and the highest grade are too far apart to be of one scale."""
+    if high - low > _WIDEST_SCALE:
+        raise InputError(f"the grades run from {low} to {high}; they may be {_WIDEST_SCALE:,} apart at most")
+
+
 def agreement(
     query_ids: Sequence[str],
     human: npt.ArrayLike,
@@ -118,9 +124,8 @@ def _graded(
     if not np.isfinite(ranks).all():
         raise InputError("a score is infinite or not a number; scores must be finite")
     scale = np.union1d(np.union1d(truth, answer), _integers("grades", grades))
-    low, high = int(scale[0]), int(scale[-1])
-    if high - low > _WIDEST_SCALE:
-        raise InputError(f"the grades run from {low} to {high}; they may be {_WIDEST_SCALE:,} apart at most")
+    high = int(scale[-1])
+    check_scale(int(scale[0]), high)
     return _Graded(truth, answer, ranks, scale, min(2, max(1, high)) if threshold is None else threshold)
 
 

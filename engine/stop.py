@@ -32,6 +32,11 @@ class PoliteStop:
         """Whether a signal came."""
         return self._pending is not None
 
+    @property
+    def number(self) -> int | None:
+        """The number of the signal that came."""
+        return self._pending
+
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Install the handlers, and put the old ones back at the end."""

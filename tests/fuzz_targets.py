@@ -25,7 +25,9 @@ import tiny_models
 from bench_results import make_cell, make_result
 from helpers import make_pairs
 from pairgrade.annotator import Annotator
+from pairgrade.bench.compare import compare
 from pairgrade.bench.matrix_file import load_matrix
+from pairgrade.bench.report_markdown import markdown
 from pairgrade.bench.results import load_result
 from pairgrade.calibration import Calibration
 from pairgrade.canaries import Canaries, forget_unchecked
@@ -364,6 +366,12 @@ def _folder(path: Path) -> None:
     check_folder(path.parent)
 
 
+def _bench(path: Path) -> None:
+    result = load_result(path)
+    compare(result, result)
+    markdown(result)
+
+
 def targets(scratch: Path) -> dict[str, Target]:
     """Return every target by its name; ``scratch`` is a folder for the making of sound files."""
     table = {name: [row[name] for row in ROWS] for name in NAMES}
@@ -421,7 +429,7 @@ def targets(scratch: Path) -> dict[str, Target]:
         "canaries": Target("canaries.json", _canaries, (_sound_canaries(scratch),)),
         "hashes": Target("hashes.json", _hashes, (json.dumps({"large.bin": [2**20, 10**9, 5, 7, "0" * 64]}).encode(),)),
         "bench": Target(
-            "results.json", load_result, (json.dumps(make_result([make_cell("a", [1, 2, 3])]).to_dict()).encode(),)
+            "results.json", _bench, (json.dumps(make_result([make_cell("a", [1, 2, 3])]).to_dict()).encode(),)
         ),
         "heartbeat": Target("heartbeat.json", read_beat, (b'{"pid": 1, "started": 1.0}',)),
     }

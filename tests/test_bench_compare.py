@@ -1,5 +1,8 @@
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,6 +104,32 @@ def test_a_file_that_is_no_result_is_refused(tmp_path: Path) -> None:
         run_command(command, "compare", path, path)
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda t: t["cells"][0]["pairs_per_second"].update(values=[0.0, 1.0]), "its rates are"),
+        (lambda t: t["cells"][0]["pairs_per_second"].update(values=[]), "its rates are"),
+        (lambda t: t["cells"][0]["pairs_per_second"].update(median=0.0), "the median is 0"),
+        (lambda t: t["cells"][0].update(peak_rss_bytes=0), "peak_rss_bytes is 0"),
+        (lambda t: t["cells"][0].update(total_seconds=0.0), "total_seconds is 0"),
+        (lambda t: t["cells"][0].update(gops=float("nan")), "infinite or not a number"),
+        (lambda t: t["cells"][0].update(agreement={"kappa": {"value": float("inf")}}), "infinite or not a number"),
+        (lambda t: t.update(cells=[]), "it holds no cell"),
+        (lambda t: t.update(settings={}), "settings.models"),
+        (lambda t: t.update(data={}), "data.pairs"),
+        (lambda t: t.update(environment={}), "environment.cpu"),
+        (lambda t: t.update(usd_per_hour=-1.0), "usd_per_hour is -1"),
+    ],
+)
+def test_figures_that_cannot_be_are_damage(tmp_path: Path, change: Callable[[Any], None], told: str) -> None:
+    table = make_result([make_cell("a", [4.0, 4.1, 4.2], kappa=0.3)]).to_dict()
+    change(table)
+    (tmp_path / "r.json").write_text(json.dumps(table))
+    for words in (("compare", tmp_path / "r.json", tmp_path / "r.json"), ("report", tmp_path / "r.json")):
+        with pytest.raises(InputError, match=f"r.json: damaged: .*{told}"):
+            run_command(command, *words)
+
+
 def test_a_peer_and_a_reference_are_lost_only_where_they_were_asked_for() -> None:
     peer = {"engine": "llama-cpp-python"}
     before = make_result([
@@ -116,4 +145,9 @@ def test_a_peer_and_a_reference_are_lost_only_where_they_were_asked_for() -> Non
 
     assert lost(peer_models=["a"]) == ("a / peer", "full")
     assert lost(peer_models=[]) == ("a / peer", "b / peer", "full")  # the reference is no model of the peers
+    several = make_result([make_cell("x/a", [4.0] * 5), make_cell("x-y/a", [4.0] * 5), *before.cells[:1]])
+    asked = after.settings | {"models": ["a", "x"]}
+    assert compare(several, replace(after, settings=asked)).lost == ("x/a",)  # of a folder of several exports
+    asked = after.settings | {"models": ["a"], "reference": "x"}
+    assert compare(several, replace(after, settings=asked)).lost == ("x/a",)
     assert lost(engines=["llama-cpp-python"], reference=None) == ("a / peer", "b / peer")

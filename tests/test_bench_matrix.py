@@ -34,6 +34,8 @@ def test_a_file_becomes_cells_with_paths_of_its_own_folder(tmp_path: Path) -> No
     matrix = load_matrix(tmp_path / "matrix.toml")
     assert matrix.data == Data(str(tmp_path / "pairs.jsonl"), per_query=3)
     assert matrix.rounds == Rounds(most=9)
+    (tmp_path / "more.toml").write_text(TEXT.replace("most = 9", "least = 20"))
+    assert load_matrix(tmp_path / "more.toml").rounds == Rounds(least=20, most=20)
     cells = matrix.cells()
     model = str(tmp_path / "a.gguf")
     assert set(cells) == {
@@ -63,6 +65,21 @@ def test_peers_run_the_models_that_are_meant_for_them(tmp_path: Path) -> None:
     cells = load_matrix(tmp_path / "matrix.toml").cells()
     assert {cell.model for cell in cells if cell.engine == "transformers"} == {str(tmp_path / "a.gguf")}
     assert {cell.model for cell in cells if cell.engine == "pairgrade"} == {str(tmp_path / "a.gguf"), "fake:"}
+
+
+def test_a_link_has_its_own_name_and_two_rubrics_of_one_name_have_their_paths(tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "67edab").touch()
+    links = [tmp_path / "model-q8_0.gguf", tmp_path / "other.gguf"]
+    for link in links:
+        link.symlink_to(tmp_path / "blobs" / "67edab")
+    cells = Matrix(tuple(map(str, links)), Data("p"), threads=(1,)).cells()
+    assert names(cells) == ["model-q8_0", "other"]
+    rubrics = ("trec", "r/trec.toml", "esci")
+    cells = Matrix(("fake:",), Data("p"), threads=(1,), rubrics=rubrics).cells()
+    assert names(cells) == list(rubrics)
+    cells = Matrix(("fake:",), Data("p"), threads=(1,), rubrics=("r/own.toml", "trec")).cells()
+    assert names(cells) == ["own", "trec"]
 
 
 def test_the_reference_is_measured_once(tmp_path: Path) -> None:

@@ -49,6 +49,9 @@ def test_the_tokens_are_those_of_the_pairs_that_got_a_grade(tmp_path: Path, monk
         def prompt_tokens(self, pairs: Sequence[Pair]) -> int:
             return 10 * len(pairs)
 
+        def why_unfit(self, pair: Pair) -> str | None:
+            return None
+
         def identity(self) -> dict[str, str]:
             return {}
 
@@ -122,7 +125,29 @@ def test_transformers_gives_the_same_grades_alone_and_in_batches(
     assert answers == many.answers(pairs)
     assert len(set(answers)) > 1
     assert one.prompt_tokens(pairs) == many.prompt_tokens(pairs) > 12 * 50
-    assert one.identity()["kind"] != many.identity()["kind"]
+    kinds = [peer.identity() for peer in (one, many)]
+    assert kinds[0].pop("kind") != kinds[1].pop("kind")
+    assert kinds[0] == kinds[1]
+    assert (kinds[0]["rubric"], kinds[0]["chat"]) == (Rubric.load("trec").digest, "chatml")
+    (folder / "config.json").write_text((folder / "config.json").read_text() + "\n")
+    assert one.identity()["model_sha256"] != kinds[0]["model_sha256"]
+
+
+def test_a_query_that_does_not_fit_ends_no_other_engines_cell(
+    tmp_path: Path, tiny_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers")
+    peer: Any = open_peer(job(tiny_folder("qwen2"), "transformers", tmp_path))
+    peer.answers = lambda asked: ["1"] * len(list(peer.prompts.ids(asked)))  # a tiny model answers no label word
+    monkeypatch.setattr(peers, "open_peer", lambda job: peer)
+    pairs = [replace(pair, query=pair.query * 200) if pair.query_id == "q1" else pair for pair in PAIRS]
+    write_jsonl(tmp_path / "pairs.jsonl", pairs)
+    run = cell.run_cell(job("any", "transformers", tmp_path))
+    assert (run.pairs, run.unparsed) == (3, 3)
+    assert {qrel.query_id for qrel in read_qrels(tmp_path / "out.qrels")} == {"q0"}
+    write_jsonl(tmp_path / "pairs.jsonl", pairs[3:])
+    with pytest.raises(ModelError, match="none of 3 pairs fits: the query takes"):
+        cell.run_cell(job("any", "transformers", tmp_path))
 
 
 def eight_bits(model: Path, folder: Path) -> Path:

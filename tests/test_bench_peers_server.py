@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from helpers import make_pairs, write_jsonl
-from pairgrade import ModelError, Pair
+from pairgrade import ModelError, Pair, Rubric
 from pairgrade.bench.cell_process import measure_cell
 from pairgrade.bench.cell_records import CellJob
 from pairgrade.bench.peers_prompts import NEW_TOKENS, gguf_prompts
 from pairgrade.bench.peers_server import VARIABLE, LlamaServer, find_server
+from pairgrade.file_hashes import file_sha256
 from pairgrade.qrels import read_qrels
 
 STAND_IN = """
@@ -124,7 +125,9 @@ def test_layers_go_to_the_gpu_as_asked(log: Path, job: CellJob, asked: int, give
 def test_a_cell_counts_the_servers_memory_and_stops_it(log: Path, job: CellJob) -> None:
     run = measure_cell(job)
     assert run.pairs == len(list(read_qrels(job.out))) == 6
-    assert run.identity == {"kind": "llama-server, /completion with cache_prompt", "llama-server": "b1-stand-in"}
+    own = {"kind": "llama-server, /completion with cache_prompt", "llama-server": "b1-stand-in"}
+    prompts = {"rubric": Rubric.load("trec").digest, "chat": "chatml"}
+    assert run.identity == own | prompts | {"model_sha256": file_sha256(Path(job.model))}
     assert is_gone(json.loads(log.read_text().splitlines()[0])["pid"])
     alone = measure_cell(CellJob("fake:", "pairgrade", "trec", 1, 2048, 1024, job.pairs, f"{job.out}.jsonl"))
     assert run.peak_rss_bytes > alone.peak_rss_bytes + 5 * 2**20  # a second interpreter at least

@@ -1,9 +1,12 @@
 from collections.abc import Sequence
 
+import pytest
+
 from pairgrade import ModelError
 from pairgrade.bench.cell_records import BatchTime, CellRun
 from pairgrade.bench.matrix import Rounds
 from pairgrade.bench.rounds import measure_rounds
+from pairgrade.stop import StopRequested
 
 
 def run(seconds: float) -> CellRun:
@@ -50,3 +53,18 @@ def test_it_ends_where_nothing_can_be_measured() -> None:
         raise ModelError("no")
 
     assert measure_rounds(["a", "b"], measure, Rounds()).rounds == 1
+
+
+def test_a_stop_keeps_the_rounds_that_are_whole() -> None:
+    def measure(place: int, round_: int) -> CellRun:
+        if (round_, place) == (last, 0):
+            raise StopRequested(2)
+        return run(1.0 + round_)
+
+    last = 2
+    found = measure_rounds(["a", "b"], measure, Rounds())
+    assert (found.rounds, found.stopped, found.failed) == (2, "stopped by SIGINT", {})
+    assert found.runs == ((run(1.0), run(2.0)),) * 2
+    last = 0
+    with pytest.raises(StopRequested):
+        measure_rounds(["a", "b"], measure, Rounds())

@@ -1,7 +1,9 @@
 import csv
 import io
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -163,6 +165,76 @@ def test_nothing_to_measure_is_an_error(tmp_path: Path) -> None:
         run_command(command)
 
 
+def test_what_cannot_work_is_told_before_anything_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pairgrade.bench import benchmark
+
+    monkeypatch.setattr(benchmark, "measure_cell", lambda job: pytest.fail("it measures"))
+    pairs = make_pairs(2, 3)
+    write_jsonl(tmp_path / "p.jsonl", pairs)
+    write_jsonl(tmp_path / "far.jsonl", [*pairs, replace(pairs[0], doc_id="far", grade=5000)])
+    (tmp_path / "file").touch()
+    base = (command, "--model", "fake:", "--threads", 1, "--pairs")
+    with pytest.raises(InputError, match=r"file/x cannot be made: Not a directory; name another folder by --out"):
+        run_command(*base, tmp_path / "p.jsonl", "--out", tmp_path / "file" / "x")
+    with pytest.raises(InputError, match="the grades run from 0 to 5000; they may be 1,000 apart at most"):
+        run_command(*base, tmp_path / "far.jsonl")
+
+
+def test_a_measure_that_is_not_known_is_told_and_prices_do_not_hang_on_the_order(tmp_path: Path) -> None:
+    pairs = [replace(pair, grade=min(1, pair.grade or 0)) for pair in make_pairs(3, 4)]
+    write_jsonl(tmp_path / "p.jsonl", pairs)
+    base = (command, "--pairs", tmp_path / "p.jsonl", "--threads", 1, "--rounds", 1, "--json", "--measure", "auc")
+    costs = []
+    for models in (("fake:", "fake:0.001"), ("fake:0.001", "fake:")):
+        table = json.loads(run_command(*base, "--model", models[0], "--model", models[1]).stdout)
+        costs.append([api["usd_per_million_pairs"] for api in table["apis"]])
+        told = [note for note in table["notes"] if note.startswith("No frontier")]
+        assert told == [
+            "No frontier: the AUC of no cell is known on these pairs; --measure can be "
+            f"{', '.join(sorted(n for n, v in table['cells'][0]['agreement'].items() if v['value'] is not None))}."
+        ]
+        assert any(note.startswith("Hosted models: the price of ") for note in table["notes"])
+    assert costs[0] == costs[1]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals there")
+def test_an_interrupted_benchmark_tells_its_whole_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pairgrade.bench import benchmark
+
+    jobs: list[CellJob] = []
+
+    def measure(job: CellJob) -> object:
+        jobs.append(job)
+        if len(jobs) == 4:  # in the middle of the second round
+            os.kill(os.getpid(), signal.SIGINT)
+        return measure_cell(job)
+
+    monkeypatch.setattr(benchmark, "measure_cell", measure)
+    pairs = write_jsonl(tmp_path / "p.jsonl", make_pairs(2, 3))
+    done = run_command(
+        command, "--model", "fake:", "--model", "fake:0.001", "--pairs", pairs, "--threads", 1, "--json",
+        "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert done.exit_code == 128 + signal.SIGINT
+    table = json.loads(done.stdout)
+    assert [len(cell["pairs_per_second"]["values"]) for cell in table["cells"]] == [1, 1]
+    assert (table["rounds"], table["stopped"]) == (1, "stopped by SIGINT")
+    assert "stopped by SIGINT; the rounds before it are what is told" in done.stderr
+    assert load_result(tmp_path / "out" / "results.json").rounds == 1
+
+
+def test_a_dollar_is_no_tex_and_a_picture_without_figures_goes(tmp_path: Path) -> None:
+    names = ("q8_$5_vs_$10", "a$x_y$")
+    result = make_result([make_cell(name, [4.0, 4.1, 3.9], kappa=0.3) for name in names])
+    assert (tmp_path / "o" / "frontier.png") in write_report(result, tmp_path / "o")
+    text = (tmp_path / "o" / "report.html").read_text()
+    assert all(text.count(name) > 1 for name in names)
+    other = replace(result, cells=tuple(replace(cell, agreement={}) for cell in result.cells))
+    assert (tmp_path / "o" / "frontier.png") not in write_report(other, tmp_path / "o")
+    assert not (tmp_path / "o" / "frontier.png").exists()
+    assert (tmp_path / "o" / "throughput.png").exists()
+
+
 def test_memory_is_that_of_the_cell_not_of_what_started_it(tmp_path: Path) -> None:
     pairs = write_jsonl(tmp_path / "pairs.jsonl", make_pairs(1, 2))
     ballast = np.ones(300 * 2**20, np.uint8)
@@ -242,6 +314,9 @@ def test_a_peer_is_warmed_up_on_other_texts(tmp_path: Path, monkeypatch: pytest.
 
         def prompt_tokens(self, given: Sequence[Pair]) -> int:
             return 1
+
+        def why_unfit(self, pair: Pair) -> str | None:
+            return None
 
         def identity(self) -> dict[str, str]:
             return {}

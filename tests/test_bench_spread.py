@@ -22,6 +22,8 @@ def test_five_measurements_are_the_fewest_that_cover_enough() -> None:
     assert not spread([1.0] * 4).is_narrow(0.5)
     assert spread([1.0] * 5).is_narrow(0.01)
     assert not spread([1.0, 1.0, 1.0, 1.0, 1.5]).is_narrow(0.2)
+    assert not spread([1.0, 1.0, 1.0, 1.0, 1.09]).is_narrow(0.05)  # to one side alone it reaches further
+    assert spread([1.0, 1.0, 1.0, 1.0, 1.05]).is_narrow(0.0501)
 
 
 def test_no_narrower_interval_would_do() -> None:
