@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,7 +120,7 @@ def command(
     if as_json:
         click.echo(json.dumps(_figures(trained), allow_nan=False))
     else:
-        _print(trained)
+        _print(trained, job.rubric.values)
 
 
 def _figures(trained: Trained) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def _figures(trained: Trained) -> dict[str, Any]:
     }
 
 
-def _print(trained: Trained) -> None:
+def _print(trained: Trained, grades: Sequence[int]) -> None:
     from pairgrade.train.adapter import counted
 
     before, best = trained.evaluations[0], trained.best
@@ -162,13 +162,21 @@ def _print(trained: Trained) -> None:
     console.print(table)
     early = ", stopped early" if trained.stopped_early else ""
     rejected = f"; {trained.rejected} rows had no pair with a grade" if trained.rejected else ""
+    rejected += f"; the first that is no pair: {trained.rejection}" if trained.rejection else ""
     console.print(
         f"{len(trained.split.train)} pairs of {trained.split.train_queries} queries, {trained.steps} steps{early}, "
         f"{trained.seconds:.0f} s{rejected}",
         highlight=False,
     )
-    rare = "; the input has no more of the rare ones" if trained.split.uneven else ""
+    rare = "; the training queries have no more of the rare ones" if trained.split.uneven else ""
     console.print(f"trained on {counted(trained.split.train_grades)}{rare}", highlight=False)
+    absent = [str(grade) for grade in grades if not trained.split.train_grades.get(grade)]
+    if absent:
+        console.print(
+            f"No pair to train on has grade {', '.join(absent)}: the input has none, or all are of validation queries. "
+            "The model will hardly give it.",
+            highlight=False,
+        )
     if not trained.helped:
         console.print("No step beat the model before training: try another learning rate, more pairs or more epochs.")
     console.print(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
@@ -13,10 +15,14 @@ from rich.table import Table
 from pairgrade.cli import options
 from pairgrade.cli.check_options import check_options, floor, task
 from pairgrade.cli.consoles import result_console
+from pairgrade.trained_prompt import read_trained_prompt
 
 if TYPE_CHECKING:
     from pairgrade.export.fidelity import Fidelity
     from pairgrade.export.verify import Floor, Verification
+
+
+_log = logging.getLogger(__name__)
 
 
 @click.command("verify")
@@ -34,7 +40,7 @@ def command(a: str, b: str, pairs: str | None, as_json: bool, quiet: bool, **val
     from pairgrade.export.verify import floor_between, verify
 
     options.refuse_unused(values, pairs)
-    limits, values = floor(floor_between(a, b), values), options.as_trained(a, values)
+    limits, values = floor(floor_between(a, b), values), options.as_trained(_teller(a, b), values)
     with TerminalProgress(quiet) as progress:
         found = verify(
             a, b, task(pairs, values), limits, context=values["ctx"], threads=values["threads"], progress=progress
@@ -45,6 +51,14 @@ def command(a: str, b: str, pairs: str | None, as_json: bool, quiet: bool, **val
         _print(found)
     if found.problems:
         sys.exit(1)
+
+
+def _teller(a: str, b: str) -> str:
+    """Return the model that tells the prompt: A where it was trained, else B where that was; two prompts are told."""
+    first, second = (read_trained_prompt(Path(model)) for model in (a, b))
+    if first and second and first != second:
+        _log.warning("%s and %s were trained with different prompts; both are compared by that of the first", a, b)
+    return a if first or not second else b
 
 
 def _print(found: Verification) -> None:

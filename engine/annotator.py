@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,6 +29,7 @@ from pairgrade.trained_prompt import prompt_in_force
 _log = logging.getLogger(__name__)
 
 _WINDOW_CHARACTERS = 32 * 2**20  # a window of long documents holds fewer pairs
+_TEXTS = ("query", "document", "title")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,10 @@ Outcome = Judgment | Unfit
 
 
 class Annotator:
-    """Grades pairs. Use ``Annotator.open`` for a model by reference; close it, or use it in a ``with``."""
+    """Grades pairs. Use ``Annotator.open`` for a model by reference; close it, or use it in a ``with``.
+
+    Threads may share one: its model works for one of them at a time. Processes may not: open one in each.
+    """
 
     def __init__(
         self, backend: Backend, rubric: Rubric, options: AnnotatorOptions | None = None, model: Path | None = None
@@ -76,6 +82,8 @@ class Annotator:
         if chat == "auto":
             chat = detect_chat_format(backend.tokenizer, backend.is_chat_model)
         self._builder = PromptBuilder(rubric, backend.tokenizer, backend.context, chat)
+        self._lock = threading.Lock()  # a backend has one cache and one worker: two calls at once would mix them up
+        self._process = os.getpid()
 
     @classmethod
     def open(
@@ -177,30 +185,37 @@ class Annotator:
 
     def outcomes(self, window: Sequence[Pair]) -> Iterator[list[tuple[int, Outcome]]]:
         """Grade one window and yield (place in the window, outcome) batch by batch, in the plan's order."""
-        self._require_open()
         prompts: list[Prompt] = []
         places: list[int] = []
         unfit: list[tuple[int, Outcome]] = []
-        for place, pair in enumerate(window):
-            try:
-                prompt = self._builder.build(pair)
-                if prompt.cut_tokens and self.options.too_long == "reject":
-                    raise InputError(f"the document is {prompt.cut_tokens} tokens too long for the context")
-            except InputError as error:
-                unfit.append((place, Unfit(pair, str(error))))
-            else:
-                prompts.append(prompt)
-                places.append(place)
+        with self._alone():
+            for place, pair in enumerate(window):
+                try:
+                    prompts.append(self._prompt(pair))
+                except InputError as error:
+                    unfit.append((place, Unfit(pair, str(error))))
+                else:
+                    places.append(place)
         if unfit:
             yield unfit
         for batch in plan(prompts, self.options.plan):
             yield self._judge(batch, prompts, places, window)
 
+    def _prompt(self, pair: Pair) -> Prompt:
+        """Return a pair's prompt; InputError where it has none."""
+        for name in _TEXTS:
+            if not isinstance(getattr(pair, name), str):
+                raise InputError(f"its {name} is {type(getattr(pair, name)).__name__}; it must be a str")
+        prompt = self._builder.build(pair)
+        if prompt.cut_tokens and self.options.too_long == "reject":
+            raise InputError(f"the document is {prompt.cut_tokens} tokens too long for the context")
+        return prompt
+
     def _judge(
         self, batch: Batch, prompts: list[Prompt], places: list[int], window: Sequence[Pair]
     ) -> list[tuple[int, Outcome]]:
-        self._require_open()
-        scores = self._backend.score(batch.prefix, batch.suffixes, self._builder.label_ids)
+        with self._alone():
+            scores = self._backend.score(batch.prefix, batch.suffixes, self._builder.label_ids)
         done: list[tuple[int, Outcome]] = []
         for row, indices in enumerate(batch.indices):
             if row in scores.failed:
@@ -242,12 +257,28 @@ class Annotator:
         )
 
     def close(self) -> None:
-        """Free the model; no more pairs can be graded then."""
-        self._closed = True
-        self._backend.close()
+        """Free the model; no more pairs can be graded then. In a process forked off its own, nothing is freed."""
+        if self._process != os.getpid():
+            return
+        with self._lock:
+            self._closed = True
+            self._backend.close()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other threads out; InputError where there is no model to compute with in this process."""
+        self._require_open()
+        with self._lock:
+            self._require_open()
+            yield
 
     def _require_open(self) -> None:
-        """Raise InputError after ``close``: the library would read memory that is freed."""
+        """Raise InputError after ``close``, for the library would read memory that is freed, and behind a fork."""
+        if self._process != os.getpid():
+            raise InputError(
+                f"the annotator was opened in another process ({self._process}), whose threads and connection a fork "
+                "does not get; open one in each process, as in the initializer of a pool"
+            )
         if self._closed:
             raise InputError(
                 "the annotator is closed; judgments are made as they are asked for, so take them all inside the `with`"
@@ -277,7 +308,7 @@ def windows(pairs: Iterable[Pair], size: int) -> Iterator[list[Pair]]:
     window: list[Pair] = []
     characters = 0
     for pair in pairs:
-        length = len(pair.query) + len(pair.document) + len(pair.title)
+        length = sum(len(text) for text in (pair.query, pair.document, pair.title) if isinstance(text, str))
         if window and (len(window) == size or characters + length > _WINDOW_CHARACTERS):
             yield window
             window, characters = [], 0

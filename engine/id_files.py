@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from pairgrade.errors import InputError
 from pairgrade.lines import shown, text_lines
-from pairgrade.qrels import BEIR_HEADER, read_beir_qrels, read_qrels, trec_lines
+from pairgrade.qrels import BEIR_HEADER, read_qrels, trec_lines
 from pairgrade.records import Rejection
 from pairgrade.run_files import ordered, read_ranking
 
@@ -42,9 +42,9 @@ def read_ids(path: str) -> IdFile:
     kind = _kind(path)
     if kind == "run":
         return IdFile(kind, read_ranking(path))
-    found = IdFile("qrels" if kind == "beir" else kind)
-    if found.kind == "qrels":
-        for qrel in read_beir_qrels(path) if kind == "beir" else read_qrels(path):
+    found = IdFile(kind)
+    if kind == "qrels":
+        for qrel in read_qrels(path):
             grades = found.documents.setdefault(qrel.query_id, {})
             if grades.setdefault(qrel.doc_id, qrel.grade) != qrel.grade:
                 raise InputError(
@@ -66,7 +66,7 @@ def _kind(path: str) -> str:
     for item in text_lines(path, _LONGEST_LINE):
         if not isinstance(item, Rejection) and (fields := item[1].split()):
             if tuple(fields) == BEIR_HEADER:
-                return "beir"
+                return "qrels"
             if kind := _KINDS.get(len(fields)):
                 return kind
             raise InputError(

@@ -1,7 +1,8 @@
 """TREC's text files: relevance labels (qrels) and ranked results (runs).
 
 A line of qrels is ``query_id 0 doc_id grade``, one of a run ``query_id Q0 doc_id rank score tag``; white
-space parts the fields, so no id may hold any. The second field of either means nothing.
+space parts the fields, so no id may hold any. The second field of either means nothing. Qrels as BEIR has them lack it,
+below a header of ``query-id corpus-id score``.
 """
 
 from __future__ import annotations
@@ -23,16 +24,18 @@ _UNFIT = re.compile("[\\s\ufeff\ud800-\udfff]")  # what some reader would not ta
 
 
 def read_qrels(path: str | os.PathLike[str]) -> Iterator[Qrel]:
-    """Yield the lines of a qrels file, plain or gzip (``.gz``); InputError names a line that is not one."""
-    for number, (query_id, _, doc_id, grade) in trec_lines(path, "qrels", "query_id 0 doc_id grade"):
-        yield Qrel(query_id, doc_id, _grade(path, number, grade))
+    """Yield the lines of a qrels file, plain or gzip (``.gz``), TREC's or BEIR's.
 
-
-def read_beir_qrels(path: str | os.PathLike[str]) -> Iterator[Qrel]:
-    """Yield the lines of qrels as BEIR has them, below their header."""
-    for number, (query_id, doc_id, grade) in trec_lines(path, "qrels", " ".join(BEIR_HEADER)):
-        if number > 1:
-            yield Qrel(query_id, doc_id, _grade(path, number, grade))
+    InputError names a line that is not one.
+    """
+    columns = ""
+    for number, text, fields in _lines(path):
+        if not columns:
+            columns = " ".join(BEIR_HEADER) if tuple(fields) == BEIR_HEADER else "query_id 0 doc_id grade"
+            if tuple(fields) == BEIR_HEADER:
+                continue
+        _check_width(path, number, text, fields, "qrels", columns)
+        yield Qrel(fields[0], fields[-2], _grade(path, number, fields[-1]))
 
 
 def _grade(path: str | os.PathLike[str], number: int, text: str) -> int:
@@ -43,19 +46,31 @@ def _grade(path: str | os.PathLike[str], number: int, text: str) -> int:
 
 def trec_lines(path: str | os.PathLike[str], kind: str, columns: str) -> Iterator[tuple[int, list[str]]]:
     """Yield number and fields of each line that is not blank; InputError for one without these columns."""
-    width = len(columns.split())
+    for number, text, fields in _lines(path):
+        _check_width(path, number, text, fields, kind, columns)
+        yield number, fields
+
+
+def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str, list[str]]]:
+    """Yield number, text and fields of each line that is not blank."""
     for item in text_lines(str(path), _LONGEST_LINE):
         if isinstance(item, Rejection):
             raise InputError(f"{path}:{item.line}: {item.reason}")
         number, text = item
         fields = _FIELD.findall(text)
-        if fields and len(fields) != width:
-            raise InputError(
-                f"{path}:{number}: {shown(text)} has {len(fields)} of the {width} fields of {kind}: "
-                f"{columns}, parted by white space"
-            )
         if fields:
-            yield number, fields
+            yield number, text, fields
+
+
+def _check_width(
+    path: str | os.PathLike[str], number: int, text: str, fields: list[str], kind: str, columns: str
+) -> None:
+    width = len(columns.split())
+    if len(fields) != width:
+        has = f"{len(fields)} of the" if len(fields) < width else f"{len(fields)} fields, not the"
+        raise InputError(
+            f"{path}:{number}: {shown(text)} has {has} {width} fields of {kind}: {columns}, parted by white space"
+        )
 
 
 def write_qrels(path: str | os.PathLike[str], rows: Iterable[tuple[str, str, int]]) -> int:

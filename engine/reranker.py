@@ -65,15 +65,21 @@ class Reranker:
 
     def score(self, query: str, documents: Sequence[str], batch_size: int = 32) -> Scores:
         """Return the score of each document for the query, shape (documents,)."""
+        _require_texts("documents", documents)
         return self.predict([(query, document) for document in documents], batch_size)
 
     def predict(self, pairs: Sequence[Sequence[str]], batch_size: int = 32) -> Scores:
         """Return the score of each pair of query and document; ``batch_size`` is the most that run at a time.
 
-        InputError for a query that leaves no room for a document, NonFiniteError where a score is not a number.
+        InputError for a query that leaves no room for a document, or a closed re-ranker; NonFiniteError where a score
+        is not a number.
         """
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; it must be at least 1")
+        if self._session is None:
+            raise InputError("the re-ranker is closed; score inside the `with`")
+        for pair in pairs:
+            _require_texts("a pair", pair)
         scores = np.empty(len(pairs), np.float32)
         for start in range(0, len(pairs), _CHUNK):
             rows = self._encoder.rows([(query, document) for query, document in pairs[start : start + _CHUNK]])
@@ -111,8 +117,10 @@ class Reranker:
     ) -> list[dict[str, Any]]:
         """Return the documents best first, as CrossEncoder.rank does: corpus_id, score and, if asked for, text.
 
-        Equal scores keep the order that the documents came in.
+        Equal scores keep the order that the documents came in. InputError for a negative ``top_k``.
         """
+        if top_k is not None and top_k < 0:
+            raise InputError(f"top_k is {top_k}; it must be at least 0, or None for all documents")
         scores = self.score(query, documents, batch_size)
         order = np.argsort(-scores, kind="stable")[:top_k].tolist()
         hits: list[dict[str, Any]] = [{"corpus_id": place, "score": float(scores[place])} for place in order]
@@ -132,6 +140,12 @@ class Reranker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _require_texts(what: str, given: object) -> None:
+    """Raise InputError for one string in the place of several: its letters would be scored."""
+    if isinstance(given, (str, bytes)):
+        raise InputError(f"{what} is one text, {str(given)[:40]!r}; give a list of texts")
 
 
 def open_graph(path: Path, quant: str, threads: int) -> Any:

@@ -86,8 +86,10 @@ class _Run:
 
     def complete(self, open_annotator: Callable[[], AbstractContextManager[Annotator]]) -> Summary:
         try:
-            if self._qrels and not self._job.overwrite:
-                self._qrels.refuse_foreign((self._finished, self._running))
+            if self._qrels:
+                self._qrels.check_place()
+                if not self._job.overwrite:
+                    self._qrels.refuse_foreign((self._finished, self._running))
             if self._job.canaries:
                 self._canaries = Canaries(self._job.canaries, self._folder.canaries)
             self._progress.phase("reading")
@@ -157,8 +159,8 @@ class _Run:
             heartbeat.writing()
             grades = annotator.rubric.values
             tally = write_outputs(self._job.out, grades, self._folder.journal, offsets, spool, self._job.errors)
-        if self._qrels:
-            self._qrels.write()
+            if self._qrels:
+                self._qrels.write()
         effort = replace(effort, prepare_seconds=prepare, load_seconds=load, write_seconds=self._clock.lap())
         result = {"tally": asdict(tally), "effort": asdict(effort), "out_sha256": file_sha256(self._job.out)}
         Manifest(identity, self._environment(annotator), result).save(self._job.manifest)

@@ -20,6 +20,12 @@ class RunQrels:
         self._path, self._out = path, out
         self.place = str(path.resolve())
 
+    def check_place(self) -> None:
+        """Refuse a path below a file, before the work."""
+        above = next(folder for folder in Path(self.place).parents if folder.exists())
+        if not above.is_dir():
+            raise InputError(f"{self._path}: no qrels can be written there: {above} is a file; name another by --qrels")
+
     def refuse_foreign(self, own: Iterable[Manifest | None]) -> None:
         """Refuse a file that no run of these manifests wrote: it may be what people graded by hand.
 

@@ -16,6 +16,7 @@ from pairgrade.delimited import tab_separated
 from pairgrade.disk import refused, table_bytes
 from pairgrade.errors import InputError, StorageError
 from pairgrade.lines import Row, shown, text_lines
+from pairgrade.qrels import BEIR_HEADER
 from pairgrade.records import Rejection
 
 Judged = tuple[int, tuple[str, str, object]]  # line; query id, document id, grade or None
@@ -27,10 +28,11 @@ _CACHE_KIB = 16 * 1024  # SQLite's, the only memory that the texts take
 
 
 def judged_lines(path: str, kind: str | None, max_bytes: int) -> Iterator[Judged | Rejection]:
-    """Read a qrels or run file; without a kind the first line's number of columns decides.
+    """Read a qrels or run file; without a kind the first line's number of columns decides. Qrels may be BEIR's.
 
     InputError where it fits neither.
     """
+    first, width = True, 4  # of qrels
     for item in text_lines(path, max_bytes):
         if isinstance(item, Rejection):
             yield item
@@ -39,16 +41,24 @@ def judged_lines(path: str, kind: str | None, max_bytes: int) -> Iterator[Judged
         columns = text.split()
         if not columns:
             continue
+        is_header = first and kind != "run" and tuple(columns) == BEIR_HEADER
+        first = False
+        if is_header:
+            kind, width = "qrels", 3
+            continue
         if kind is None:
             kind = _KINDS.get(len(columns))
             if kind is None:
                 allowed = " or ".join(f"{width} ({kind}: {_COLUMNS[kind]})" for width, kind in _KINDS.items())
                 hint = "if this line alone is damaged, give the format"
                 raise InputError(f"{path}: line {line} has {len(columns)} columns, not {allowed}; {hint}")
-        if _KINDS.get(len(columns)) != kind:
-            yield Rejection(path, line, f"{len(columns)} columns; a {kind} line has: {_COLUMNS[kind]}")
+        if len(columns) != (width if kind == "qrels" else 6):
+            wanted = " ".join(BEIR_HEADER) if width == 3 else _COLUMNS[kind]
+            yield Rejection(path, line, f"{len(columns)} columns; a {kind} line has: {wanted}")
+        elif kind == "qrels":
+            yield line, (columns[0], columns[-2], columns[-1])
         else:
-            yield line, (columns[0], columns[2], columns[3] if kind == "qrels" else None)
+            yield line, (columns[0], columns[2], None)
 
 
 def plain_tsv(path: str, widths: tuple[int, ...], max_bytes: int) -> Iterator[Row | Rejection]:

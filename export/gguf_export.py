@@ -111,7 +111,7 @@ def export_gguf(folder: Path, out: Path, options: GgufOptions, progress: Progres
         if origin.trained:
             origin.trained.write(work)
         write_card(work, origin, report)
-        write_manifest(work, origin, report, options.check, options.calibration)
+        write_manifest(work, origin, report, options.check, options.calibration if importance else None)
     return report
 
 
@@ -138,6 +138,9 @@ def _reference(
         options = replace(options, check=replace(options.check, strings=strings))
         measured = measure(str(folder), backend, options.check, progress)
         if options.calibration is None or not any(quant.uses_importance for quant in options.quants):
+            if options.calibration is not None:
+                named = ", ".join(quant.name for quant in options.quants)
+                _log.warning("none of %s weighs by an importance matrix: the calibration pairs do nothing", named)
             return measured, options, None
         progress.phase("importance")
         return measured, options, importance_matrix(backend, options.calibration, progress)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from helpers import make_pairs, run_command, write_jsonl
-from pairgrade import ModelError
+from pairgrade import ModelError, Rubric
 from pairgrade.cli.verify import command
+from pairgrade.trained_prompt import write_rubric
 from tiny_gguf import SOUND, strings
 
 pytest.importorskip("torch")
 pytest.importorskip("gguf")
 
 from pairgrade.export.gguf_writer import write_gguf
+from pairgrade.export.measure import Task
 from pairgrade.export.quantize import QUANTS, quantize
 
 
@@ -62,3 +67,32 @@ def test_one_that_does_not(tiny_folder: Callable[[str], Path], tmp_path: Path, p
         run_command(command, *lax, "--max-logit", 1e-3, "--max-logit-distance", 1e-3, "--json").output
     )
     assert [problem.split()[0] for problem in stricter["problems"]] == ["a", "relative"]
+
+
+def test_the_prompt_is_that_of_the_model_that_tells_one(
+    tiny_folder: Callable[[str], Path], tmp_path: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    from pairgrade.export import verify
+
+    tuned = []
+    for title in ("first", "second"):
+        rubric = replace(Rubric.load("trec"), name=title, query_header=f"{title} query: ")
+        folder = Path(shutil.copytree(tiny_folder("qwen3"), tmp_path / title))
+        identity = {"rubric": rubric.digest, "chat_format": "chatml", "option.context": "512"}
+        (folder / "manifest.json").write_text(json.dumps({"kind": "merged", "identity": identity}))
+        write_rubric(rubric, folder)
+        tuned.append(folder)
+    seen: list[tuple[str, int | None]] = []
+    compare = verify.verify
+
+    def spied(a: str, b: str, task: Task, *others: Any, **named: Any) -> Any:
+        seen.append((task.rubric.name, named["context"]))
+        return compare(a, b, task, *others, **named)
+
+    monkeypatch.setattr(verify, "verify", spied)
+    for a, b in ((tiny_folder("qwen3"), tuned[0]), (tuned[0], tiny_folder("qwen3")), tuned):
+        assert run_command(command, a, b, "--pairs", pairs, "--sample", 4, "--threads", 1).exit_code == 0
+    assert seen == [("first", 512)] * 3
+    (warned,) = (r.getMessage() for r in caplog.records if "different prompts" in r.getMessage())
+    assert warned.endswith("were trained with different prompts; both are compared by that of the first")

@@ -113,3 +113,7 @@ def test_a_folder_that_was_made_without_the_scaling_is_not_taken_again(
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match="a setting of the model is lost on the way"):
         dequantize(tmp_path / "model.gguf", folder)
+    for damaged in ("{", "[1]", "[" * 5000):
+        (folder / "dequantized.json").write_text(damaged)
+        with pytest.raises(ModelError, match="exists and was not made from"):
+            dequantize(tmp_path / "model.gguf", folder)

@@ -257,7 +257,7 @@ def test_queries_of_one_text_or_without_one_are_parted_as_the_training_does(tmp_
     del queries[9]
     (own / "queries.jsonl").write_text("".join(json.dumps(query) + "\n" for query in queries))
     source = Source(str(own / "qrels.txt"), str(own / "queries.jsonl"), str(own / "docs.jsonl"))
-    rows, rejected = _rows(source, Blend((0, 1, 2, 3), {}))
+    rows, rejected, _ = _rows(source, Blend((0, 1, 2, 3), {}))
     assert rejected == DOCUMENTS
     sample = TrainOptions()
     by_place = {row.place: row.query_id for row in rows}

@@ -55,7 +55,7 @@ def test_foreign_files(tmp_path: Path) -> None:
     ("line", "reason"),
     [
         (b"q1 0 d1", r"'q1 0 d1' has 3 of the 4 fields of qrels: query_id 0 doc_id grade"),
-        (b"q1 Q0 d1 1 0.5 run", "has 6 of the 4 fields"),
+        (b"q1 Q0 d1 1 0.5 run", "has 6 fields, not the 4 fields of qrels"),
         (b"q1 0 d1 1.5", "the grade is '1.5'; it must be an integer"),
         (b"q1 0 d1 1_0", "the grade is '1_0'"),
         (b"q1 0 d\xff 1", "not valid UTF-8"),
@@ -68,6 +68,15 @@ def test_a_line_that_is_no_qrel_is_named(tmp_path: Path, line: bytes, reason: st
     assert next(rows) == Qrel("q1", "d0", 1)
     with pytest.raises(InputError, match=rf"a\.qrels:2: .*{reason}"):
         next(rows)
+
+
+def test_qrels_of_beir(tmp_path: Path) -> None:
+    path = tmp_path / "test.tsv"
+    path.write_text("query-id\tcorpus-id\tscore\nq1\td1\t2\n\nq2\td2\t0\n")
+    assert list(read_qrels(path)) == [Qrel("q1", "d1", 2), Qrel("q2", "d2", 0)]
+    path.write_text("query-id\tcorpus-id\tscore\nq1 0 d1 2\n")
+    with pytest.raises(InputError, match="has 4 fields, not the 3 fields of qrels: query-id corpus-id score"):
+        list(read_qrels(path))
 
 
 def test_a_file_that_is_missing_or_no_gzip(tmp_path: Path) -> None:

@@ -250,6 +250,23 @@ def test_the_command_tells_documents_without_text(folder: Path, texts: tuple[str
     assert "ranked again in fp32" in done.stdout
 
 
+def test_misuse_is_told(folder: Path) -> None:
+    with Reranker.open(folder) as reranker:
+        assert len(reranker.rank("salt", ["bread", "sea"], top_k=0)) == 0
+        for misuse in (
+            lambda: reranker.score("salt", "bread"),
+            lambda: reranker.rank("salt", "bread"),
+            lambda: reranker.predict(["ab", "cd"]),
+        ):
+            with pytest.raises(InputError, match=r"is one text, '.*'; give a list of texts"):
+                misuse()
+        with pytest.raises(InputError, match="top_k is -1; it must be at least 0"):
+            reranker.rank("salt", ["bread"], top_k=-1)
+    for documents in ([], ["bread"]):
+        with pytest.raises(InputError, match="the re-ranker is closed"):
+            reranker.score("salt", documents)
+
+
 def test_what_the_runtime_cannot_run_is_told(folder: Path, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     helper, kind = onnx.helper, onnx.TensorProto

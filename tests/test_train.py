@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 import tiny_models
-from helpers import write_jsonl
+from helpers import run_command, write_jsonl
 from pairgrade import InputError, MissingExtraError, ModelError, Pair, ResumeError, Rubric, StorageError, spool
 from pairgrade.agreement import agreement
 from pairgrade.judgments import open_writer
@@ -33,7 +34,7 @@ pytest.importorskip("peft")
 
 from pairgrade.cli.train_progress import TerminalTrainProgress  # noqa: E402
 from pairgrade.train import checkpoint, run  # noqa: E402
-from pairgrade.train.base_model import add_lora, load_model  # noqa: E402
+from pairgrade.train.base_model import add_lora, folder_digest, load_model  # noqa: E402
 from pairgrade.train.checkpoint import Checkpoints, State  # noqa: E402
 from pairgrade.train.examples import Blend, Example, examples, micro_batches  # noqa: E402
 from pairgrade.train.fitting import TrainProgress, rate_at, total_steps  # noqa: E402
@@ -175,7 +176,7 @@ def test_queries_are_told_apart_by_their_text(tmp_path: Path) -> None:
     pairs = graded_pairs(6)
     pairs += [replace(pair, query_id=f"{pair.query_id}-again") for pair in pairs]
     pairs += [replace(pair, query_id="q0", doc_id="other", query="another text") for pair in pairs[:1]]
-    found, _ = run._rows(Source(str(write_jsonl(tmp_path / "graded.jsonl", pairs))), Blend(RUBRIC.values, {}))
+    found, _, _ = run._rows(Source(str(write_jsonl(tmp_path / "graded.jsonl", pairs))), Blend(RUBRIC.values, {}))
     assert {row.query_id: row.text_id for row in found} == {
         pair.query_id: pair.query_id.removesuffix("-again") for pair in pairs
     }
@@ -269,11 +270,11 @@ def test_another_job_does_not_touch_an_unfinished_one(
 
 def test_soft_targets_are_blended_with_human_grades(tmp_path: Path) -> None:
     pair = graded_pairs()[1]
-    blend = Blend(RUBRIC.values, {("q0", "d1"): (0.1, 0.2, 0.3, 0.4)}, weight=0.5)
+    blend = Blend(RUBRIC.values, {("q0", "d1"): (0.1, 0.2, 0.3, 0.4)}, {("q0", "d1"): 2}, weight=0.5)
     assert blend.target(pair) == pytest.approx((0.05, 0.6, 0.15, 0.2))
     bare = Pair("q0", "d1", "q", "d")
     assert blend.target(bare) == (0.1, 0.2, 0.3, 0.4)
-    assert blend.grade(bare) == 3
+    assert blend.grade(bare) == 2  # which a calibration chose
     assert blend.target(Pair("q9", "d1", "q", "d")) is None
 
 
@@ -517,11 +518,89 @@ def test_with_dropout_another_size_of_micro_batches_is_another_run(
     job = TrainJob(source, str(tiny_folder("llama")), tmp_path / "a", RUBRIC)
     dropping = replace(SMALL, dropout=0.3)
     with monkeypatch.context() as patch:
-        patch.setattr(_Fit, "_look", lambda *_: (_ for _ in ()).throw(StopRequested(2)))
+        stopped_at_the_second_look(patch)
         with pytest.raises(StopRequested):
             train(job, dropping)
     with pytest.raises(ResumeError, match="micro_batch_tokens"):
         train(job, replace(dropping, micro_batch_tokens=100))
+
+
+def stopped_at_the_second_look(patch: pytest.MonkeyPatch) -> None:
+    looks, look = itertools.count(), _Fit._look
+
+    def stopped(self: _Fit, step: int) -> Evaluation:
+        if next(looks):
+            raise StopRequested(2)
+        return look(self, step)
+
+    patch.setattr(_Fit, "_look", stopped)
+
+
+def test_a_run_without_a_step_is_in_nobodys_way(
+    source: Source, tmp_path: Path, tiny_folder: Callable[[str], Path]
+) -> None:
+    job = TrainJob(source, str(tiny_folder("llama")), tmp_path / "a", RUBRIC)
+    with pytest.raises(InputError, match="9 layers are to be adapted; the model has 2"):
+        train(job, replace(SMALL, layers=9))
+    assert train(job, SMALL).steps > 0
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_the_bases_own_dropout_is_off(family: str, tmp_path: Path, tiny_folder: Callable[[str], Path]) -> None:
+    dropping = Path(shutil.copytree(tiny_folder(family), tmp_path / "dropping"))
+    config = json.loads((dropping / "config.json").read_text())
+    (dropping / "config.json").write_text(json.dumps(config | {"attention_dropout": 0.5}))
+    options = TrainOptions(batch=16, rank=4, seed=1, micro_batch_tokens=256)
+    found, plain = gradient(dropping, options), gradient(tiny_folder(family), options)
+    assert float((found - plain).norm() / plain.norm()) < 1e-6
+    fit, _ = fitted(dropping, replace(options, dropout=0.25))  # LoRA's own is not
+    shares = {m.p for m in fit._model.model.modules() if isinstance(m, torch.nn.Dropout)}
+    assert shares == {0.25}
+
+
+def test_a_base_whose_tokenizer_opens_otherwise_is_another(tmp_path: Path, tiny_folder: Callable[[str], Path]) -> None:
+    folder = Path(shutil.copytree(tiny_folder("llama"), tmp_path / "base"))
+    found = set()
+    for opening in (True, False):
+        (folder / "tokenizer_config.json").write_text(json.dumps({"add_bos_token": opening}))
+        found.add(folder_digest(folder))
+    assert len(found) == 2
+
+
+def test_the_folder_one_stands_in_can_be_replaced(
+    source: Source, tmp_path: Path, tiny_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = train(TrainJob(source, str(tiny_folder("llama")), tmp_path / "a", RUBRIC), SMALL).adapter
+    monkeypatch.chdir(out)
+    with pytest.raises(ResumeError, match="exists already"):
+        train(TrainJob(source, str(tiny_folder("llama")), Path(), RUBRIC), SMALL)
+
+
+def test_why_rows_are_no_pairs_is_told(tmp_path: Path, tiny_folder: Callable[[str], Path]) -> None:
+    rows = [json.loads(json.dumps(asdict(pair))) for pair in graded_pairs()]
+    bad = [row | {"query_id": f"{row['query_id']} x"} for row in rows]
+    path = tmp_path / "p.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in bad))
+    told = (
+        r"none of its \d+ rows is a pair with a grade.*; the first that is no pair: .*p.jsonl, line 1: query_id 'q0 x'"
+    )
+    with pytest.raises(InputError, match=told):
+        train(TrainJob(Source(str(path)), str(tiny_folder("llama")), tmp_path / "a", RUBRIC), SMALL)
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*bad[:2], *rows[2:]]))
+    trained = train(TrainJob(Source(str(path)), str(tiny_folder("llama")), tmp_path / "a", RUBRIC), SMALL)
+    assert trained.rejected == 2
+    assert trained.rejection == f"{path}, line 1: query_id 'q0 x' " + (trained.rejection or "").partition("'q0 x' ")[2]
+
+
+def test_a_grade_that_is_never_trained_is_told(tmp_path: Path, tiny_folder: Callable[[str], Path]) -> None:
+    from pairgrade.cli.train import command
+
+    pairs = [replace(pair, grade=3 if (pair.grade or 0) > 1 else 0) for pair in graded_pairs()]
+    done = run_command(
+        command, write_jsonl(tmp_path / "p.jsonl", pairs), "--base", tiny_folder("llama"), "--out", tmp_path / "a",
+        "--train-pairs", 16, "--validation-pairs", 8, "--epochs", 1, "--context", 400, "--threads", 1, "--quiet",
+    )  # fmt: skip
+    assert "No pair to train on has grade 1, 2: the input has none" in done.output
 
 
 def test_a_query_that_does_not_fit_is_told_with_its_pair(tmp_path: Path, tiny_folder: Callable[[str], Path]) -> None:

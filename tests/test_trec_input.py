@@ -103,7 +103,21 @@ def test_judged_lines_are_checked_one_by_one(tmp_path: Path) -> None:
     assert list(numbered_pairs(source)) == rows
 
 
-@pytest.mark.parametrize("line", ["query-id\tcorpus-id\tscore", "1 0 a 3 x", "{}"])
+def test_qrels_of_beir_are_qrels(tmp_path: Path) -> None:
+    beir = "query-id\tcorpus-id\tscore\n1\ta\t3\n1\tb\t0\n1 0 a 3\n"
+    expected = list(numbered_pairs(trec(tmp_path, "\n1 0 a 3\n1 0 b 0\n")))
+    for form in (None, "qrels"):
+        *rows, bad = numbered_pairs(trec(tmp_path, beir, format=form))
+        assert rows == expected
+        assert isinstance(bad[1], Rejection)
+        assert bad[1].reason == "4 columns; a qrels line has: query-id corpus-id score"
+    assert list(read_pairs(trec(tmp_path, "1 0 a 3\n" + beir)))[1:] == [
+        Rejection(str(tmp_path / "qrels.txt"), line, "3 columns; a qrels line has: query 0 document grade")
+        for line in (2, 3, 4)
+    ] + [PAIRS[0]]
+
+
+@pytest.mark.parametrize("line", ["query-id\tcorpus-id\trank", "1 0 a 3 x", "{}"])
 def test_a_file_that_is_neither_qrels_nor_run_is_refused(tmp_path: Path, line: str) -> None:
     match = r"line 2 has \d columns, not 4 \(qrels: query 0 document grade\) or 6 \(run: query Q0 .*give the format"
     with pytest.raises(InputError, match=match):

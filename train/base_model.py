@@ -47,7 +47,9 @@ def resolve_folder(reference: str, dequantized: Path) -> Path:
 def folder_digest(folder: Path) -> str:
     """Return one sha256 of a model folder's config, tokenizer and weights."""
     state = hashlib.sha256()
-    for path in sorted([*folder.glob("*.safetensors"), folder / "tokenizer.json", folder / "config.json"]):
+    named = [folder / name for name in ("tokenizer.json", "config.json")]
+    beside = [path for path in (folder / "tokenizer_config.json",) if path.is_file()]  # it may ask for an opening token
+    for path in sorted([*folder.glob("*.safetensors"), *named, *beside]):
         state.update(f"{path.name} {remembered_sha256(path)}\n".encode())
     return state.hexdigest()
 
@@ -55,8 +57,8 @@ def folder_digest(folder: Path) -> str:
 def load_model(folder: Path, options: TrainOptions) -> Any:
     """Load a causal model without any code of the folder.
 
-    Its weights are kept in float32; on a CUDA GPU in bfloat16, or with ``qlora`` in 4 bits. Switches cuDNN's attention
-    off for the whole process.
+    Its weights are kept in float32; on a CUDA GPU in bfloat16, or with ``qlora`` in 4 bits. Its own dropout is
+    switched off: ``options.dropout`` is LoRA's. Switches cuDNN's attention off for the whole process.
     """
     torch, transformers = _libraries()
     settings: dict[str, Any] = {}
@@ -69,10 +71,24 @@ def load_model(folder: Path, options: TrainOptions) -> Any:
     if options.threads:
         torch.set_num_threads(options.threads)
     model = load_causal(folder, **settings)
+    _switch_dropout_off(model)
     require_shared_prefix(model, folder)
     require_known_head(model, folder)
     _check_positions(model, folder, options.context)
     return model
+
+
+def _switch_dropout_off(model: Any) -> None:
+    """Set every share of dropout that a model's own configuration asks for to 0, wherever its family keeps it."""
+    import torch
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        for owner in (module, getattr(module, "config", None)):
+            for name, value in list(vars(owner).items()) if owner is not None else ():
+                if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
+                    setattr(owner, name, 0.0)
 
 
 def _check_positions(model: Any, folder: Path, context: int) -> None:

@@ -49,8 +49,7 @@ def dequantize(gguf: Path, folder: Path) -> Path:
     """
     digest = file_sha256(gguf)
     if folder.exists():
-        mark = folder / _MARK
-        known = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else {}
+        known = _mark_of(folder)
         if known.get("sha256") == digest:
             if not known.get("compared"):  # made before logits were
                 _check_logits(gguf, folder)
@@ -68,11 +67,17 @@ def dequantize(gguf: Path, folder: Path) -> Path:
 
 def quant_before(folder: Path) -> str | None:
     """Return what a dequantized folder was quantized as; None where it was not, or that is not known."""
+    quant = _mark_of(folder).get("quant")
+    return quant if isinstance(quant, str) and quant in QUANTS else None
+
+
+def _mark_of(folder: Path) -> dict[str, Any]:
+    """Return what a folder says that it was dequantized from; nothing where it does not say, or is damaged."""
     try:
-        quant = json.loads((folder / _MARK).read_text(encoding="utf-8"))["quant"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return quant if quant in QUANTS else None
+        table = json.loads((folder / _MARK).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return table if isinstance(table, dict) else {}
 
 
 def write_tokenizer(gguf: Path, folder: Path) -> None:

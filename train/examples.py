@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ class Example:
     doc_id: str
     prompt: Prompt
     target: tuple[float, ...]  # probability of each grade, ascending; sums to 1
-    grade: int  # the human grade, or the most probable one of a soft target
+    grade: int  # the human grade, or that of the judgment that is the soft target
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,7 @@ class Blend:
 
     grades: tuple[int, ...]
     soft: Targets
+    soft_grades: dict[tuple[str, str], int] = field(default_factory=dict)  # of the same judgments
     weight: float = 1.0
 
     def target(self, pair: Pair) -> tuple[float, ...] | None:
@@ -50,11 +51,8 @@ class Blend:
         return tuple(self.weight * s + (1 - self.weight) * h for s, h in zip(soft, hard, strict=True))
 
     def grade(self, pair: Pair) -> int | None:
-        """Return the grade by which the pair is balanced: the human one, or the most probable."""
-        if pair.grade is not None:
-            return pair.grade
-        soft = self.soft.get((pair.query_id, pair.doc_id))
-        return None if soft is None else self.grades[int(np.argmax(soft))]
+        """Return the grade by which the pair is balanced: the human one, or that of its judgment."""
+        return pair.grade if pair.grade is not None else self.soft_grades.get((pair.query_id, pair.doc_id))
 
 
 def examples(pairs: Iterable[Pair], blend: Blend, builder: PromptBuilder) -> Iterator[Example]:

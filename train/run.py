@@ -6,6 +6,7 @@ at all.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -59,6 +60,7 @@ class Trained:
     base: Path
     split: Split
     rejected: int  # rows of the input that are no usable pairs, or have no grade
+    rejection: str | None  # the first that is no usable pair, with its line and the reason
     softened: int  # usable pairs that have a soft target
     steps: int
     losses: list[float]
@@ -92,8 +94,8 @@ def _train(job: TrainJob, options: TrainOptions, folder: Path, progress: TrainPr
     if job.finish and not checkpoints.has_best():
         raise checkpoints.nothing_to_finish_with()
     progress.phase("reading")
-    blend = Blend(job.rubric.values, _soft_targets(job.soft, job.rubric), options.soft_weight)
-    found, rejected = _rows(job.source, blend)
+    blend = Blend(job.rubric.values, *_soft_targets(job.soft, job.rubric), options.soft_weight)
+    found, rejected, rejection = _rows(job.source, blend)
     softened = sum((row.query_id, row.doc_id) in blend.soft for row in found)
     if job.soft is not None and not softened:
         raise InputError(
@@ -102,7 +104,7 @@ def _train(job: TrainJob, options: TrainOptions, folder: Path, progress: TrainPr
     chosen = split(found, options.train_pairs, options.validation_pairs, options.seed)
     pairs = _pairs(job.source, {*chosen.train, *chosen.validation})
     progress.phase("loading")
-    base = resolve_folder(job.base, job.out.with_name(f"{job.out.name}.base"))
+    base = resolve_folder(job.base, _beside(job.out, ".base"))
     builder = builder_of(base, job.rubric, options)
     identity = _identity(job, options, base, builder)
     claim(folder, identity, job.overwrite and not job.finish)  # which needs what lies there
@@ -123,7 +125,7 @@ def _train(job: TrainJob, options: TrainOptions, folder: Path, progress: TrainPr
     held = [row for row in found if row.place in places]
     held_out = [(row.query_id, row.doc_id, row.grade) for row in held if row.by_people]
     trained = Trained(
-        job.out, base, chosen, rejected, softened, state.step, state.losses, state.evaluations, state.best,
+        job.out, base, chosen, rejected, rejection, softened, state.step, state.losses, state.evaluations, state.best,
         state.stopped_early, state.seconds, list(dict.fromkeys(row.query_id for row in held)), held_out,
         is_better(state.best, state.evaluations[0], options.select_by),
     )  # fmt: skip
@@ -131,10 +133,15 @@ def _train(job: TrainJob, options: TrainOptions, folder: Path, progress: TrainPr
     return trained
 
 
-def _rows(source: Source, blend: Blend) -> tuple[list[Row], int]:
-    """Return the place, query and grade of each usable pair, and how many rows are none."""
+def _beside(out: Path, suffix: str) -> Path:
+    out = Path(os.path.abspath(out))
+    return out.with_name(f"{out.name}{suffix}")
+
+
+def _rows(source: Source, blend: Blend) -> tuple[list[Row], int, str | None]:
+    """Return the place, query and grade of each usable pair, how many rows are none, and why the first is no pair."""
     rows: list[Row] = []
-    rejected = 0
+    rejected, rejection = 0, None
     lines: dict[tuple[str, str], list[int]] = {}
     texts = SameTexts()
     for place, line, pair in _numbered(source):
@@ -143,6 +150,8 @@ def _rows(source: Source, blend: Blend) -> tuple[list[Row], int]:
         grade = None if isinstance(pair, Rejection) else blend.grade(pair)
         if isinstance(pair, Rejection) or grade is None:
             rejected += 1
+            if isinstance(pair, Rejection) and rejection is None:
+                rejection = f"{pair.source}, line {pair.line}: {pair.reason}"
         else:
             blend.target(pair)  # a grade that the rubric lacks is told here
             first = texts.first_id(pair.query_id, pair.query)
@@ -151,11 +160,12 @@ def _rows(source: Source, blend: Blend) -> tuple[list[Row], int]:
     if repeated:
         raise repeated_pairs(source.pairs, repeated, len(repeated), "Make the ids distinct")
     if not rows:
+        reason = f"; the first that is no pair: {rejection}" if rejection else ""
         raise InputError(
             f"{source.pairs}: none of its {rejected} rows is a pair with a grade; training needs a grade column "
-            "(--grade-column), a qrels file, or --soft with the judgments of another annotator"
+            f"(--grade-column), a qrels file, or --soft with the judgments of another annotator{reason}"
         )
-    return rows, rejected
+    return rows, rejected, rejection
 
 
 def _pairs(source: Source, places: set[int]) -> dict[int, Pair]:
@@ -169,12 +179,14 @@ def _numbered(source: Source) -> Iterator[tuple[int, int, Pair | Rejection]]:
             yield place, line, pair
 
 
-def _soft_targets(path: Path | None, rubric: Rubric) -> Targets:
+def _soft_targets(path: Path | None, rubric: Rubric) -> tuple[Targets, dict[tuple[str, str], int]]:
+    """Return probabilities and grade of each judged pair."""
     if path is None:
-        return {}
+        return {}, {}
     file = read_judgments(path)
     file.require(rubric.values)
-    return {(j.query_id, j.doc_id): j.probabilities for j in file}
+    judged = {(j.query_id, j.doc_id): (j.probabilities, j.grade) for j in file}
+    return {ids: p for ids, (p, _) in judged.items()}, {ids: grade for ids, (_, grade) in judged.items()}
 
 
 def _identity(job: TrainJob, options: TrainOptions, base: Path, builder: PromptBuilder) -> Identity:

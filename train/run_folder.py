@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ def at_work(out: Path, progress: TrainProgress, stop: PoliteStop) -> Iterator[tu
     The folder is removed when the block is done, and where it failed before the run began. LockedError where another
     process works on OUT.
     """
+    out = Path(os.path.abspath(out))  # which has a name where "." has none
     folder = RunFolder(out.with_name(f"{out.name}.run"))
     with exclusive(folder.lock), stop.listening():
         try:
@@ -47,11 +49,11 @@ def refuse_existing(out: Path, overwrite: bool, read: Callable[[Path], object]) 
 
 
 def claim(folder: Path, identity: Identity, overwrite: bool) -> None:
-    """Make the run's folder this job's own, or see that it is."""
+    """Make the run's folder this job's own, or see that it is; a run that never made a step is in nobody's way."""
     manifest = RunFolder(folder).manifest
     running = Manifest.load(manifest)
     if running is None or running.identity != identity:
-        if running is not None and not overwrite:
+        if running is not None and not overwrite and (folder / _CHECKPOINT[0]).exists():
             how = "; ".join(differences(running.identity, identity))
             raise ResumeError(
                 f"{folder} holds an unfinished run of another job: {how}. Name another output, or replace it with "

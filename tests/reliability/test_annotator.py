@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import tempfile
+import threading
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -13,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helpers import make_pairs
-from pairgrade import Annotator, AnnotatorOptions, InputError, LlamaOptions, Pair, PlanOptions, Rubric
-from pairgrade.annotator import windows
+from pairgrade import Annotator, AnnotatorOptions, InputError, Judgment, LlamaOptions, Pair, PlanOptions, Rubric
+from pairgrade.annotator import Unfit, windows
 from pairgrade.backend import Scores
 from pairgrade.fake import FakeBackend
 from pairgrade.judgments import open_writer, read_judgments
@@ -88,6 +92,101 @@ def test_a_closed_annotator_grades_nothing(smollm2_path: Path) -> None:
         for judgments in (late, begun, within, annotator.label(pairs)):
             with pytest.raises(InputError, match="the annotator is closed"):
                 next(judgments)
+
+
+def test_a_thread_that_waited_for_its_turn_finds_it_closed() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(Freed):
+        def score(self, prefix: Sequence[Ids], suffixes: Sequence[Ids], labels: Ids) -> Scores:
+            begun.set()
+            go_on.wait(20)
+            return super().score(prefix, suffixes, labels)
+
+    annotator = Annotator(Slow(), TREC)
+    said: list[object] = []
+
+    def grade() -> None:
+        try:
+            said.append(len(list(annotator.label(make_pairs(1, 2)))))
+        except (InputError, AssertionError) as error:
+            said.append(error)
+
+    threads = [threading.Thread(target=act) for act in (grade, annotator.close, grade)]
+    threads[0].start()
+    assert begun.wait(20)
+    for thread in threads[1:]:  # both wait for the first
+        thread.start()
+        time.sleep(0.1)
+    go_on.set()
+    for thread in threads:
+        thread.join(20)
+    assert said[0] == 2
+    assert isinstance(said[1], InputError)
+
+
+def test_threads_that_share_one_take_turns(smollm2_path: Path) -> None:
+    pairs = [make_pairs(2, 3), [replace(pair, document=pair.document + " more") for pair in make_pairs(2, 3)]]
+    options = AnnotatorOptions(plan=PlanOptions(batch_tokens=64))
+    for isolate in (False, True):
+        llama = LlamaOptions(context=512, threads=1)
+        with Annotator.open(smollm2_path, TREC, options=options, llama=llama, isolate=isolate) as annotator:
+            alone = [list(annotator.label(own)) for own in pairs]
+            with ThreadPoolExecutor(2) as pool:
+                for _ in range(2):
+                    assert list(pool.map(lambda own: list(annotator.label(own)), pairs)) == alone
+
+    class Careful(FakeBackend):
+        inside = 0
+
+        def score(self, prefix: Sequence[Ids], suffixes: Sequence[Ids], labels: Ids) -> Scores:
+            self.inside += 1
+            assert self.inside == 1
+            time.sleep(0.01)
+            self.inside -= 1
+            return super().score(prefix, suffixes, labels)
+
+    annotator = Annotator(Careful(), TREC, options)
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(lambda own: len(list(annotator.label(own))), pairs * 4))) == 8
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes are forked there")
+def test_a_forked_process_does_not_use_the_model_of_another() -> None:
+    pairs = make_pairs(1, 3)
+    with Annotator.open("fake:", isolate=True) as annotator:
+        expected = list(annotator.label(pairs))
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                list(annotator.label(pairs))
+            except InputError as error:
+                code = 0 if "was opened in another process" in str(error) else 2
+            try:
+                annotator._backend._worker.busy = True  # type: ignore[attr-defined]  # as in the middle of an answer
+                annotator.close()  # the parent's worker goes on
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        worker = annotator._backend.pid  # type: ignore[attr-defined]
+        assert list(annotator.label(pairs)) == expected
+        assert annotator._backend.pid == worker  # type: ignore[attr-defined]
+
+
+def test_a_text_that_is_none_costs_its_pair() -> None:
+    pairs = make_pairs(1, 3)
+    pairs[1] = replace(pairs[1], title=None)  # type: ignore[arg-type]
+    pairs[2] = replace(pairs[2], document=math.nan)  # type: ignore[arg-type]
+    annotator = Annotator(FakeBackend(), TREC)
+    first, *others = annotator.in_order(pairs)
+    assert isinstance(first, Judgment)
+    assert [one.reason for one in others if isinstance(one, Unfit)] == [
+        "its title is NoneType; it must be a str",
+        "its document is float; it must be a str",
+    ]
+    with pytest.raises(InputError, match=r"pair \(q0, .*\): its title is NoneType; it must be a str"):
+        list(annotator.label(pairs))
 
 
 def test_a_cut_is_marked_and_counted() -> None:

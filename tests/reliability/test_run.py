@@ -35,6 +35,7 @@ from pairgrade import (
 )
 from pairgrade.calibration import Calibration, Cuts
 from pairgrade.fake import FakeBackend
+from pairgrade.heartbeat import read_beat
 from pairgrade.job import LabelJob
 from pairgrade.judgments import read_judgments
 from pairgrade.manifest import Manifest
@@ -145,6 +146,30 @@ def test_a_finished_run_writes_nothing(job: LabelJob, monkeypatch: pytest.Monkey
     assert label(job, Fakes()).already_finished
     assert label(replace(job, qrels=None), Fakes()).already_finished
     assert _state(job.out.parent.iterdir()) == before
+
+
+def test_a_place_where_no_qrels_can_be_is_told_before_the_work(job: LabelJob, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"no qrels can be written there: .*file is a file; name another by --qrels"):
+        label(replace(job, qrels=tmp_path / "file" / "q"), lambda: pytest.fail("the model is opened"))
+    assert not job.folder.exists()
+
+
+def test_qrels_that_cannot_be_written_are_no_killed_run(
+    job: LabelJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = replace(job, qrels=tmp_path / "later" / "q")
+    with monkeypatch.context() as patch:
+        patch.setattr(run_qrels.RunQrels, "check_place", lambda self: None)
+        (tmp_path / "later").touch()
+        with pytest.raises(StorageError):
+            label(job, Fakes())
+    beat = read_beat(job.folder / "heartbeat.json")
+    assert beat is not None
+    assert beat.phase == "failed"
+    (tmp_path / "later").unlink()
+    assert label(job, Fakes()).tally.labelled > 0
+    assert (tmp_path / "later" / "q").is_file()
 
 
 def test_a_finished_run_writes_the_qrels_that_are_not_there(job: LabelJob, tmp_path: Path) -> None:
