@@ -40,7 +40,7 @@ _NAMES = {
     required=True,
     metavar="HUMAN",
     type=click.Path(path_type=Path),
-    help="The human grades, a TREC qrels file (.gz as well).",
+    help="The human grades, qrels of TREC or BEIR (.gz as well).",
 )
 @click.option(
     "--threshold",

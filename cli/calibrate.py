@@ -28,7 +28,7 @@ _NAMES = dict(zip(FIGURES, ("accuracy", "Cohen's kappa", "  quadratic weights", 
 @click.command("calibrate")
 @click.argument("judgments", metavar="JUDGMENTS", type=click.Path(path_type=Path))
 @click.option("--qrels", required=True, metavar="DEV", type=click.Path(path_type=Path),
-              help="Human grades of some of the pairs, a TREC qrels file (.gz as well).")  # fmt: skip
+              help="Human grades of some of the pairs, qrels of TREC or BEIR (.gz as well).")  # fmt: skip
 @click.option("--out", "-o", required=True, metavar="FILE", type=click.Path(path_type=Path),
               help="The calibration, a JSON file for `pairgrade label --calibration`.")  # fmt: skip
 @click.option("--method", type=click.Choice(list(METHODS)), default="cuts", show_default=True, metavar="METHOD",

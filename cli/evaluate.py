@@ -28,7 +28,7 @@ _WIDE = 8  # measures that still fit beside each other, per query
 @click.command("evaluate")
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--qrels", required=True, metavar="HUMAN", type=click.Path(path_type=Path),
-              help="The human grades, a TREC qrels file (.gz as well).")  # fmt: skip
+              help="The human grades, qrels of TREC or BEIR (.gz as well).")  # fmt: skip
 @click.option("--measures", metavar="LIST",
               help="Measures as ir-measures writes them, parted by commas or blanks.  [default: nDCG@10, and with "
               "--threshold RR@10, AP, R@100; Judged@10]")  # fmt: skip

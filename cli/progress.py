@@ -13,6 +13,7 @@ from pairgrade.cli.consoles import progress_console
 from pairgrade.run import Progress
 
 B = TypeVar("B", bound="WorkBar")
+_WIDE = 110  # columns of a terminal in which all has room
 
 
 class WorkBar:
@@ -20,12 +21,13 @@ class WorkBar:
 
     def __init__(self, quiet: bool = False) -> None:
         console = progress_console()
+        is_wide = console.width >= _WIDE
         self._bar = Bar(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=24 if is_wide else 8),
             MofNCompleteColumn(),
             TextColumn("{task.fields[told]}"),
-            TimeElapsedColumn(),
+            *([TimeElapsedColumn()] if is_wide else []),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=console,
@@ -62,5 +64,5 @@ class TerminalProgress(WorkBar, Progress):
         tokens = counters.computed + counters.reused
         rate = f"{task.speed:.1f} pairs/s, " if task.speed else ""
         if tokens:
-            rate += f"{counters.reused / tokens:.0%} of tokens reused"
+            rate += f"{counters.reused / tokens:.0%} reused"
         self._bar.update(self._task, told=rate)

@@ -29,6 +29,7 @@ class AgreementOptions:
     resamples: int = 1000  # of the bootstrap; 0 for no intervals
     seed: int = 0
     confidence: float = 0.95
+    per_query: bool = True  # each query's own figures, and their means, are computed
 
     def __post_init__(self) -> None:
         if self.resamples < 0:
@@ -81,7 +82,7 @@ def agreement(
     graded = _graded(query_ids, human, predicted, scores, grades, options.threshold)
     names, query = np.unique(np.asarray(query_ids, dtype=object), return_inverse=True)
     pairs = len(query)
-    per_query = _per_query(graded, names, query)
+    per_query = _per_query(graded, names, query) if options.per_query else ()
     unit = "queries" if len(names) > 1 else "pairs"
     resampled = unit if options.resamples and pairs > 1 else None
     confusion = np.zeros((len(graded.scale), len(graded.scale)), dtype=np.int64)
@@ -139,9 +140,16 @@ def _integers(name: str, values: npt.ArrayLike) -> Ints:
 def _per_query(graded: _Graded, names: npt.NDArray[np.object_], query: Ints) -> tuple[QueryAgreement, ...]:
     rows = np.split(np.argsort(query, kind="stable"), np.cumsum(np.bincount(query))[:-1])
     found = []
+    known: dict[tuple[int, int], dict[str, float | None]] = {}  # of single pairs, which their grades decide
     for name, own in zip(names, rows, strict=True):
-        values = graded.sample(np.zeros_like(own), own).statistics([1])
-        found.append(QueryAgreement(str(name), len(own), **{key: _number(values[key][0]) for key in _PER_QUERY}))
+        grades = (int(graded.human[own[0]]), int(graded.predicted[own[0]]))
+        figures = known.get(grades) if len(own) == 1 else None
+        if figures is None:
+            values = graded.sample(np.zeros_like(own), own).statistics([1])
+            figures = {key: _number(values[key][0]) for key in _PER_QUERY}
+            if len(own) == 1:
+                known[grades] = figures
+        found.append(QueryAgreement(str(name), len(own), **figures))
     return tuple(found)
 
 

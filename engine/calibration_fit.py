@@ -179,7 +179,7 @@ def cross_fitted(
         held = fold == number
         calibration = fit(method, probabilities[~held], human[~held], grades)
         after[held] = [calibration.apply(tuple(row), grades)[0] for row in probabilities[held].tolist()]
-    options = AgreementOptions(threshold=threshold, resamples=0)
+    options = AgreementOptions(threshold=threshold, resamples=0, per_query=False)
 
     def figures(given: npt.ArrayLike) -> tuple[int, dict[str, float | None]]:
         report = agreement(query_ids, human, given, grades=grades, options=options)

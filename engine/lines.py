@@ -25,6 +25,8 @@ from pairgrade.records import Rejection
 Row = tuple[int, Sequence[object]]  # line; one value for each wanted field, None for one that is not there
 
 _BLOCK = 2**20  # bytes read at a time where lines do not matter
+_GZIP = b"\x1f\x8b"  # how such a file begins
+_DELIMITERS = ",;\t|"  # one of which in a name tells of a table that is parted by another
 _WIDE_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # LE: of UTF-32 as well
 _MAX_DIGITS = 1000  # of an integer in JSON: reading one takes quadratic time
 
@@ -90,6 +92,8 @@ def numbered_lines(path: str, max_bytes: int) -> Iterator[tuple[int, bytes | Non
 
 
 def _without_bom(path: str, start: bytes) -> bytes:
+    if start.startswith(_GZIP):
+        raise InputError(f"{path}: is compressed by gzip; let its name end in .gz")
     if start.startswith(_WIDE_BOMS):
         raise InputError(f"{path}: is UTF-16 or UTF-32; convert it with: iconv -f UTF-16 -t UTF-8")
     # a line of nothing but the mark must not look like the end of the file
@@ -133,9 +137,13 @@ class Field:
 
 def missing(field: Field, found: Iterable[str]) -> str:
     """Say that a column is missing, which ones there are, and what to do."""
-    names = [shown(name) for name in islice(found, 21)]
-    listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    given = list(islice(found, 21))
+    listed = ", ".join(map(shown, given[:20])) + (", ..." if len(given) > 20 else "")
     remedy = f"name the one to take with {field.option}" if field.option else "rename the one to take"
+    if len(given) == 1 and any(mark in given[0] for mark in _DELIMITERS):
+        remedy = (
+            "that is one column, so its fields are parted by something else: give --format csv (commas) or tsv (tabs)"
+        )
     return f"no column {' or '.join(map(shown, field.names))} (columns found: {listed or 'none'}); {remedy}"
 
 

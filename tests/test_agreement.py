@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -262,3 +263,22 @@ def test_alpha_of_many_pairs_is_that_of_the_library(monkeypatch: pytest.MonkeyPa
     by_library = agreement(*arguments, options=options).statistics["alpha"].value
     monkeypatch.setattr("pairgrade.agreement._MOST_CELLS", 1)
     assert agreement(*arguments, options=options).statistics["alpha"].value == pytest.approx(by_library, abs=1e-12)
+
+
+def test_queries_of_one_pair_have_the_figures_of_that_pair() -> None:
+    random = np.random.default_rng(5)
+    human, predicted = random.integers(0, 4, (2, 300))
+    scores = random.random(300)
+    ids = [f"q{place}" for place in range(300)]
+    options = AgreementOptions(resamples=0)
+    found = {one.query_id: one for one in agreement(ids, human, predicted, scores, options=options).per_query}
+    for place in (0, 7, 50, 299):
+        rows = [place, (place + 1) % 300]  # another query beside it, for the scale
+        two = agreement([ids[row] for row in rows], human[rows], predicted[rows], scores[rows], grades=(0, 1, 2, 3),
+                        options=options).per_query  # fmt: skip
+        assert next(one for one in two if one.query_id == ids[place]) == found[ids[place]]
+    whole = agreement(ids, human, predicted, scores, options=options)
+    without = agreement(ids, human, predicted, scores, options=replace(options, per_query=False))
+    assert without.per_query == ()
+    for name, statistic in whole.statistics.items():
+        assert replace(statistic, query_mean=None, queries=0) == without.statistics[name]

@@ -392,6 +392,22 @@ def test_quotes_that_look_open_from_every_line_take_no_quadratic_time(tmp_path: 
     assert found[-1] == GOOD
 
 
+@pytest.mark.parametrize(
+    ("name", "header"), [("a.csv", "query_id;doc_id;query;document"), ("a.csv", "q\td"), ("a.tsv", "query_id,doc_id")]
+)
+def test_a_table_that_is_parted_otherwise_is_told(tmp_path: Path, name: str, header: str) -> None:
+    told = "that is one column, so its fields are parted by something else: give --format csv"
+    with pytest.raises(InputError, match=told):
+        list(read_pairs(raw(tmp_path, name, f"{header}\nq;d;query;document\n")))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.tsv"])
+def test_a_compressed_file_without_its_suffix_is_told(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(gzip.compress(b"query_id,doc_id,query,document\nq,d,a,b\n"))
+    with pytest.raises(InputError, match=r"is compressed by gzip; let its name end in \.gz"):
+        list(read_pairs(Source(str(tmp_path / name))))
+
+
 def test_a_header_that_is_no_record_is_refused(tmp_path: Path) -> None:
     for content in ('query_id,"doc_id\n' + ROW, b"\xff,b\n", '"a"b,c\n'):
         with pytest.raises(InputError, match=r"a.csv: the header cannot be read: "):
