@@ -4,7 +4,6 @@ import math
 import os
 import random
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -95,46 +94,24 @@ def test_a_closed_annotator_grades_nothing(smollm2_path: Path) -> None:
 
 
 def test_a_thread_that_waited_for_its_turn_finds_it_closed() -> None:
-    begun, go_on = threading.Event(), threading.Event()
+    annotator = Annotator(Freed(), TREC, AnnotatorOptions(plan=PlanOptions(batch_tokens=1)))
 
-    class Slow(Freed):
-        def score(self, prefix: Sequence[Ids], suffixes: Sequence[Ids], labels: Ids) -> Scores:
-            begun.set()
-            go_on.wait(20)
-            return super().score(prefix, suffixes, labels)
+    class ClosedMeanwhile:
+        def __enter__(self) -> None:
+            annotator._closed, annotator._backend.freed = True, True  # type: ignore[attr-defined]
 
-    annotator = Annotator(Slow(), TREC)
-    said: list[object] = []
+        def __exit__(self, *error: object) -> None: ...
 
-    def grade() -> None:
-        try:
-            said.append(len(list(annotator.label(make_pairs(1, 2)))))
-        except (InputError, AssertionError) as error:
-            said.append(error)
-
-    threads = [threading.Thread(target=act) for act in (grade, annotator.close, grade)]
-    threads[0].start()
-    assert begun.wait(20)
-    for thread in threads[1:]:  # both wait for the first
-        thread.start()
-        time.sleep(0.1)
-    go_on.set()
-    for thread in threads:
-        thread.join(20)
-    assert said[0] == 2
-    assert isinstance(said[1], InputError)
+    batches = annotator.outcomes(make_pairs(1, 2))
+    next(batches)
+    annotator._lock = ClosedMeanwhile()  # type: ignore[assignment]
+    with pytest.raises(InputError, match="the annotator is closed"):
+        next(batches)
 
 
 def test_threads_that_share_one_take_turns(smollm2_path: Path) -> None:
     pairs = [make_pairs(2, 3), [replace(pair, document=pair.document + " more") for pair in make_pairs(2, 3)]]
     options = AnnotatorOptions(plan=PlanOptions(batch_tokens=64))
-    for isolate in (False, True):
-        llama = LlamaOptions(context=512, threads=1)
-        with Annotator.open(smollm2_path, TREC, options=options, llama=llama, isolate=isolate) as annotator:
-            alone = [list(annotator.label(own)) for own in pairs]
-            with ThreadPoolExecutor(2) as pool:
-                for _ in range(2):
-                    assert list(pool.map(lambda own: list(annotator.label(own)), pairs)) == alone
 
     class Careful(FakeBackend):
         inside = 0
@@ -146,15 +123,22 @@ def test_threads_that_share_one_take_turns(smollm2_path: Path) -> None:
             self.inside -= 1
             return super().score(prefix, suffixes, labels)
 
-    annotator = Annotator(Careful(), TREC, options)
+    careful = Annotator(Careful(), TREC, options)
     with ThreadPoolExecutor(4) as pool:
-        assert len(list(pool.map(lambda own: len(list(annotator.label(own))), pairs * 4))) == 8
+        assert len(list(pool.map(lambda own: len(list(careful.label(own))), pairs * 4))) == 8
+    for isolate in (False, True):
+        llama = LlamaOptions(context=512, threads=1)
+        with Annotator.open(smollm2_path, TREC, options=options, llama=llama, isolate=isolate) as annotator:
+            alone = [list(annotator.label(own)) for own in pairs]
+            with ThreadPoolExecutor(2) as pool:
+                for _ in range(2):
+                    assert list(pool.map(lambda own: list(annotator.label(own)), pairs)) == alone
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes are forked there")
 def test_a_forked_process_does_not_use_the_model_of_another() -> None:
     pairs = make_pairs(1, 3)
-    with Annotator.open("fake:", isolate=True) as annotator:
+    with Annotator(Freed(), TREC) as inside, Annotator.open("fake:", isolate=True) as annotator:
         expected = list(annotator.label(pairs))
         child = os.fork()
         if not child:
@@ -163,11 +147,8 @@ def test_a_forked_process_does_not_use_the_model_of_another() -> None:
                 list(annotator.label(pairs))
             except InputError as error:
                 code = 0 if "was opened in another process" in str(error) else 2
-            try:
-                annotator._backend._worker.busy = True  # type: ignore[attr-defined]  # as in the middle of an answer
-                annotator.close()  # the parent's worker goes on
-            finally:
-                os._exit(code)
+            inside.close()
+            os._exit(3 if inside._backend.freed else code)  # type: ignore[attr-defined]
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         worker = annotator._backend.pid  # type: ignore[attr-defined]
         assert list(annotator.label(pairs)) == expected
