@@ -44,6 +44,7 @@ def command(
     The logits with the adapter merged must equal those with it beside the base, to 1e-4 of the largest logit over
     the whole vocabulary; else nothing is written.
     """
+    from pairgrade.export.decoder import why_not_exported
     from pairgrade.export.pairs import chosen_pairs
     from pairgrade.rubric import Rubric
     from pairgrade.train.merge import merge
@@ -62,6 +63,6 @@ def command(
         f"differ by at most {merged.difference:.1e} of the largest",
         highlight=False,
     )
-    console.print(
-        f"model: {out}   next: pairgrade export {out} --quant q8_0 --out FOLDER", soft_wrap=True, highlight=False
-    )
+    reason = why_not_exported(out)
+    then = f"not exported: {reason}" if reason else f"next: pairgrade export {out} --quant q8_0 --out FOLDER"
+    console.print(f"model: {out}   {then}", soft_wrap=True, highlight=False, markup=False)

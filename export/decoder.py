@@ -165,6 +165,15 @@ def read_decoder(folder: Path) -> Decoder:
     )
 
 
+def why_not_exported(folder: Path) -> str | None:
+    """Say why a folder's model is none that ``pairgrade export`` writes; None where it is one."""
+    try:
+        read_decoder(folder)
+    except ModelError as error:
+        return str(error)
+    return None
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """Return what a transformers folder's config.json says; ModelError where it is not there or not sound."""
     try:

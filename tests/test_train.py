@@ -787,3 +787,21 @@ def test_nothing_but_an_adapter_is_replaced(source: Source, tmp_path: Path, tiny
     with pytest.raises(ModelError, match="is not an adapter of `pairgrade train`"):
         train(job, SMALL)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_base_that_cannot_be_exported_is_told_before_the_training(
+    source: Source, tmp_path: Path, tiny_folder: Callable[[str], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    from pairgrade.cli.merge import command
+
+    folder = Path(shutil.copytree(tiny_folder("llama"), tmp_path / "biased"))
+    transformers = pytest.importorskip("transformers")
+    config = transformers.AutoConfig.from_pretrained(folder)
+    config.attention_bias = True
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    train(TrainJob(source, str(folder), tmp_path / "a", RUBRIC), SMALL)
+    (told,) = (r.getMessage() for r in caplog.records if "not exported" in r.getMessage())
+    assert "a llama model with biases" in told
+    done = run_command(command, tmp_path / "a", "--out", tmp_path / "m", "--sample", 2)
+    assert "not exported: " in done.output
+    assert "next: pairgrade export" not in done.output

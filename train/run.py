@@ -6,6 +6,7 @@ at all.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,6 +17,7 @@ from typing import Any
 from pairgrade import readers
 from pairgrade.environment import package_version
 from pairgrade.errors import InputError
+from pairgrade.export.decoder import why_not_exported
 from pairgrade.file_hashes import file_sha256
 from pairgrade.judgments import read_judgments
 from pairgrade.manifest import Identity
@@ -37,6 +39,8 @@ from pairgrade.train.options import TrainOptions
 from pairgrade.train.prompts import builder_of
 from pairgrade.train.run_folder import at_work, claim, refuse_existing
 from pairgrade.train.sampling import Row, SameTexts, Split, split
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,9 @@ def _train(job: TrainJob, options: TrainOptions, folder: Path, progress: TrainPr
     pairs = _pairs(job.source, {*chosen.train, *chosen.validation})
     progress.phase("loading")
     base = resolve_folder(job.base, _beside(job.out, ".base"))
+    reason = why_not_exported(base)
+    if reason:
+        _log.warning("this base can be trained and merged, and what comes of it not exported: %s", reason)
     builder = builder_of(base, job.rubric, options)
     identity = _identity(job, options, base, builder)
     claim(folder, identity, job.overwrite and not job.finish)  # which needs what lies there
