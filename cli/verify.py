@@ -15,7 +15,7 @@ from rich.table import Table
 from pairgrade.cli import options
 from pairgrade.cli.check_options import check_options, floor, task
 from pairgrade.cli.consoles import result_console
-from pairgrade.trained_prompt import read_trained_prompt
+from pairgrade.trained_prompt import TrainedPrompt, read_trained_prompt
 
 if TYPE_CHECKING:
     from pairgrade.export.fidelity import Fidelity
@@ -56,9 +56,13 @@ def command(a: str, b: str, pairs: str | None, as_json: bool, quiet: bool, **val
 def _teller(a: str, b: str) -> str:
     """Return the model that tells the prompt: A where it was trained, else B where that was; two prompts are told."""
     first, second = (read_trained_prompt(Path(model)) for model in (a, b))
-    if first and second and first != second:
+    if first and second and _decides(first) != _decides(second):
         _log.warning("%s and %s were trained with different prompts; both are compared by that of the first", a, b)
     return a if first or not second else b
+
+
+def _decides(prompt: TrainedPrompt) -> tuple[str, str, int]:
+    return prompt.digest, prompt.chat, prompt.context
 
 
 def _print(found: Verification) -> None:

@@ -83,6 +83,8 @@ def test_the_prompt_is_that_of_the_model_that_tells_one(
         (folder / "manifest.json").write_text(json.dumps({"kind": "merged", "identity": identity}))
         write_rubric(rubric, folder)
         tuned.append(folder)
+    same = Path(shutil.copytree(tuned[0], tmp_path / "same"))
+    (same / "rubric.toml").unlink()  # of which the digest stays
     seen: list[tuple[str, int | None]] = []
     compare = verify.verify
 
@@ -91,8 +93,8 @@ def test_the_prompt_is_that_of_the_model_that_tells_one(
         return compare(a, b, task, *others, **named)
 
     monkeypatch.setattr(verify, "verify", spied)
-    for a, b in ((tiny_folder("qwen3"), tuned[0]), (tuned[0], tiny_folder("qwen3")), tuned):
+    for a, b in ((tiny_folder("qwen3"), tuned[0]), (tuned[0], tiny_folder("qwen3")), (tuned[0], same), tuned):
         assert run_command(command, a, b, "--pairs", pairs, "--sample", 4, "--threads", 1).exit_code == 0
-    assert seen == [("first", 512)] * 3
+    assert seen == [("first", 512)] * 4
     (warned,) = (r.getMessage() for r in caplog.records if "different prompts" in r.getMessage())
     assert warned.endswith("were trained with different prompts; both are compared by that of the first")
