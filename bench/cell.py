@@ -137,12 +137,12 @@ def _peer(job: CellJob, pairs: Sequence[Pair]) -> CellRun:
     start = time.perf_counter()
     with closing(open_peer(job)) as peer:
         load = time.perf_counter() - start
+        others = [pair for pair in warming(pairs[-job.warm :]) if peer.why_unfit(pair) is None]
+        peer.answers(others[-1:])
+        first = time.time() - job.started
         unfit = {(pair.query_id, pair.doc_id): why for pair in pairs if (why := peer.why_unfit(pair)) is not None}
         if len(unfit) == len(pairs):
             raise ModelError(f"none of {len(pairs):,} pairs fits: {next(iter(unfit.values()))}")
-        others = [pair for pair in warming(pairs) if peer.why_unfit(pair) is None][-job.warm :]
-        peer.answers(others[-1:])
-        first = time.time() - job.started
         peer.answers(others)
         energy, gpus, load_meter = EnergyMeter(), GpuEnergyMeter(), LoadMeter(peer.process)
         start = time.perf_counter()

@@ -11,6 +11,7 @@ from typing import Any
 from pairgrade.bench.results import BenchResult, CellResult, load_beside
 from pairgrade.errors import InputError
 
+_LATER = {"model_sha256", "rubric", "chat"}  # what other engines' cells of earlier results do not tell
 FASTER, SLOWER, SAME, UNKNOWN = "faster", "slower", "no difference shown", "too few rounds"
 
 
@@ -155,7 +156,8 @@ def _warnings(before: BenchResult, after: BenchResult) -> list[str]:
     earlier = {_key(cell): cell.identity for cell in before.cells}
     for cell in after.cells:
         was = earlier.get(_key(cell), cell.identity)
-        changed = [name for name in sorted({*was, *cell.identity}) if was.get(name) != cell.identity.get(name)]
+        names = {*was, *cell.identity} - (_LATER - was.keys())
+        changed = [name for name in sorted(names) if was.get(name) != cell.identity.get(name)]
         if changed:
             found.append(f"{cell.name} is not the same in {', '.join(changed)}")
     return found

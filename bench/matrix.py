@@ -166,7 +166,10 @@ def located(reference: str) -> str:
 
     A link keeps its own name: in the cache of a hub the file's name is that of the link.
     """
-    return os.path.abspath(reference) if os.path.exists(reference) else reference
+    if not os.path.exists(reference):
+        return reference
+    path = Path(reference)
+    return str(path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name)
 
 
 def names(cells: Sequence[Cell]) -> list[str]:

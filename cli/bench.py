@@ -107,7 +107,7 @@ def command(
         _refuse_before(ctx, ctx.invoked_subcommand)
         return
     from pairgrade.bench.benchmark import BenchOptions, bench
-    from pairgrade.stop import PoliteStop
+    from pairgrade.stop import PoliteStop, StopRequested
 
     asked = _matrix(matrix, values)
     if out is not None:
@@ -122,8 +122,12 @@ def command(
 
         if quiet or not console.is_terminal:
             status.stop()
-        with stop.listening():
-            result = bench(asked, BenchOptions(prices, measure, base=matrix.parent if matrix else None), tell)
+        try:
+            with stop.listening():
+                result = bench(asked, BenchOptions(prices, measure, base=matrix.parent if matrix else None), tell)
+        except StopRequested as stopped:
+            click.echo(f"\npairgrade: stopped by {stopped}; nothing was kept", err=True)
+            sys.exit(128 + stopped.signal)
     _give(result, out, as_json)
     if stop.number is not None:
         click.echo(f"\npairgrade: {result.stopped}; the rounds before it are what is told", err=True)

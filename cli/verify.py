@@ -57,7 +57,7 @@ def _teller(a: str, b: str) -> str:
     """Return the model that tells the prompt: A where it was trained, else B where that was; two prompts are told."""
     first, second = (read_trained_prompt(Path(model)) for model in (a, b))
     if first and second and _decides(first) != _decides(second):
-        _log.warning("%s and %s were trained with different prompts; both are compared by that of the first", a, b)
+        _log.warning("%s and %s were trained with different prompts; what no option gives is that of the first", a, b)
     return a if first or not second else b
 
 

@@ -141,9 +141,7 @@ def missing(field: Field, found: Iterable[str]) -> str:
     listed = ", ".join(map(shown, given[:20])) + (", ..." if len(given) > 20 else "")
     remedy = f"name the one to take with {field.option}" if field.option else "rename the one to take"
     if len(given) == 1 and any(mark in given[0] for mark in _DELIMITERS):
-        remedy = (
-            "that is one column, so its fields are parted by something else: give --format csv (commas) or tsv (tabs)"
-        )
+        remedy = "that is one column, so its fields are parted by something else; read are commas (csv) and tabs (tsv)"
     return f"no column {' or '.join(map(shown, field.names))} (columns found: {listed or 'none'}); {remedy}"
 
 

@@ -80,6 +80,8 @@ def test_what_makes_a_comparison_doubtful_is_told() -> None:
     busy, changed = compare(calm, other).warnings
     assert "up to 1.9 cores busy after" in busy
     assert changed == "a is not the same in model"
+    told = {"kind": "fake", "model_sha256": "0", "rubric": "1", "chat": "plain"}  # which results of before do not tell
+    assert compare(calm, make_result([make_cell("a", [4.0] * 5, identity=told)])).warnings == ()
 
 
 def test_the_exit_code_tells_a_slower_cell(tmp_path: Path) -> None:

@@ -221,6 +221,10 @@ def test_an_interrupted_benchmark_tells_its_whole_rounds(tmp_path: Path, monkeyp
     assert (table["rounds"], table["stopped"]) == (1, "stopped by SIGINT")
     assert "stopped by SIGINT; the rounds before it are what is told" in done.stderr
     assert load_result(tmp_path / "out" / "results.json").rounds == 1
+    del jobs[3:]  # so that the next one is the fourth
+    done = run_command(command, "--model", "fake:", "--pairs", pairs, "--threads", 1)
+    assert done.exit_code == 128 + signal.SIGINT
+    assert "stopped by SIGINT; nothing was kept" in done.stderr
 
 
 def test_a_dollar_is_no_tex_and_a_picture_without_figures_goes(tmp_path: Path) -> None:

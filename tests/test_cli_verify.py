@@ -97,4 +97,4 @@ def test_the_prompt_is_that_of_the_model_that_tells_one(
         assert run_command(command, a, b, "--pairs", pairs, "--sample", 4, "--threads", 1).exit_code == 0
     assert seen == [("first", 512)] * 4
     (warned,) = (r.getMessage() for r in caplog.records if "different prompts" in r.getMessage())
-    assert warned.endswith("were trained with different prompts; both are compared by that of the first")
+    assert warned.endswith("were trained with different prompts; what no option gives is that of the first")

@@ -396,7 +396,7 @@ def test_quotes_that_look_open_from_every_line_take_no_quadratic_time(tmp_path: 
     ("name", "header"), [("a.csv", "query_id;doc_id;query;document"), ("a.csv", "q\td"), ("a.tsv", "query_id,doc_id")]
 )
 def test_a_table_that_is_parted_otherwise_is_told(tmp_path: Path, name: str, header: str) -> None:
-    told = "that is one column, so its fields are parted by something else: give --format csv"
+    told = "that is one column, so its fields are parted by something else; read are commas"
     with pytest.raises(InputError, match=told):
         list(read_pairs(raw(tmp_path, name, f"{header}\nq;d;query;document\n")))
 

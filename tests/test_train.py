@@ -574,6 +574,9 @@ def test_the_folder_one_stands_in_can_be_replaced(
     monkeypatch.chdir(out)
     with pytest.raises(ResumeError, match="exists already"):
         train(TrainJob(source, str(tiny_folder("llama")), Path(), RUBRIC), SMALL)
+    again = train(TrainJob(source, str(tiny_folder("llama")), Path(), RUBRIC, overwrite=True), SMALL)
+    assert again.adapter == out
+    assert (out / "adapter_model.safetensors").is_file()
 
 
 def test_why_rows_are_no_pairs_is_told(tmp_path: Path, tiny_folder: Callable[[str], Path]) -> None:

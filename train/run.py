@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,8 @@ def train(
     """
     if job.soft is None and options.soft_weight != TrainOptions().soft_weight:
         raise InputError("--soft-weight is of the soft targets: give --soft with the judgments that hold them")
+    if not job.out.name:  # "." has none, and what lies beside it is named by it
+        job = replace(job, out=Path(os.path.abspath(job.out)))
     progress, stop = progress or TrainProgress(), stop or PoliteStop()
     refuse_existing(job.out, job.overwrite, read_manifest)
     with at_work(job.out, progress, stop) as (folder, told):

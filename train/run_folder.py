@@ -49,7 +49,7 @@ def refuse_existing(out: Path, overwrite: bool, read: Callable[[Path], object]) 
 
 
 def claim(folder: Path, identity: Identity, overwrite: bool) -> None:
-    """Make the run's folder this job's own, or see that it is; a run that never made a step is in nobody's way."""
+    """Make the run's folder this job's own, or see that it is; a run without a checkpoint is in nobody's way."""
     manifest = RunFolder(folder).manifest
     running = Manifest.load(manifest)
     if running is None or running.identity != identity:
