@@ -22,7 +22,7 @@ from pairgrade.bench.judged import MEASURES, against_people, against_reference, 
 from pairgrade.bench.matrix import Cell, Matrix, chosen_models, names
 from pairgrade.bench.peers import not_measured
 from pairgrade.bench.portable import PortableNames
-from pairgrade.bench.prices import MachinePrice, PriceTable, age_warning, load_prices
+from pairgrade.bench.prices import MachinePrice, age_warning, load_prices
 from pairgrade.bench.results import ApiCost, BenchResult, CellResult, load_beside
 from pairgrade.bench.rounds import Measured, Told, measure_rounds
 from pairgrade.bench.slice import take_slice, write_slice
@@ -96,7 +96,8 @@ def bench(matrix: Matrix, options: BenchOptions | None = None, tell: Told = lamb
         found = replace(found, model=shown[place].model, rubric=shown[place].rubric, agreement=people)
         figures.append(replace(found, reference_agreement=equal, reference_kl=divergence))
     finished = _with_frontier(figures, options.measure)
-    apis = _apis(prices, finished)
+    tokens = _tokens_per_pair(finished)
+    apis = tuple(ApiCost(api, api.usd_per_million_pairs(tokens)) for api in prices.apis) if tokens else ()
     told = [f"Of several exports: {portable.text(choice.why)}." for choice in choices.values() if choice.why]
     return BenchResult(
         date=began,
@@ -117,7 +118,7 @@ def bench(matrix: Matrix, options: BenchOptions | None = None, tell: Told = lamb
             *told,
             *_notes(measured, machine, matrix, finished),
             *_no_frontier(finished, options.measure),
-            *_priced(finished, apis),
+            *_priced(tokens, apis),
             *_old_prices(machine, apis),
         ),
     )
@@ -162,11 +163,6 @@ def _with_frontier(results: Sequence[CellResult], measure: str) -> tuple[CellRes
     return tuple(replace(result, dominated=marks.get(place, False)) for place, result in enumerate(results))
 
 
-def _apis(prices: PriceTable, cells: Sequence[CellResult]) -> tuple[ApiCost, ...]:
-    tokens = _tokens_per_pair(cells)
-    return tuple(ApiCost(api, api.usd_per_million_pairs(tokens)) for api in prices.apis) if tokens else ()
-
-
 def _tokens_per_pair(cells: Sequence[CellResult]) -> float | None:
     """Return the tokens of a prompt by which hosted models are priced: the median of the cells'."""
     known = [cell.prompt_tokens_per_pair for cell in cells if cell.prompt_tokens_per_pair]
@@ -198,8 +194,7 @@ def _no_frontier(cells: Sequence[CellResult], measure: str) -> list[str]:
     return [f"No frontier: the {MEASURES[measure]} of no cell is known on these pairs{others}."]
 
 
-def _priced(cells: Sequence[CellResult], apis: Sequence[ApiCost]) -> list[str]:
-    tokens = _tokens_per_pair(cells)
+def _priced(tokens: float | None, apis: Sequence[ApiCost]) -> list[str]:
     if not apis or tokens is None:
         return []
     return [

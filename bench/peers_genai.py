@@ -59,9 +59,9 @@ class OnnxGenai(PromptedPeer):
         self._held = ids
         return int(self._generator.get_next_tokens()[0])
 
-    def named(self) -> dict[str, str]:
+    def identity(self) -> dict[str, str]:
         """Name the library."""
-        return {
+        return self.prompts.identity() | {
             "kind": "onnxruntime-genai, the common prefix kept",
             "onnxruntime-genai": package_version("onnxruntime-genai"),
             "onnxruntime": package_version("onnxruntime"),

@@ -33,7 +33,7 @@ class LlamaCpp(PromptedPeer):
         done = (self._llama.create_completion(ids, max_tokens=1, temperature=0.0) for ids in prompts)
         return [answer["choices"][0]["text"] for answer in done]
 
-    def named(self) -> dict[str, str]:
+    def identity(self) -> dict[str, str]:
         """Name the library."""
         own = {"kind": "llama-cpp-python, create_completion", "llama_cpp_python": package_version("llama-cpp-python")}
-        return own | ({"gpu_layers": str(self._gpu_layers)} if self._gpu_layers else {})
+        return self.prompts.identity() | own | ({"gpu_layers": str(self._gpu_layers)} if self._gpu_layers else {})

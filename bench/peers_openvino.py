@@ -49,9 +49,9 @@ class OpenVinoGenai(PromptedPeer):
             found.append(self.prompts.text(result.tokens[0]))
         return found
 
-    def named(self) -> dict[str, str]:
+    def identity(self) -> dict[str, str]:
         """Name the library."""
-        return {
+        return self.prompts.identity() | {
             "kind": "OpenVINO GenAI LLMPipeline, prefix caching",
             "openvino-genai": package_version("openvino-genai"),
             "openvino": package_version("openvino"),

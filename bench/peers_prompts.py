@@ -73,14 +73,6 @@ class PromptedPeer:
         """Say why a pair has no prompt, or None where it has one."""
         return self.prompts.why_unfit(pair)
 
-    def named(self) -> dict[str, str]:
-        """Name the library and its version."""
-        raise NotImplementedError
-
-    def identity(self) -> dict[str, str]:
-        """Name the library, its version, the model, the rubric and the form of the prompts."""
-        return self.prompts.identity() | self.named()
-
     def close(self) -> None:
         """End what would outlive this process: nothing."""
 

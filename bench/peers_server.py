@@ -85,10 +85,10 @@ class LlamaServer(PromptedPeer):
             self._server.wait()
         self._scratch.cleanup()
 
-    def named(self) -> dict[str, str]:
+    def identity(self) -> dict[str, str]:
         """Name the server and its build."""
         own = {"kind": "llama-server, /completion with cache_prompt", "llama-server": self._build}
-        return own | ({"gpu_layers": str(self._gpu_layers)} if self._gpu_layers else {})
+        return self.prompts.identity() | own | ({"gpu_layers": str(self._gpu_layers)} if self._gpu_layers else {})
 
     def _await_model(self) -> None:
         """Wait until the server says that the model is loaded."""

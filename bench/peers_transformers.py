@@ -59,9 +59,9 @@ class Transformers(PromptedPeer):
             found += map(self.prompts.text, answers[:, width:].tolist())
         return found
 
-    def named(self) -> dict[str, str]:
+    def identity(self) -> dict[str, str]:
         """Name the library, its batch and the precision."""
-        return {
+        return self.prompts.identity() | {
             "kind": f"transformers generate, batches of {self.batch}",
             "transformers": package_version("transformers"),
             "torch": package_version("torch"),

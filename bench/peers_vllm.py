@@ -48,9 +48,9 @@ class Vllm(PromptedPeer):
         """Remove the dequantized folder, if there is one."""
         self._scratch.cleanup()
 
-    def named(self) -> dict[str, str]:
+    def identity(self) -> dict[str, str]:
         """Name the library."""
-        return {
+        return self.prompts.identity() | {
             "kind": "vLLM LLM.generate, prefix caching",
             "vllm": package_version("vllm"),
             "torch": package_version("torch"),

@@ -20,10 +20,7 @@ class PortableNames:
     def __init__(self, matrix: Matrix, base: Path) -> None:
         data = filter(None, (matrix.data.pairs, matrix.data.queries, matrix.data.docs))
         models = (*matrix.models, *matrix.peer_models, *filter(None, (matrix.reference,)))
-        self._names = _named(
-            {*map(located, (*models, *data)), *matrix.rubrics},
-            (Path(os.path.abspath(base)), base.resolve(), Path.cwd()),
-        )
+        self._names = _named({*map(located, (*models, *data)), *matrix.rubrics}, (base.resolve(), Path.cwd()))
 
     def cell(self, cell: Cell) -> Cell:
         """Return a cell with these names."""

@@ -36,18 +36,22 @@ def measure_rounds(names: Sequence[str], measure: Measure, options: Rounds, tell
     failed: dict[int, str] = {}
     end = time.monotonic() + 60 * options.minutes
     done, stopped = 0, ""
+
+    def play_round() -> None:
+        for step in range(len(names)):
+            place = (step + done) % len(names)
+            if place in failed:
+                continue
+            tell(f"round {done + 1}: {names[place]}")
+            try:
+                runs[place].append(measure(place, done))
+            except ModelError as error:
+                failed[place] = str(error)
+                runs[place].clear()
+
     while not stopped:
         try:
-            for step in range(len(names)):
-                place = (step + done) % len(names)
-                if place in failed:
-                    continue
-                tell(f"round {done + 1}: {names[place]}")
-                try:
-                    runs[place].append(measure(place, done))
-                except ModelError as error:
-                    failed[place] = str(error)
-                    runs[place].clear()
+            play_round()
         except StopRequested as stop:
             if not done:
                 raise

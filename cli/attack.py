@@ -103,7 +103,7 @@ def _irrelevant(source: Source, highest: int, sample: int, seed: int) -> tuple[l
         for row in rows:
             if isinstance(row, Rejection):
                 unusable += 1
-                first = first or f"{row.source}, line {row.line}: {row.reason}"
+                first = first or row.told
             elif row.grade is not None:
                 graded = True
                 if row.grade <= highest:

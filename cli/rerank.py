@@ -101,5 +101,5 @@ def _print(result: Reranked, out: Path, precision: str) -> None:
     if result.without_text:
         console.print(f"{result.without_text:,} documents had no text and were left out, such as:")
         for row in result.examples:
-            console.print(f"  {row.source}, line {row.line}: {row.reason}")
+            console.print(f"  {row.told}")
     console.print(f"run: {out}")

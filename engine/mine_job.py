@@ -84,7 +84,7 @@ class MineReport:
         """Count a rejection."""
         self.rejected += 1
         if len(self.reasons) < _SHOWN:
-            self.reasons.append(f"{rejection.source}, line {rejection.line}: {rejection.reason}")
+            self.reasons.append(rejection.told)
 
 
 def mine(job: MineJob) -> MineReport:

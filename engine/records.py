@@ -28,6 +28,11 @@ class Rejection:
     doc_id: str | None = None
     lacks_query: bool = field(default=False, compare=False)  # the query's text is what was not found
 
+    @property
+    def told(self) -> str:
+        """The reason with its place, as a message has it."""
+        return f"{self.source}, line {self.line}: {self.reason}"
+
 
 @dataclass(frozen=True, slots=True)
 class Judgment:

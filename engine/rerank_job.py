@@ -124,7 +124,7 @@ def _pairs(
         for row in rows:
             if isinstance(row, Rejection):
                 if row.query_id is not None and row.lacks_query:
-                    unfit.setdefault(row.query_id, f"{row.source}, line {row.line}: {row.reason}")
+                    unfit.setdefault(row.query_id, row.told)
                 elif row.doc_id in wanted.get(row.query_id or "", ()) and len(result.examples) < _SHOWN:
                     result.examples.append(row)
             elif row.doc_id in wanted[row.query_id]:

@@ -110,7 +110,7 @@ def _train(job: TrainJob, options: TrainOptions, folder: Path, progress: TrainPr
     chosen = split(found, options.train_pairs, options.validation_pairs, options.seed)
     pairs = _pairs(job.source, {*chosen.train, *chosen.validation})
     progress.phase("loading")
-    base = resolve_folder(job.base, _beside(job.out, ".base"))
+    base = resolve_folder(job.base, job.out.with_name(f"{job.out.name}.base"))
     reason = why_not_exported(base)
     if reason:
         _log.warning("this base can be trained and merged, and what comes of it not exported: %s", reason)
@@ -142,11 +142,6 @@ def _train(job: TrainJob, options: TrainOptions, folder: Path, progress: TrainPr
     return trained
 
 
-def _beside(out: Path, suffix: str) -> Path:
-    out = Path(os.path.abspath(out))
-    return out.with_name(f"{out.name}{suffix}")
-
-
 def _rows(source: Source, blend: Blend) -> tuple[list[Row], int, str | None]:
     """Return the place, query and grade of each usable pair, how many rows are none, and why the first is no pair."""
     rows: list[Row] = []
@@ -160,7 +155,7 @@ def _rows(source: Source, blend: Blend) -> tuple[list[Row], int, str | None]:
         if isinstance(pair, Rejection) or grade is None:
             rejected += 1
             if isinstance(pair, Rejection) and rejection is None:
-                rejection = f"{pair.source}, line {pair.line}: {pair.reason}"
+                rejection = pair.told
         else:
             blend.target(pair)  # a grade that the rubric lacks is told here
             first = texts.first_id(pair.query_id, pair.query)
