@@ -12,12 +12,12 @@ import time
 from collections.abc import Iterator
 
 from pairgrade import AnnotatorOptions, Pair, PlanOptions, Rubric
-from pairgrade.annotator import windows
 from pairgrade.bench.meters import peak_rss_bytes
 from pairgrade.environment import environment
 from pairgrade.fake import FakeTokenizer
 from pairgrade.plan import plan
 from pairgrade.prompt import PromptBuilder
+from pairgrade.windows import windows
 
 
 def made(pairs: int, per_query: int, length: int) -> Iterator[Pair]:

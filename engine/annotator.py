@@ -25,10 +25,10 @@ from pairgrade.prompt import PROMPT_VERSION, Prompt, PromptBuilder, detect_chat_
 from pairgrade.records import Judgment, Pair
 from pairgrade.rubric import Rubric
 from pairgrade.trained_prompt import prompt_in_force
+from pairgrade.windows import windows
 
 _log = logging.getLogger(__name__)
 
-_WINDOW_CHARACTERS = 32 * 2**20  # a window of long documents holds fewer pairs
 _TEXTS = ("query", "document", "title")
 
 
@@ -188,7 +188,9 @@ class Annotator:
         prompts: list[Prompt] = []
         places: list[int] = []
         unfit: list[tuple[int, Outcome]] = []
-        with self._alone():
+        self._require_open()  # first, for a fork may get the lock locked
+        with self._lock:
+            self._require_open()  # another thread may have closed it
             for place, pair in enumerate(window):
                 try:
                     prompts.append(self._prompt(pair))
@@ -214,7 +216,9 @@ class Annotator:
     def _judge(
         self, batch: Batch, prompts: list[Prompt], places: list[int], window: Sequence[Pair]
     ) -> list[tuple[int, Outcome]]:
-        with self._alone():
+        self._require_open()
+        with self._lock:
+            self._require_open()
             scores = self._backend.score(batch.prefix, batch.suffixes, self._builder.label_ids)
         done: list[tuple[int, Outcome]] = []
         for row, indices in enumerate(batch.indices):
@@ -264,14 +268,6 @@ class Annotator:
             self._closed = True
             self._backend.close()
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep other threads out; InputError where there is no model to compute with in this process."""
-        self._require_open()
-        with self._lock:
-            self._require_open()
-            yield
-
     def _require_open(self) -> None:
         """Raise InputError after ``close``, for the library would read memory that is freed, and behind a fork."""
         if self._process != os.getpid():
@@ -301,18 +297,3 @@ def entered(opened: Callable[[], Annotator]) -> Iterator[Annotator]:
     """
     with opened() as annotator:
         yield annotator
-
-
-def windows(pairs: Iterable[Pair], size: int) -> Iterator[list[Pair]]:
-    """Cut a stream of pairs into lists of at most ``size`` pairs and 32 Mi characters (a longer pair is alone)."""
-    window: list[Pair] = []
-    characters = 0
-    for pair in pairs:
-        length = sum(len(text) for text in (pair.query, pair.document, pair.title) if isinstance(text, str))
-        if window and (len(window) == size or characters + length > _WINDOW_CHARACTERS):
-            yield window
-            window, characters = [], 0
-        window.append(pair)
-        characters += length
-    if window:
-        yield window

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pairgrade import readers
-from pairgrade.annotator import Annotator, Unfit, windows
+from pairgrade.annotator import Annotator, Unfit
 from pairgrade.assemble import write_outputs
 from pairgrade.backend import Counters
 from pairgrade.canaries import Canaries, CanaryReport, Watch, forget_unchecked
@@ -34,6 +34,7 @@ from pairgrade.run_qrels import PLACE, RunQrels
 from pairgrade.spool import Spool, build
 from pairgrade.stop import PoliteStop, StopRequested
 from pairgrade.summary import Effort, Summary, Tally
+from pairgrade.windows import windows
 
 
 class Progress:

@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 
 from helpers import make_pairs
 from pairgrade import Annotator, AnnotatorOptions, InputError, Judgment, LlamaOptions, Pair, PlanOptions, Rubric
-from pairgrade.annotator import Unfit, windows
+from pairgrade.annotator import Unfit
 from pairgrade.backend import Scores
 from pairgrade.fake import FakeBackend
 from pairgrade.judgments import open_writer, read_judgments
 from pairgrade.tokenizer import Ids
+from pairgrade.windows import windows
 
 TREC = Rubric.load("trec")
 
@@ -204,7 +205,7 @@ def test_windows_hold_every_pair_in_order() -> None:
 
 
 def test_a_window_of_long_documents_holds_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pairgrade.annotator._WINDOW_CHARACTERS", 1000)
+    monkeypatch.setattr("pairgrade.windows._WINDOW_CHARACTERS", 1000)
     pairs = [Pair("q", str(i), "", "x" * n) for i, n in enumerate([600, 300, 2000, 5, 5])]
     assert [[p.doc_id for p in w] for w in windows(pairs, 10)] == [["0", "1"], ["2"], ["3", "4"]]
 
