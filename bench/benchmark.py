@@ -31,6 +31,7 @@ from pairgrade.errors import InputError, ModelError, PairgradeError
 from pairgrade.model_choice import Choice
 from pairgrade.records import Pair
 from pairgrade.rubric import Rubric
+from pairgrade.stop import PoliteStop
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +49,16 @@ class BenchOptions:
             raise InputError(f"no measure '{self.measure}'; there are {', '.join(MEASURES)}")
 
 
-def bench(matrix: Matrix, options: BenchOptions | None = None, tell: Told = lambda _: None) -> BenchResult:
+def bench(
+    matrix: Matrix,
+    options: BenchOptions | None = None,
+    tell: Told = lambda _: None,
+    stop: PoliteStop | None = None,
+) -> BenchResult:
     """Measure every cell; one that cannot be measured is listed with the reason.
 
     InputError for an unusable matrix or data; ModelError where no cell at all can be measured; StopRequested after a
-    signal in the first round: in a later one the rounds before it are the result.
+    signal in the first round: in a later one the rounds before it are the result, and behind the rounds all of them.
     """
     options = options or BenchOptions()
     prices = load_prices(options.prices)
@@ -76,6 +82,8 @@ def bench(matrix: Matrix, options: BenchOptions | None = None, tell: Told = lamb
             tell(f"the ceiling of {threads} thread(s)")
             ceilings[threads] = measure_ceiling(threads)
         measured = measure_rounds(titles, _measurer(cells, matrix, path), matrix.rounds, tell)
+        if stop is not None:
+            stop.hold()
         tell("agreement")
         judged = {
             place: read_judged(_out(path, place, cells[place], 0), Rubric.load(cells[place].rubric).values)

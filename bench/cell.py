@@ -7,12 +7,14 @@ first argument names, for model libraries print to stdout as they like.
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 
 from pairgrade.annotator import Annotator, AnnotatorOptions
 from pairgrade.backend import Counters
@@ -32,6 +34,8 @@ from pairgrade.records import Pair
 from pairgrade.rubric import Rubric
 from pairgrade.run import label
 from pairgrade.worker import WorkerBackend
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def run_cell(job: CellJob) -> CellRun:
@@ -174,6 +178,9 @@ def _peer(job: CellJob, pairs: Sequence[Pair]) -> CellRun:
 
 def main() -> None:
     """Answer one job."""
+    for number in _SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _leave)
     job = CellJob(**json.load(sys.stdin))
     bound = not job.isolate and pin(job.threads)  # `pairgrade label` binds its threads to no core
     try:
@@ -181,6 +188,13 @@ def main() -> None:
     except (PairgradeError, MemoryError) as error:
         answer = {"error": str(error) or type(error).__name__}
     Path(sys.argv[1]).write_text(json.dumps(answer, allow_nan=False), encoding="utf-8")
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """End by an exception, so that what is open is closed; a second signal must not cut that short."""
+    for each in _SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pairgrade.errors import ModelError
 _LONGEST_QUOTE = 400  # characters of what a dead process printed
 # What is importable here is importable there; nothing comes from the working directory, as with -m.
 _BOOT = "import sys; sys.path[:] = sys.argv[2:]; from pairgrade.bench.cell import main; main()"
+_SECONDS_TO_END = 10.0
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 
 
@@ -27,11 +28,26 @@ def measure_cell(job: CellJob) -> CellRun:
         command = [sys.executable, "-c", _BOOT, str(answer), *(p for p in sys.path if isinstance(p, str))]
         fixed = {name: str(job.threads) for name in _THREADS} | {"TOKENIZERS_PARALLELISM": "false"}
         asked = json.dumps(asdict(replace(job, started=time.time())))
-        done = subprocess.run(command, input=asked, capture_output=True, text=True, env=os.environ | fixed)
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=os.environ | fixed) as cell:
+            try:
+                _, printed = cell.communicate(asked)
+            except BaseException:
+                _end(cell)
+                raise
         if not answer.is_file():
-            lines = done.stderr.strip().splitlines() or ["nothing was printed"]
-            raise ModelError(f"the measuring process ended with code {done.returncode}: {lines[-1][:_LONGEST_QUOTE]}")
+            lines = printed.strip().splitlines() or ["nothing was printed"]
+            raise ModelError(f"the measuring process ended with code {cell.returncode}: {lines[-1][:_LONGEST_QUOTE]}")
         found = json.loads(answer.read_text(encoding="utf-8"))
     if "error" in found:
         raise ModelError(found["error"])
     return CellRun.from_dict(found["run"])
+
+
+def _end(cell: subprocess.Popen[str]) -> None:
+    """End a cell so that it can stop a server of its own and clear its scratch folders."""
+    cell.terminate()
+    try:
+        cell.communicate(timeout=_SECONDS_TO_END)
+    except subprocess.TimeoutExpired:
+        cell.kill()

@@ -49,26 +49,29 @@ def measure_rounds(names: Sequence[str], measure: Measure, options: Rounds, tell
                 failed[place] = str(error)
                 runs[place].clear()
 
+    def why_no_more() -> str:
+        wide = [name for name, own in zip(names, runs, strict=True) if own and not _narrow(own, options.width)]
+        if len(failed) == len(names):
+            return "no cell can be measured"
+        if done >= options.least and not wide:
+            return f"every interval is within {options.width:.0%} of its median"
+        if done >= options.most:
+            return f"no more were asked for; not within {options.width:.0%}: {', '.join(wide)}"
+        if time.monotonic() > end:
+            return f"the time was up; not within {options.width:.0%}: {', '.join(wide)}"
+        return ""
+
     while not stopped:
         try:
             play_round()
+            done += 1
+            stopped = why_no_more()
         except StopRequested as stop:
             if not done:
                 raise
             stopped = f"stopped by {stop}"
             for own in runs:
                 del own[done:]
-            break
-        done += 1
-        wide = [name for name, own in zip(names, runs, strict=True) if own and not _narrow(own, options.width)]
-        if len(failed) == len(names):
-            stopped = "no cell can be measured"
-        elif done >= options.least and not wide:
-            stopped = f"every interval is within {options.width:.0%} of its median"
-        elif done >= options.most:
-            stopped = f"no more were asked for; not within {options.width:.0%}: {', '.join(wide)}"
-        elif time.monotonic() > end:
-            stopped = f"the time was up; not within {options.width:.0%}: {', '.join(wide)}"
     return Measured(tuple(map(tuple, runs)), failed, done, stopped)
 
 

@@ -134,6 +134,7 @@ def _figures(trained: Trained) -> dict[str, Any]:
         "validation_queries": trained.split.validation_queries,
         "validation_grades": trained.split.validation_grades,
         "rejected_rows": trained.rejected,
+        "first_rejection": trained.rejection,
         "with_soft_targets": trained.softened,
         "steps": trained.steps,
         "stopped_early": trained.stopped_early,

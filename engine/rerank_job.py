@@ -75,6 +75,11 @@ def rerank(job: RerankJob, reranker: Reranker, progress: RerankProgress | None =
     """
     progress = progress or RerankProgress()
     ids = read_ids(job.run)
+    if ids.kind not in ("run", "qrels"):
+        raise InputError(
+            f"{job.run} holds {ids.kind}, by its columns; the documents to rank come as a TREC run (6 columns) or as "
+            "qrels (4, or 3 below BEIR's header)"
+        )
     if job.top_k is not None and ids.kind != "run":  # what people graded must not choose
         raise InputError(
             f"{job.run} holds {ids.kind}, which rank no documents, so there is no head of {job.top_k} to rank again; "
@@ -88,7 +93,8 @@ def rerank(job: RerankJob, reranker: Reranker, progress: RerankProgress | None =
     start = time.monotonic()
     scores: dict[str, dict[str, float]] = {}
     unfit: dict[str, str | None] = {}  # by query, why it cannot be scored with any document; None where it can
-    with closing(_pairs(job, wanted, result, unfit)) as pairs:
+    source = Source(job.run, job.queries, job.docs, format=ids.kind)
+    with closing(_pairs(source, wanted, result, unfit)) as pairs:
         while chunk := list(islice(pairs, _CHUNK)):
             for pair in chunk:
                 if pair.query_id not in unfit:
@@ -116,10 +122,9 @@ def rerank(job: RerankJob, reranker: Reranker, progress: RerankProgress | None =
 
 
 def _pairs(
-    job: RerankJob, wanted: dict[str, set[str]], result: Reranked, unfit: dict[str, str | None]
+    source: Source, wanted: dict[str, set[str]], result: Reranked, unfit: dict[str, str | None]
 ) -> Generator[Pair, None, None]:
     """Yield the pairs to score that have texts; of the others tell why."""
-    source = Source(job.run, job.queries, job.docs)
     with closing(read_pairs(source)) as rows:
         for row in rows:
             if isinstance(row, Rejection):

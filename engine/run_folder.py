@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 from pathlib import Path
@@ -38,6 +39,11 @@ class RunFolder:
             _remove(path)
         with contextlib.suppress(OSError):  # something of somebody else's lies in it, or the next run has begun
             self.path.rmdir()
+
+
+def named(path: Path) -> Path:
+    """Return the path with a name, which "." has not: what lies beside an output is called after it."""
+    return path if path.name else Path(os.path.abspath(path))
 
 
 def remove_stale_writers(target: Path) -> None:

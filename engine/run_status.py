@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from pairgrade.errors import InputError
 from pairgrade.heartbeat import read_beat
 from pairgrade.lock import holder
 from pairgrade.manifest import Manifest
-from pairgrade.run_folder import RunFolder
+from pairgrade.run_folder import RunFolder, named
 
 _REPORT = "report.json"  # of a training, in its OUT
 STATES = ("starting", "running", "finished", "stopped", "failed", "dead")
@@ -47,7 +46,7 @@ def run_status(out: Path) -> RunStatus:
     An unfinished run that no process works on any more is ``stopped`` or ``failed`` where it ended by itself, and
     ``dead`` where it was killed. The same command resumes each.
     """
-    out = out if out.name else Path(os.path.abspath(out))  # a dot has no name
+    out = named(out)
     if not out.name:
         raise _unknown(out)
     folder = RunFolder(out.with_name(f"{out.name}.run"))

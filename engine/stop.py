@@ -37,6 +37,10 @@ class PoliteStop:
         """The number of the signal that came."""
         return self._pending
 
+    def hold(self) -> None:
+        """Let no signal raise from here on: what is left is soon done, and ``heard`` tells then whether one came."""
+        self._shielded = True
+
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Install the handlers, and put the old ones back at the end."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pairgrade.disk import refused
 from pairgrade.errors import InputError, PairgradeError
+from pairgrade.run_folder import named
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, None)  # numpy tells no number
 
@@ -24,6 +25,7 @@ def new_folder(out: Path, *, replace: bool = False, needs: str | None = None) ->
     already, unless it is a folder to ``replace``, which is set aside until the new one has its name. StorageError where
     the disk refuses a write and the library that wrote does not say where; ``needs`` says what needs how many bytes.
     """
+    out = named(out)
     _settle_stale(out)
     if not replace:
         require_absent(out)

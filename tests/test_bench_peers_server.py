@@ -6,6 +6,9 @@ import json
 import os
 import signal
 import sys
+import tempfile
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +23,10 @@ from pairgrade.bench.peers_prompts import NEW_TOKENS, gguf_prompts
 from pairgrade.bench.peers_server import VARIABLE, LlamaServer, find_server
 from pairgrade.file_hashes import file_sha256
 from pairgrade.qrels import read_qrels
+from pairgrade.stop import PoliteStop, StopRequested
 
 STAND_IN = """
-import json, os, sys
+import json, os, sys, time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 log = open(os.environ["STAND_IN_LOG"], "a")
@@ -41,6 +45,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         print(json.dumps({"path": self.path, "port": self.client_address[1], **body}), file=log, flush=True)
+        if os.environ.get("STAND_IN_HANGS"):
+            time.sleep(600)
         if len(body["prompt"]) > 500:
             self.answer(400, {"error": "too long"})
         else:
@@ -131,6 +137,27 @@ def test_a_cell_counts_the_servers_memory_and_stops_it(log: Path, job: CellJob) 
     assert is_gone(json.loads(log.read_text().splitlines()[0])["pid"])
     alone = measure_cell(CellJob("fake:", "pairgrade", "trec", 1, 2048, 1024, job.pairs, f"{job.out}.jsonl"))
     assert run.peak_rss_bytes > alone.peak_rss_bytes + 5 * 2**20  # a second interpreter at least
+
+
+def test_a_stop_ends_the_server_and_clears_its_scratch(
+    log: Path, job: CellJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("STAND_IN_HANGS", "1")
+
+    def stop() -> None:
+        while not (log.exists() and '"path"' in log.read_text()):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop, daemon=True).start()
+    with pytest.raises(StopRequested), PoliteStop().listening():
+        measure_cell(job)
+    assert is_gone(json.loads(log.read_text().splitlines()[0])["pid"])
+    assert not list(scratch.iterdir())
 
 
 def test_a_server_that_fails_is_told_with_its_last_words(

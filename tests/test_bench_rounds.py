@@ -65,6 +65,20 @@ def test_a_stop_keeps_the_rounds_that_are_whole() -> None:
     found = measure_rounds(["a", "b"], measure, Rounds())
     assert (found.rounds, found.stopped, found.failed) == (2, "stopped by SIGINT", {})
     assert found.runs == ((run(1.0), run(2.0)),) * 2
+    last = 9
+    asked = iter((False, False, None))
+
+    def narrow(runs: Sequence[CellRun], width: float) -> bool:
+        answer = next(asked)
+        if answer is None:
+            raise StopRequested(15)
+        return answer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pairgrade.bench.rounds._narrow", narrow)  # a signal between two rounds
+        found = measure_rounds(["a", "b"], measure, Rounds())
+    assert (found.rounds, found.stopped) == (2, "stopped by SIGTERM")
+    assert found.runs == ((run(1.0), run(2.0)),) * 2
     last = 0
     with pytest.raises(StopRequested):
         measure_rounds(["a", "b"], measure, Rounds())

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from helpers import make_pairs, run_command, write_jsonl
 from pairgrade import Annotator, InputError, ModelError, Pair, PairgradeError, Qrel, Rubric
 from pairgrade.bench.cell_process import measure_cell
 from pairgrade.bench.cell_records import CellJob
-from pairgrade.bench.judged import Judged, against_people
+from pairgrade.bench.judged import Judged, against_people, read_judged
 from pairgrade.bench.meters import EnergyMeter, LoadMeter
 from pairgrade.bench.peers_prompts import PromptedPeer
 from pairgrade.bench.report_folder import write_report
@@ -221,10 +222,25 @@ def test_an_interrupted_benchmark_tells_its_whole_rounds(tmp_path: Path, monkeyp
     assert (table["rounds"], table["stopped"]) == (1, "stopped by SIGINT")
     assert "stopped by SIGINT; the rounds before it are what is told" in done.stderr
     assert load_result(tmp_path / "out" / "results.json").rounds == 1
-    del jobs[3:]  # so that the next one is the fourth
-    done = run_command(command, "--model", "fake:", "--pairs", pairs, "--threads", 1)
+
+    def read(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return read_judged(*arguments)
+
+    jobs.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmark, "read_judged", read)  # behind the rounds
+        done = run_command(command, "--model", "fake:", "--pairs", pairs, "--threads", 1, "--rounds", 2, "--json")
+    assert done.exit_code == 128 + signal.SIGTERM
+    table = json.loads(done.stdout)
+    assert (table["rounds"], len(table["cells"])) == (2, 1)
+    assert "stopped by SIGTERM; the rounds before it are what is told" in done.stderr
+    jobs[:] = jobs[:1] * 3  # so that the next one is the fourth
+    out = "--out", tmp_path / "none"
+    done = run_command(command, "--model", "fake:", "--pairs", pairs, "--threads", 1, *out)
     assert done.exit_code == 128 + signal.SIGINT
     assert "stopped by SIGINT; nothing was kept" in done.stderr
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_dollar_is_no_tex_and_a_picture_without_figures_goes(tmp_path: Path) -> None:

@@ -100,6 +100,17 @@ def test_a_folder_that_is_there_is_refused_or_replaced(tmp_path: Path) -> None:
     assert [path.name for path in out.iterdir()] == ["new"]
 
 
+def test_the_folder_one_stands_in_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    monkeypatch.chdir(out)
+    with pytest.raises(InputError, match=r"out exists already"), new_folder(Path()):
+        pytest.fail("went on")
+    with new_folder(Path(), replace=True) as work:
+        (work / "new").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "new"]
+
+
 def test_a_folder_is_replaced_at_once_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, rename = tmp_path / "out", Path.rename
     out.mkdir()

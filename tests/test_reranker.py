@@ -232,6 +232,17 @@ def test_grades_choose_no_documents(folder: Path, texts: tuple[str, str, str], t
     assert not job.out.exists()
 
 
+def test_what_the_columns_say_goes_before_the_name(folder: Path, texts: tuple[str, str, str], tmp_path: Path) -> None:
+    (tmp_path / "beir.tsv").write_text("query-id\tcorpus-id\tscore\nq1\tq1-d1\t3\nq1\tq1-d2\t0\n")
+    (tmp_path / "clicks.tsv").write_text("q1\tq1-d1\n")
+    with Reranker.open(folder, threads=1) as reranker:
+        result = rerank(RerankJob(str(tmp_path / "beir.tsv"), *texts[1:], tmp_path / "out.run"), reranker)
+        with pytest.raises(InputError, match=r"clicks\.tsv holds clicks, by its columns; .* TREC run \(6 columns\)"):
+            rerank(RerankJob(str(tmp_path / "clicks.tsv"), *texts[1:], tmp_path / "no.run"), reranker)
+    assert (result.scored, result.without_text) == (2, 0)
+    assert {doc_id for doc_id, _ in read_ranking(tmp_path / "out.run")["q1"].items()} == {"q1-d1", "q1-d2"}
+
+
 def test_the_command_tells_documents_without_text(folder: Path, texts: tuple[str, str, str], tmp_path: Path) -> None:
     from pairgrade.cli import cli
 

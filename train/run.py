@@ -7,7 +7,6 @@ at all.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -26,6 +25,7 @@ from pairgrade.prompt import PROMPT_VERSION, PromptBuilder
 from pairgrade.readers import Source
 from pairgrade.records import Pair, Rejection
 from pairgrade.rubric import Rubric
+from pairgrade.run_folder import named
 from pairgrade.stop import PoliteStop
 from pairgrade.train.adapter import read_manifest, save_adapter
 from pairgrade.train.base_model import add_lora, folder_digest, load_model, resolve_folder
@@ -87,8 +87,7 @@ def train(
     """
     if job.soft is None and options.soft_weight != TrainOptions().soft_weight:
         raise InputError("--soft-weight is of the soft targets: give --soft with the judgments that hold them")
-    if not job.out.name:  # "." has none, and what lies beside it is named by it
-        job = replace(job, out=Path(os.path.abspath(job.out)))
+    job = replace(job, out=named(job.out))
     progress, stop = progress or TrainProgress(), stop or PoliteStop()
     refuse_existing(job.out, job.overwrite, read_manifest)
     with at_work(job.out, progress, stop) as (folder, told):

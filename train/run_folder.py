@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from pairgrade.errors import ResumeError
 from pairgrade.lock import exclusive
 from pairgrade.manifest import Identity, Manifest, differences
-from pairgrade.run_folder import RunFolder
+from pairgrade.run_folder import RunFolder, named
 from pairgrade.stop import PoliteStop
 from pairgrade.train.beating import BeatingProgress
 from pairgrade.train.fitting import TrainProgress
@@ -26,7 +25,7 @@ def at_work(out: Path, progress: TrainProgress, stop: PoliteStop) -> Iterator[tu
     The folder is removed when the block is done, and where it failed before the run began. LockedError where another
     process works on OUT.
     """
-    out = Path(os.path.abspath(out))  # which has a name where "." has none
+    out = named(out)
     folder = RunFolder(out.with_name(f"{out.name}.run"))
     with exclusive(folder.lock), stop.listening():
         try:
