@@ -78,7 +78,12 @@ def sets_steps(options: ExperimentOptions) -> list[Step]:
         whole = options.data / way.train / "qrels.txt"
         inputs += [way.held_out] if way.held_out else [whole, *layout.texts(way.train)]
         outputs = [layout.labels(way, arm) for arm in ("a", "d")] + [layout.way(way, "sets", "split.json")]
-        work, settings = partial(_labels, options, way), {"positive_share": str(options.positive_share)}
+        work = partial(_labels, options, way)
+        settings = {
+            "positive_share": str(options.positive_share),
+            "annotators": " ".join(options.annotators(way)),  # the grades must be theirs, the dev queries not learnt of
+            "rubric": Rubric.load(options.rubric).digest,
+        }
         steps.append(Step(f"labels {way.name}", work, tuple(inputs), tuple(outputs), settings))
     return steps
 

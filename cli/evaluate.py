@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import rich_click as click
@@ -22,6 +23,7 @@ from pairgrade.evaluation_report import (
     shown_mean,
 )
 
+_BETWEEN = r"[,\s]+(?![^()]*\))"  # measures, not the parameters of one
 _WIDE = 8  # measures that still fit beside each other, per query
 
 
@@ -68,7 +70,7 @@ def command(
     the documents. Every query of the qrels counts, one that a run lacks as 0.
     """
     options = EvaluationOptions(
-        measures=tuple((measures or "").replace(",", " ").split()),
+        measures=tuple(filter(None, re.split(_BETWEEN, measures or ""))),
         threshold=threshold,
         baseline=baseline,
         all_pairs=all_pairs,
@@ -80,6 +82,8 @@ def command(
         [(qrels, "the human grades"), *((run, "a run") for run in runs)], [(markdown_file, "the Markdown page")]
     )
     evaluation = evaluate_files(runs, qrels, options)
+    if markdown_file is not None:  # before anything is printed, which may fail
+        write_text(markdown_file, markdown(evaluation))
     if as_json:
         figures = evaluation.to_dict()
         if not per_query:
@@ -89,8 +93,6 @@ def command(
         click.echo(json.dumps(files | figures | {"notes": notes(evaluation)}, ensure_ascii=False, allow_nan=False))
     else:
         _print(qrels, evaluation, per_query)
-    if markdown_file is not None:
-        write_text(markdown_file, markdown(evaluation))
 
 
 def _print(qrels: Path, evaluation: Evaluation, per_query: bool) -> None:

@@ -14,7 +14,7 @@ from pairgrade.cli.outputs import check_outputs, refuse_existing
 from pairgrade.cli.report import figures_table
 from pairgrade.label_changes import OUTCOMES, Counts, LabelChanges
 from pairgrade.ranking_columns import FORMS
-from pairgrade.relabel_policy import CONFIDENT, POLICIES, SCALES, RelabelOptions
+from pairgrade.relabel_policy import CONFIDENT, POLICIES, SCALES, SET_SCALES, RelabelOptions
 from pairgrade.relabeling import relabel
 
 _MOST_ROWS = 20  # sources in the text; --json has them all
@@ -39,6 +39,8 @@ def _explained(choices: dict[str, str]) -> str:
               f"[default: {CONFIDENT} for confident, else 0]")  # fmt: skip
 @click.option("--scale", type=click.Choice(list(SCALES)), default="set", show_default=True, metavar="SCALE",
               help=f"Scale of the labels. {_explained(SCALES)}")  # fmt: skip
+@click.option("--set-scale", type=click.Choice(list(SET_SCALES)), default="auto", show_default=True, metavar="SCALE",
+              help=f"Scale of SET's own labels. {_explained(SET_SCALES)}")  # fmt: skip
 @click.option("--as", "form", type=click.Choice(["set", *FORMS]), default="set", show_default=True, metavar="FORM",
               help="Columns of SET2: a ranking set, or those of sentence-transformers. "
               f"One of set, {', '.join(FORMS)}.")  # fmt: skip
@@ -58,6 +60,7 @@ def command(
     threshold: int | None,
     confidence: float | None,
     scale: str,
+    set_scale: str,
     form: str,
     per_query: bool,
     examples: int,
@@ -74,12 +77,16 @@ def command(
         from pairgrade.confusion_plot import picture_format
 
         picture_format(plot)
-    options = RelabelOptions(policy, threshold, confidence, scale, form, examples, with_text)
+    options = RelabelOptions(policy, threshold, confidence, scale, form, examples, with_text, set_scale)
     check_outputs(
         [(ranking_set, "the set itself"), (judgments, "the judgments")], [(out, "the new set"), (plot, "the picture")]
     )
     refuse_existing(out, force)
     changes = relabel(ranking_set, judgments, out, options)
+    if plot is not None:  # before anything is printed, which may fail
+        from pairgrade.label_change_plot import draw_label_changes
+
+        draw_label_changes(changes, plot)
     if as_json:
         figures = changes.to_dict()
         if not per_query:
@@ -88,10 +95,6 @@ def command(
         click.echo(json.dumps(files | figures, ensure_ascii=False, allow_nan=False))
     else:
         _print(ranking_set, judgments, out, changes, per_query)
-    if plot is not None:
-        from pairgrade.label_change_plot import draw_label_changes
-
-        draw_label_changes(changes, plot)
 
 
 def _print(ranking_set: Path, judgments: Path, out: Path, changes: LabelChanges, per_query: bool) -> None:

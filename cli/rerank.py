@@ -19,7 +19,7 @@ from pairgrade.reranker import QUANTS, Reranker
 
 @click.command("rerank")
 @click.argument("run", metavar="RUN")
-@click.option("--queries", required=True, metavar="FILE", help="The queries' texts (JSONL or TSV).")
+@click.option("--queries", required=True, metavar="FILE", help="The queries' texts (JSONL, TSV or Parquet).")
 @click.option("--docs", required=True, metavar="FILE", help="The documents' texts (JSONL, TSV or Parquet).")
 @click.option("--model", "-m", required=True, metavar="RERANKER", type=click.Path(path_type=Path),
               help="A folder that `pairgrade train-reranker` wrote.")  # fmt: skip

@@ -28,6 +28,7 @@ from pairgrade.significance import holm, mean_intervals, paired_t_test, randomiz
 Grades = dict[str, dict[str, int]]  # grade of each document, by query
 
 _HIGHEST = 2**31 - 1  # of a cutoff or a grade; trec_eval counts in C's int
+_NOT_COMPUTED = (ValueError, RuntimeError, AssertionError, TypeError, LookupError, ArithmeticError)
 _DEFAULT_MEASURES = ("nDCG@10", "RR(rel={})@10", "AP(rel={})", "R(rel={})@100", "Judged@10")
 
 
@@ -105,7 +106,9 @@ def evaluate(runs: Mapping[str, Ranking], qrels: Grades, options: EvaluationOpti
     values = [_values(name, runs[name], qrels, measures, queries) for name in names]
     return Evaluation(
         queries=len(queries),
-        without_relevant=sum(max(documents.values()) < threshold for documents in qrels.values()),
+        without_relevant=0
+        if options.measures
+        else sum(max(documents.values()) < threshold for documents in qrels.values()),
         judged=sum(map(len, qrels.values())),
         threshold=threshold,
         measures=tuple(measures),
@@ -152,6 +155,8 @@ def _check_parameters(measure: Any) -> None:
         raise ValueError(f"it has no parameter {', '.join(unknown)}; it has {', '.join(allowed) or 'none'}")
     if lacking := sorted(key for key, about in allowed.items() if about.required and key not in measure.params):
         raise ValueError(f"it needs {' and '.join(lacking)}, as in {measure.NAME}({lacking[0]}=3)")
+    if (kind := type(measure.aggregator()).__name__) != "MeanAgg":
+        raise ValueError(f"it is no mean over the queries but a count ({kind})")
     for key in ("cutoff", "rel"):
         if key in measure.params and not 1 <= measure.params[key] <= _HIGHEST:
             raise ValueError(f"{key} is {measure.params[key]}; it must be from 1 to {_HIGHEST:,}")
@@ -184,9 +189,19 @@ def _values(name: str, run: Ranking, qrels: Grades, measures: Mapping[str, Any],
             f"{name}: ir-measures cannot compute {', '.join(measures)}: a program that it runs ended with the status "
             f"{error.returncode}. That of ERR wants query ids that are numbers; leave such a measure out"
         ) from error
-    except (ValueError, RuntimeError, AssertionError, TypeError, LookupError, ArithmeticError) as error:
-        raise InputError(f"{name}: ir-measures cannot compute {', '.join(measures)}: {error}") from error
+    except _NOT_COMPUTED as error:
+        broken = [each for each, measure in measures.items() if not _computes(measure, qrels, ranked)]
+        raise InputError(f"{name}: ir-measures cannot compute {', '.join(broken or measures)}: {error}") from error
     return values
+
+
+def _computes(measure: Any, qrels: Grades, ranked: Ranking) -> bool:
+    import ir_measures
+
+    try:
+        return all(True for _ in ir_measures.iter_calc([measure], qrels, ranked))
+    except _NOT_COMPUTED:
+        return False
 
 
 def _examples(queries: Iterable[str]) -> str:

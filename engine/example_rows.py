@@ -8,7 +8,9 @@ query with labelled documents, under the names that training libraries use:
 - ``query``, ``pos``, ``neg``, as FlagEmbedding writes them;
 - ``query``, ``positive_passages``, ``negative_passages``, lists of objects with ``docid``, ``title`` and ``text``,
   as Tevatron writes them;
-- ``query``, ``document``, ``label`` (ranking sets are such), and ``query``, ``documents``, ``labels``.
+- ``query``, ``document``, ``label`` (ranking sets are such), and ``query``, ``documents``, ``labels``; a positive
+  column alone beside labels holds documents of either kind: so sentence-transformers writes mined negatives as pairs
+  or lists with labels.
 
 TSV without a header holds lines of query, positive and negative text, as MS MARCO's small triples do. What has no
 id gets one made of its text, so that equal texts are one query or document.
@@ -40,6 +42,7 @@ _LABEL = ("label", "score", "relevance", "grade")
 _POSITIVES = ("positive", "positives", "pos", "positive_passages")
 _NEGATIVES = ("negative", "negatives", "neg", "negative_passages")
 _LISTS = ("documents", "docs", "passages")
+_LABEL_LISTS = ("labels", "scores")
 _NUMBERED = re.compile("(positive|negative)_[0-9]+")
 _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".csv": "csv", ".tsv": "tsv"}
 _LONGEST_LINE = 2**24  # bytes
@@ -108,6 +111,10 @@ def _is_side(name: str) -> bool:
     return name in _POSITIVES or name in _NEGATIVES or bool(_NUMBERED.fullmatch(name))
 
 
+def _is_negative(name: str) -> bool:
+    return name.partition("_")[0] in _NEGATIVES
+
+
 def example_format(path: str) -> str | None:
     """Return the format of a file of examples by its suffix, or None for another."""
     name = path.lower()
@@ -131,7 +138,7 @@ def _has_header(path: str) -> bool:
 def _fits(values: Mapping[str, object]) -> bool:
     names = values.keys()
     has_documents = not names.isdisjoint(_POSITIVES) or (not names.isdisjoint(_DOCUMENT) and _name(names, _LABEL))
-    has_list = not names.isdisjoint(_LISTS) and "labels" in names
+    has_list = not names.isdisjoint(_LISTS) and _name(names, _LABEL_LISTS)
     return not names.isdisjoint(_QUERY) and bool(has_documents or has_list)
 
 
@@ -173,6 +180,11 @@ def _rows(values: Mapping[str, object], source: str) -> Iterator[RankingRow]:
 
 def _labelled(values: Mapping[str, object]) -> Iterator[tuple[float, object]]:
     """Yield label and document, as the row has them."""
+    sides = [name for name in values if _is_side(name)]
+    graded = _name(values, (*_LABEL, *_LABEL_LISTS))
+    if graded and len(sides) == 1 and not _is_negative(sides[0]):
+        yield from _graded(values, sides[0], graded)
+        return
     for label, wanted in ((1.0, _POSITIVES), (0.0, _NEGATIVES)):
         numbered = [name for name in values if _NUMBERED.fullmatch(name) and name.split("_")[0] in wanted]
         for name in chain((name for name in wanted if name in values), numbered):
@@ -186,11 +198,19 @@ def _labelled(values: Mapping[str, object]) -> Iterator[tuple[float, object]]:
             found["doc_id"] = values[id_name]
         yield _label(values[label_name]), found
     if listed := _name(values, _LISTS):
-        documents, labels = values[listed], values.get("labels")
-        if not isinstance(documents, list) or not isinstance(labels, list) or len(documents) != len(labels):
-            raise ValueError(f"{listed} and labels must be lists of the same length")
-        for item, value in zip(documents, labels, strict=True):
-            yield _label(value), item
+        yield from _graded(values, listed, _name(values, _LABEL_LISTS) or "labels")
+
+
+def _graded(values: Mapping[str, object], documents: str, labels: str) -> Iterator[tuple[float, object]]:
+    """Yield label and document of a column of documents and one of their labels: one of each, or lists."""
+    items, found = values[documents], values.get(labels)
+    if labels in _LABEL_LISTS or isinstance(items, list) or isinstance(found, list):
+        if not isinstance(items, list) or not isinstance(found, list) or len(items) != len(found):
+            raise ValueError(f"{documents} and {labels} must be lists of the same length")
+    else:
+        items, found = [items], [found]
+    for item, value in zip(items, found, strict=True):
+        yield _label(value), item
 
 
 def _label(value: object) -> float:

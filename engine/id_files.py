@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from pairgrade.errors import InputError
 from pairgrade.lines import shown, text_lines
-from pairgrade.qrels import BEIR_HEADER, read_qrels, trec_lines
+from pairgrade.qrels import BEIR_HEADER, read_qrels, split_fields, trec_lines
 from pairgrade.records import Rejection
 from pairgrade.run_files import ordered, read_ranking
 
@@ -52,8 +52,8 @@ def read_ids(path: str) -> IdFile:
                 )
         return found
     columns = "query_id doc_id" if kind == "clicks" else "query_id positive_doc_id negative_doc_id"
-    for number, (query_id, positive, *negatives) in trec_lines(path, kind, columns):
-        if number == 1 and query_id == "query_id":
+    for place, (_, (query_id, positive, *negatives)) in enumerate(trec_lines(path, kind, columns)):
+        if place == 0 and query_id == "query_id":
             continue  # a header
         labels = found.documents.setdefault(query_id, {})
         labels[positive] = 1.0
@@ -64,7 +64,7 @@ def read_ids(path: str) -> IdFile:
 
 def _kind(path: str) -> str:
     for item in text_lines(path, _LONGEST_LINE):
-        if not isinstance(item, Rejection) and (fields := item[1].split()):
+        if not isinstance(item, Rejection) and (fields := split_fields(item[1])):
             if tuple(fields) == BEIR_HEADER:
                 return "qrels"
             if kind := _KINDS.get(len(fields)):

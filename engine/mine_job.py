@@ -61,6 +61,11 @@ class MineJob:
             raise InputError("--known is of ids: give the files of both queries and docs, which hold the texts")
         if self.known is None and self.known_from != 1:
             raise InputError("--known-from is a grade of --known; give --known too, or leave it out")
+        usual = MiningOptions()
+        if self.known is not None and self.mining.positives != usual.positives:
+            raise InputError("--known tells the positives, so that --positives would do nothing; leave one of them out")
+        if self.mining.seed != usual.seed and self.mining.negatives is None:
+            raise InputError("--seed is of the draw of --negatives; give --negatives too, or leave it out")
 
 
 @dataclass(slots=True)
@@ -126,7 +131,9 @@ def _by_bm25(
         if candidates is None:
             ranking = index.rank(query, job.mining.corpus_depth())
         else:
-            ranking = index.rank_only(query, candidates.documents.get(query_id, {}))[: job.mining.depth]
+            asked = candidates.documents.get(query_id, {})
+            report.documents_without_text += len(asked.keys() - documents.keys())
+            ranking = index.rank_only(query, asked)[: job.mining.depth]
         ranked += ((query_id, doc_id, score) for doc_id, score in ranking)
         labelled = _labelled(job, query_id, ranking, "bm25", known)
         yield from _with_texts(query_id, query, labelled, documents, report)

@@ -44,6 +44,11 @@ def _grade(path: str | os.PathLike[str], number: int, text: str) -> int:
     return int(text)
 
 
+def split_fields(line: str) -> list[str]:
+    """Return a line's fields, parted by ASCII's blanks alone, as trec_eval parts them."""
+    return _FIELD.findall(line)
+
+
 def trec_lines(path: str | os.PathLike[str], kind: str, columns: str) -> Iterator[tuple[int, list[str]]]:
     """Yield number and fields of each line that is not blank; InputError for one without these columns."""
     for number, text, fields in _lines(path):
@@ -57,7 +62,7 @@ def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str, list[str]]]
         if isinstance(item, Rejection):
             raise InputError(f"{path}:{item.line}: {item.reason}")
         number, text = item
-        fields = _FIELD.findall(text)
+        fields = split_fields(text)
         if fields:
             yield number, text, fields
 

@@ -28,6 +28,11 @@ SCALES = {
     "grades": "as the annotator's grades, the lowest 0",
     "binary": "1 or 0, relevant or not; with soft the probability of relevant",
 }
+SET_SCALES = {
+    "auto": "grades where a label is above 1, else unit",
+    "unit": "from 0 to 1",
+    "grades": "as the annotator's grades, the lowest 0",
+}
 CONFIDENT = 0.8  # what the policy of that name asks for
 
 _SLACK = 1e-9  # of a label: 2/3 of 3 is a grade of 2
@@ -44,9 +49,15 @@ class RelabelOptions:
     form: str = "set"  # columns of the output: a ranking set, or one of sentence-transformers' forms
     examples: int = 3  # of each cell of the report
     example_texts: bool = False  # with their texts
+    set_scale: str = "auto"  # of the labels of the set, one of SET_SCALES
 
     def __post_init__(self) -> None:
-        for name, allowed in (("policy", POLICIES), ("scale", SCALES), ("form", ("set", *FORMS))):
+        for name, allowed in (
+            ("policy", POLICIES),
+            ("scale", SCALES),
+            ("set_scale", SET_SCALES),
+            ("form", ("set", *FORMS)),
+        ):
             if getattr(self, name) not in allowed:
                 raise InputError(f"the {name} is {getattr(self, name)!r}; it can be {', '.join(allowed)}")
         if self.confidence is not None and not 0 <= self.confidence <= 1:

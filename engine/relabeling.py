@@ -36,7 +36,7 @@ def relabel(
         if isinstance(item, Judgment)  # all are; a file of judgments holds nothing else
     }
     labels = _labels(source, found)
-    relabeler = Relabeler(options, file.grades, _top(source, max(labels), file.grades))
+    relabeler = Relabeler(options, file.grades, _top(source, max(labels), file.grades, options.set_scale))
     work = _Work(relabeler, labels)
     rows = work.rows(source, found)
     if options.form == "set":
@@ -65,9 +65,13 @@ def _labels(source: RankingSet, judgments: Mapping[tuple[str, str], Judgment]) -
     return labels
 
 
-def _top(source: RankingSet, highest: float, grades: Sequence[int]) -> float:
-    top = 1.0 if highest <= 1 or len(grades) < 2 else float(grades[-1] - grades[0])
+def _top(source: RankingSet, highest: float, grades: Sequence[int], scale: str) -> float:
+    """Return the highest label that the set's scale has; InputError where the set has a higher one."""
+    unit = highest <= 1 if scale == "auto" else scale == "unit"
+    top = 1.0 if unit or len(grades) < 2 else float(grades[-1] - grades[0])
     if highest > top:
+        if scale == "unit":
+            raise InputError(f"{source.path}: the highest label is {highest:g}, so its scale is not unit, from 0 to 1")
         raise InputError(
             f"{source.path}: the highest label is {highest:g}, but the judgments' grades {', '.join(map(str, grades))} "
             f"span {top:g}; bring the labels to a scale from 0 to 1, or to that of the grades"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +222,41 @@ def run(*arguments: object) -> Result:
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result
+
+
+def test_measures_are_read_as_ir_measures_writes_them(files: tuple[Path, Path, Path]) -> None:
+    names = [str(ir_measures.parse_measure(name)) for name in ("P(rel=2,judged_only=True)@5", "nDCG@10", "RR(rel=2)")]
+    assert any("," in name for name in names)
+    for between in (" ", ",", ", "):
+        given = json.loads(run(files[0], "--qrels", files[2], "--json", "--measures", between.join(names)).stdout)
+        assert given["measures"] == names
+    assert not [note for note in given["notes"] if note.startswith("Queries without a document")]  # no grade is asked
+
+
+def test_what_is_no_mean_and_what_cannot_be_computed_is_named(files: tuple[Path, Path, Path]) -> None:
+    with pytest.raises(InputError, match=r"measure 'NumRet' cannot be used: it is no mean over the queries"):
+        run(files[0], "--qrels", files[2], "--measures", "NumRet")
+    counted = ir_measures.iter_calc
+
+    def broken(measures: list[Any], *arguments: Any) -> Any:
+        if any(str(measure) == "Bpref" for measure in measures):
+            raise ZeroDivisionError("float division by zero")
+        return counted(measures, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ir_measures, "iter_calc", broken)
+        with pytest.raises(InputError, match=r"cannot compute Bpref: float division by zero"):
+            run(files[0], "--qrels", files[2], "--measures", "AP Bpref P@5")
+
+
+def test_the_page_is_written_where_nobody_reads_the_tables(files: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    out = tmp_path / "out.md"
+    command = [sys.executable, "-m", "pairgrade.cli", "evaluate", str(files[0]), "--qrels", str(files[2])]
+    subprocess.run([*command, "--markdown", str(out)], stdout=write, stderr=subprocess.DEVNULL, check=False)
+    os.close(write)
+    assert out.read_text(encoding="utf-8").startswith("|")
 
 
 def test_json_is_the_evaluation(files: tuple[Path, Path, Path]) -> None:

@@ -287,7 +287,10 @@ def test_fewer_queries_calibrate_on_none_that_the_annotator_learnt_of(tmp_path: 
     few = replace(options, limit_queries=2)
     with pytest.raises(InputError, match=r"has, held out by a training .* 0 of the 2 queries of learn"):
         run(few)
-    run(replace(few, tuned=None, out=tmp_path / "untuned"))  # where nobody learnt, any query will do
+    first = replace(few, tuned=None, out=tmp_path / "untuned")
+    run(first)  # where nobody learnt, any query will do
+    with pytest.raises(InputError, match=r"has, held out by a training .* 0 of the 2 queries of learn"):
+        run(replace(first, tuned="fake:"))  # which is looked at again when an annotator comes
 
 
 def test_grades_that_the_annotators_cannot_give_are_told_before_they_judge(

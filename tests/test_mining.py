@@ -133,7 +133,12 @@ def test_candidates_restrict_the_ranking(files: tuple[Path, Path], tmp_path: Pat
         ("q1", "d5", 0.0, 2),
         ("q3", "d3", 1.0, 1),
     ]
-    assert report["queries_without_text"] == 1
+    assert (report["queries_without_text"], report["documents_without_text"]) == (1, 1)
+    done = CliRunner().invoke(
+        command, [*map(str, files), "--candidates", str(qrels), "--out", str(tmp_path / "a.jsonl")]
+    )
+    assert done.exit_code == 3
+    assert "pairs without text" in done.stdout
 
 
 def test_qrels_of_beir_are_qrels(files: tuple[Path, Path], tmp_path: Path) -> None:
@@ -180,6 +185,10 @@ def test_what_would_do_nothing_or_lie_is_refused(files: tuple[Path, Path], tmp_p
     clicks.write_text("q1 d1\n", encoding="utf-8")
     with pytest.raises(InputError, match="holds clicks, which have no grades; leave --known-from out"):
         run(*files, "--known", clicks, "--known-from", 3, "--out", out)
+    with pytest.raises(InputError, match="--known tells the positives, so that --positives would do nothing"):
+        run(*files, "--known", clicks, "--positives", 3, "--out", out)
+    with pytest.raises(InputError, match="--seed is of the draw of --negatives"):
+        run(*files, "--seed", 5, "--out", out)
     with pytest.raises(InputError, match=r"bm25\.tsv: a TREC run by that suffix is taken for judgments; .* bm25\.run"):
         run(*files, "--run", tmp_path / "bm25.tsv", "--out", out)
     with pytest.raises(InputError):  # no row for a triplet
@@ -316,6 +325,13 @@ SHAPES: dict[str, list[dict[str, object]]] = {
     "labelled": [
         {"query": "moon", "passage": text, "label": label} for text, label in (("titan", 1), ("io", 1), ("cheese", 0))
     ],
+    "labelled-pairs-of-mined-negatives": [
+        {"anchor": "moon", "positive": text, "label": label} for text, label in (("titan", 1), ("io", 1), ("cheese", 0))
+    ],
+    "labelled-list-of-mined-negatives": [
+        {"query": "moon", "positive": ["titan", "io", "cheese"], "labels": [1, 1, 0]},
+    ],
+    "scored-list": [{"query": "moon", "docs": ["titan", "io", "cheese"], "scores": [1.0, 1.0, 0.0]}],
     "listwise": [{"query": "moon", "docs": ["titan", "io", "cheese"], "labels": [1, 1, 0]}],
 }
 

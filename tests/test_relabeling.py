@@ -133,6 +133,24 @@ def test_grades_on_their_own_scale_stay(tmp_path: Path) -> None:
     assert (changes.positive_rows, changes.positive_rows_after, changes.total.false_positives) == (1, 1, 0)
 
 
+def test_a_set_whose_grades_end_at_1_can_be_told_from_one_of_shares(files: tuple[Path, Path], tmp_path: Path) -> None:
+    write_ranking_set(tmp_path / "set.jsonl", [row("a", 1.0), row("b", 1.0)])
+    judgments = save_judgments(
+        tmp_path / "j.jsonl", [judged("a", (0.0, 1.0, 0.0, 0.0)), judged("b", (1.0, 0.0, 0.0, 0.0))]
+    )
+    first = relabel(tmp_path / "set.jsonl", judgments, tmp_path / "one.jsonl", RelabelOptions(scale="grades"))
+    assert (first.top, first.positive_rows_after) == (1.0, 0)
+    found = {}
+    for scale in ("auto", "unit", "grades"):
+        options = RelabelOptions("demote-false-positives", set_scale=scale)
+        changes = relabel(tmp_path / "one.jsonl", judgments, tmp_path / "two.jsonl", options)
+        found[scale] = changes.top, changes.positive_rows, [r.label for r in read_ranking_set(tmp_path / "two.jsonl")]
+    assert found == {"auto": (1.0, 1, [0.0, 0.0]), "unit": (1.0, 1, [0.0, 0.0]), "grades": (3.0, 0, [1.0, 0.0])}
+    write_ranking_set(tmp_path / "set.jsonl", [row("a", 2.0)])
+    with pytest.raises(InputError, match="the highest label is 2, so its scale is not unit"):
+        relabel(tmp_path / "set.jsonl", judgments, tmp_path / "no.jsonl", RelabelOptions(set_scale="unit"))
+
+
 def test_the_report(files: tuple[Path, Path], tmp_path: Path) -> None:
     changes = relabel(*files, tmp_path / "out.jsonl", RelabelOptions("confident", examples=1))
     total = changes.total

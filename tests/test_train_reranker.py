@@ -315,6 +315,26 @@ def test_each_epoch_deals_every_document_once_into_even_slates() -> None:
         assert all(slate.targets.count(2.0) == 1 for slate in dealt)  # three of nine documents, in three slates
 
 
+def test_no_slate_is_dealt_that_a_loss_of_the_order_learns_nothing_of() -> None:
+    mined = [replace(row, label=float(i % 50 == 0)) for i, row in enumerate(ranking_rows(2, 50))]  # one positive each
+    flat = [replace(row, label=1.0, query_id=f"flat-{row.query_id}") for row in ranking_rows(1, 50)]
+    for loss in LOSSES:
+        options = RerankerOptions(loss=loss, slate=10)
+        slates = Slates(grouped([*mined, *flat]), options)
+        dealt = slates.epoch(0)
+        assert len(dealt) == slates.count
+        assert all(len(slate.documents) <= 10 for slate in dealt)
+        equal = sum(len(set(slate.targets)) < 2 for slate in dealt)
+        assert (slates.count, equal) == ((10, 0) if loss in ("lambda", "ranknet") else (15, 13))
+        if equal == 0:  # the one positive is in each slate, in the place of one of its negatives
+            assert [(slate.targets.count(1.0), len(slate.targets)) for slate in dealt] == [(1, 10)] * 10
+
+
+def test_expected_grades_that_nobody_gave_are_told() -> None:
+    with pytest.raises(InputError, match=r"no row of the training queries has an expected grade.*--target label"):
+        Slates(grouped(ranking_rows(2)), RerankerOptions(target="expected"))
+
+
 def test_dev_queries_are_none_of_the_training_queries(encoder: Path, tmp_path: Path) -> None:
     groups = grouped([*ranking_rows(10), RankingRow("flat", "d", "a query", "a document", label=1.0)])
     train, dev = split_groups(groups, 0.2, 0)

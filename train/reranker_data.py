@@ -16,6 +16,7 @@ from pairgrade.train.reranker_options import RerankerOptions
 from pairgrade.train.seeds import part_seed
 
 _ROUNDING = 1e-3  # of the probabilities and the expected grade of a row
+_OF_ORDER = ("lambda", "ranknet")  # losses that learn nothing of documents with equal labels
 _MOST_GAIN = 30  # of a label in LambdaLoss, where a float32 ends at 2^128 and its sums before
 
 
@@ -97,31 +98,42 @@ class Slates:
             )
         # one document alone tells how relevant it is, but there is nothing to compare it with
         self._least = 1 if options.loss == "bce" else 2
-        self.count = sum(_parts(len(group.rows), options.slate) for group in groups if len(group.rows) >= self._least)
-        if not self.count:
+        if all(len(targets) < self._least for targets in self._targets):
             raise InputError("no training query has 2 documents to compare; take the loss bce or give more documents")
         if options.loss != "bce" and all(len(set(targets)) < 2 for targets in self._targets):
             raise InputError(
                 "no training query has documents of different labels, so there is nothing to compare; take the loss "
                 "bce or other labels"
             )
+        self.count = sum(_parts(len(targets), options.slate) for targets in self._targets if self._teaches(targets))
 
     def epoch(self, number: int) -> list[Slate]:
-        """Deal each query's documents into slates of equal mixture, and shuffle the slates of all queries."""
+        """Deal each query's documents into slates of equal mixture, and shuffle the slates of all queries.
+
+        Where a label is too rare to come into every slate, a loss of the order alone gets a document of another label
+        into each slate that would have one label.
+        """
         deal = random.Random(part_seed(self._options.seed, number))
         slates = []
         for group, targets in zip(self._groups, self._targets, strict=True):
-            if len(targets) < self._least:
+            if not self._teaches(targets):
                 continue
             places = sorted(range(len(targets)), key=lambda i: (-targets[i], deal.random()))
             parts = _parts(len(targets), self._options.slate)
             for part in range(parts):
                 mine = places[part::parts]
+                if self._options.loss in _OF_ORDER and len({targets[i] for i in mine}) < 2:
+                    other = deal.choice([i for i in places if targets[i] != targets[mine[0]]])
+                    mine = [*mine[: self._options.slate - 1], other]
                 deal.shuffle(mine)
                 documents = tuple(group.rows[i].text for i in mine)
                 slates.append(Slate(group.query, documents, tuple(targets[i] for i in mine)))
         deal.shuffle(slates)
         return slates
+
+    def _teaches(self, targets: Sequence[float]) -> bool:
+        """Whether the loss can learn of a query with these targets."""
+        return len(targets) >= self._least and (self._options.loss not in _OF_ORDER or len(set(targets)) > 1)
 
 
 def _parts(documents: int, slate: int) -> int:
@@ -196,9 +208,14 @@ def _highest_expected(rows: Sequence[RankingRow]) -> float:
 
 
 def _refuse_two_scales(groups: Sequence[RankingGroup]) -> None:
-    """Raise InputError where labels from 0 to 1 would stand among expected grades of a wider scale."""
+    """Raise InputError where labels would stand for all expected grades, or, to 1, among those of a wider scale."""
     rows = [row for group in groups for row in group.rows]
     unjudged = sum(row.expected_grade is None for row in rows)
+    if unjudged == len(rows):
+        raise InputError(
+            "no row of the training queries has an expected grade: give a set that `pairgrade relabel` wrote, or learn "
+            "labels (--target label)"
+        )
     if 0 < unjudged < len(rows) and max(row.label for row in rows) <= 1 < _highest_expected(rows):
         raise InputError(
             f"{unjudged:,} of {len(rows):,} rows have no expected grade, and labels go to 1, expected grades to "
