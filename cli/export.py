@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +16,14 @@ from pairgrade.cli import PARTIAL, options
 from pairgrade.cli.check_options import check_options, floor, task
 from pairgrade.cli.consoles import result_console
 from pairgrade.cli.unfinished import whole_or_nothing
+from pairgrade.errors import ModelError
 from pairgrade.export.quantize import QUANTS, quants
+from pairgrade.onnx_manifest import is_onnx_folder
 
 if TYPE_CHECKING:
     from pairgrade.export.gguf_export import ExportReport
+
+_log = logging.getLogger(__name__)
 
 
 def _gguf(folder: Path, out: Path, quant: str | None, values: dict[str, Any]) -> None:
@@ -56,12 +61,16 @@ def _onnx(folder: Path, out: Path, quant: str | None, values: dict[str, Any]) ->
     from pairgrade.cli.progress import TerminalProgress
     from pairgrade.export.onnx_export import OnnxCheck, export_onnx
     from pairgrade.export.onnx_folder import OnnxSettings
+    from pairgrade.export.onnx_recipe import RECIPES
     from pairgrade.export.provenance import told_of_shared
     from pairgrade.export.verify import floor_of, onnx_bits
 
     name, path = quant or "int8", values["calibration_pairs"]
     own = floor_of(onnx_bits(name), onnx=True, from_folder=True)
-    calibration = task(path, values, most=_share(values))
+    recipe = RECIPES.get(name)  # the settings tell of another name
+    if path and recipe and not recipe.is_calibrated:
+        _log.warning("onnx %s has no scales to calibrate: the calibration pairs do nothing", name)
+    calibration = task(path, values, most=_share(values)) if recipe and recipe.is_calibrated else None
     settings = OnnxSettings(quant=name, calibration=calibration, threads=values["threads"], context=values["ctx"])
     check = OnnxCheck(
         task=task(values["pairs"] or path, values, apart_from=settings.calibrated_on),
@@ -111,6 +120,8 @@ def command(folder: Path, target: str, quant: str | None, out: Path, **values: A
     is kept, OUT is not made, and it is 1.
     """
     options.refuse_unused(values, values["pairs"] or values["calibration_pairs"])
+    if is_onnx_folder(folder):
+        raise ModelError(f"{folder} is an ONNX export itself; give the transformers folder that it was made of")
     with whole_or_nothing():
         _TARGETS[target](folder, out, quant, options.as_trained(folder, values))
 

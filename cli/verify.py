@@ -37,9 +37,10 @@ def command(a: str, b: str, pairs: str | None, as_json: bool, quiet: bool, **val
     it, and 1 where it does not.
     """
     from pairgrade.cli.progress import TerminalProgress
-    from pairgrade.export.verify import floor_between, verify
+    from pairgrade.export.verify import floor_between, one_form, verify
 
     options.refuse_unused(values, pairs)
+    a, b = str(one_form(a)), str(one_form(b))
     limits, values = floor(floor_between(a, b), values), options.as_trained(_teller(a, b), values)
     with TerminalProgress(quiet) as progress:
         found = verify(

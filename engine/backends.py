@@ -18,7 +18,7 @@ from pairgrade.llama_model import LlamaModel
 from pairgrade.model_choice import choose_model
 from pairgrade.models import resolve
 from pairgrade.onnx_backend import PROVIDERS, OnnxBackend, OnnxOptions
-from pairgrade.onnx_manifest import is_onnx_folder
+from pairgrade.onnx_manifest import is_onnx_folder, read_facts
 from pairgrade.tokenizer import Tokenizer
 from pairgrade.worker import WorkerBackend
 
@@ -74,7 +74,7 @@ def _tokenizer(model: str) -> Iterator[Tokenizer]:
     if model.startswith("fake:"):
         yield FakeTokenizer()
     elif is_onnx_folder(Path(model)):
-        yield FolderTokenizer(Path(model))
+        yield FolderTokenizer(Path(model), read_facts(Path(model)).vocabulary)
     else:
         with closing(LlamaModel(Path(model), vocab_only=True)) as vocabulary:
             yield vocabulary.tokenizer

@@ -53,8 +53,8 @@ class Feature:
 FEATURES = (
     Feature("label with GGUF models", ("llama_cpp",), None),
     Feature("label with ONNX models", ("onnxruntime", "tokenizers"), "onnx"),
-    Feature("export to ONNX", ("onnx", "onnxruntime", "torch", "transformers"), "train"),
-    Feature("export to GGUF", ("gguf", "torch", "transformers"), "train"),
+    Feature("export to ONNX", ("onnx", "onnxruntime", "optimum", "torch", "transformers"), "train"),
+    Feature("export to GGUF", ("gguf", "optimum", "torch", "transformers"), "train"),
     Feature("train an annotator", ("torch", "transformers", "peft"), "train"),
     Feature("train a re-ranker", ("torch", "sentence_transformers"), "rerank"),
     Feature("read ir_datasets", ("ir_datasets",), "irds"),

@@ -84,6 +84,10 @@ def choose_model(
     found = exports(folder)
     fit = [export for export in found if backend in ("auto", export.backend)]
     if not fit:
+        if (folder / "config.json").is_file():
+            raise ModelError(
+                f"{reference} is a transformers folder; pairgrade export makes a model to label with of it"
+            )
         listed = ", ".join(str(export.path) for export in found) or "nothing that can be labelled with"
         wanted = "" if backend == "auto" else f" for --backend {backend}"
         raise ModelError(

@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib.util
 import logging
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from pairgrade.errors import ModelError
@@ -66,10 +68,13 @@ def _from_package(name: str) -> Path:
     return _checked(found[0])
 
 
-def hub_error(name: str, error: Exception) -> ModelError:
-    """Return what is raised where ``hf:name`` cannot be had: the first line of the hub library's own message."""
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return ModelError(f"hf:{name} cannot be had: {first}")
+def downloaded(name: str, download: Callable[[], str]) -> Path:
+    """Return where the hub library put ``hf:name``; ModelError with the first line of its message where it cannot."""
+    try:
+        return Path(download())
+    except Exception as error:  # those of its transports derive from nothing that they share
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"hf:{name} cannot be had: {first}") from None
 
 
 def warn_without_revision(name: str, revision: str | None) -> None:
@@ -83,15 +88,11 @@ def _from_hub(text: str) -> Path:
     if match is None:
         raise ModelError(f"'hf:{text}' is not hf:org/repo/file.gguf@revision")
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     warn_without_revision(text, match["revision"])
-    try:
-        path = hf_hub_download(match["repo"], match["file"], revision=match["revision"])
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise hub_error(text, error) from None
-    verify_blob(Path(path))
-    return _checked(Path(path))
+    path = downloaded(text, partial(hf_hub_download, match["repo"], match["file"], revision=match["revision"]))
+    verify_blob(path)
+    return _checked(path)
 
 
 def _checked(path: Path) -> Path:

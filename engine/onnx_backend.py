@@ -2,7 +2,8 @@
 
 Keys and values of the prefix's segments are computed once, by a graph of their own, for as long as they do not
 change. Documents are packed without padding; see ``pairgrade.onnx_layout``. In fp32 and int8 neither what runs beside
-a document nor the thread count (up to 16) moves a bit of its logits. How it was chosen: docs/decisions/onnx-engine.md.
+a document nor the thread count (up to 16, of an fp32 model up to 805 MB) moves a bit of its logits. How it was chosen:
+docs/decisions/onnx-engine.md.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ class OnnxBackend:
         if not manifest.tied:
             self._head = TokenTable(folder / HEAD, manifest.vocabulary, manifest.hidden)
         self._product = product_kind(folder / PROBE) if manifest.quant == "int8" else "float"
-        products = self._product, "float" if manifest.recipe.get("prefix") == "float" else self._product
+        self._float_prefix = manifest.quant == "fp32" or manifest.recipe.get("prefix") == "float"
+        products = self._product, "float" if self._float_prefix else self._product
         self.threads = options.threads or usable_cores()
         self._least_rows = least_rows(manifest.heads, manifest.kv_heads, manifest.head_dim)
         self._runner = OnnxRunner(
@@ -105,7 +107,7 @@ class OnnxBackend:
     def identity(self) -> dict[str, str]:
         """Name the libraries, how this processor multiplies, and the settings that can move a logit."""
         own = {} if self.exact else {"batch_tokens": str(self.options.batch_tokens)}
-        if self.threads > _SURE_THREADS:
+        if self.threads > _SURE_THREADS or (self._runner.is_large and self._float_prefix):
             own["threads"] = str(self.threads)
         if self.options.provider == PROVIDERS["cuda"]:
             own["gpus"] = nvidia_gpus()

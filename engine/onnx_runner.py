@@ -56,13 +56,13 @@ class OnnxRunner:
         self._options = self._library.RunOptions()
         self._options.log_severity_level = _FATAL
         self._embedding, self._least = embedding, least_rows
-        is_large = (folder / WEIGHTS).stat().st_size > _PACKED
+        self.is_large = (folder / WEIGHTS).stat().st_size > _PACKED  # then the prefix's weights are not packed
         self._documents, self._prefix = (
             open_session(
                 folder / name, threads, provider, shares_weights=shares, product=product, fuses=False,
                 profile=profile / Path(name).stem if profile else None,
             )
-            for name, shares, product in zip((DOCUMENTS, PREFIX), (False, is_large), products, strict=True)
+            for name, shares, product in zip((DOCUMENTS, PREFIX), (False, self.is_large), products, strict=True)
         )  # fmt: skip
         self._new = [o.name for o in self._prefix.get_outputs() if o.name.startswith("new_")]
         self._nothing = self._empty_state()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pairgrade.advisories import refuse_known_bad
-from pairgrade.errors import MissingExtraError, ModelError
+from pairgrade.errors import MissingExtraError, ModelError, PairgradeError
 from pairgrade.folder_check import check_folder
 
 
@@ -21,7 +21,6 @@ def load_causal(folder: Path, **settings: Any) -> Any:
     """
     try:
         import torch
-        from safetensors import SafetensorError
         from transformers import AutoConfig, AutoModelForCausalLM
     except ImportError as error:
         raise MissingExtraError("running a transformers folder", error.name or "transformers", "train") from None
@@ -41,7 +40,9 @@ def load_causal(folder: Path, **settings: Any) -> Any:
             model, found = AutoModelForCausalLM.from_pretrained(
                 str(folder), use_safetensors=True, output_loading_info=True, **settings
             )
-        except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
+        except PairgradeError:
+            raise
+        except Exception as error:  # its checks of a config have errors of their own, which derive from nothing else
             raise ModelError(f"{folder}: transformers cannot load it as a causal model ({error})") from None
     absent = sorted([*found["missing_keys"], *(str(key[0]) for key in found["mismatched_keys"])])
     if absent:

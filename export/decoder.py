@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pairgrade.errors import MissingExtraError, ModelError
+from pairgrade.errors import MissingExtraError, ModelError, PairgradeError
 
 FAMILIES = {
     "LlamaForCausalLM": "llama",
@@ -120,13 +120,30 @@ def read_decoder(folder: Path) -> Decoder:
         raise ModelError(f"{folder} is a file; an export is made of a transformers folder, as save_pretrained makes it")
     raw = read_config(folder)
     names = raw.get("architectures") or ["(none named)"]
-    family = FAMILIES.get(names[0])
+    name = str(names[0] if isinstance(names, list) else names)
+    family = FAMILIES.get(name)
     if family is None:
-        raise not_exported(f"{folder}: architecture {names[0]} is not one that pairgrade exports")
+        raise not_exported(f"{folder}: architecture {name} is not one that pairgrade exports")
     config, sizes = _standard_config(folder)
+    try:
+        decoder = _decoder(family, config, sizes, folder)
+    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
+        if isinstance(error, PairgradeError):
+            raise
+        raise ModelError(f"{folder}/config.json: no {family} model has such values ({error})") from None
+    sizes_of = ("vocabulary", "hidden", "intermediate", "layers", "heads", "kv_heads", "head_dim", "context")
+    for size in sizes_of:
+        if getattr(decoder, size) < 1:
+            raise ModelError(f"{folder}/config.json: {size} is {getattr(decoder, size)}; it must be at least 1")
+    if len(decoder.sliding) != decoder.layers:
+        raise ModelError(f"{folder}/config.json: {len(decoder.sliding)} layer_types, and {decoder.layers} layers")
+    return decoder
+
+
+def _decoder(family: str, config: Any, sizes: Any, folder: Path) -> Decoder:
     gemma = family.startswith("gemma")
     layers, head_dim = int(sizes.num_layers), _head_dim(config)
-    window, sliding = _sliding(config, layers)
+    window, sliding = _sliding(config, layers) if family != "llama" else (None, (False,) * layers)
     rope, local_rope = _ropes(config, folder)
     activation = getattr(config, "hidden_activation", None) or config.hidden_act
     if activation not in _ACTIVATIONS:
@@ -154,7 +171,7 @@ def read_decoder(folder: Path) -> Decoder:
         qk_norm=family in ("qwen3", "gemma3"),
         gemma=gemma,
         attention_scale=float(scalar or head_dim) ** -0.5,
-        attention_cap=_cap(config, "attn_logit_softcapping"),
+        attention_cap=_cap(config, "attn_logit_softcapping") if family == "gemma2" else None,
         final_cap=_cap(config, "final_logit_softcapping"),
         window=window,
         sliding=sliding,
@@ -197,7 +214,7 @@ def _standard_config(folder: Path) -> tuple[Any, Any]:
     try:
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         return config, NormalizedTextConfigWithGQA(config)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # its checks of a config have errors of their own, which derive from nothing else
         raise ModelError(f"{folder}/config.json: transformers cannot read it ({error})") from None
 
 
@@ -221,10 +238,10 @@ def _sliding(config: Any, layers: int) -> tuple[int | None, tuple[bool, ...]]:
 
 def _ropes(config: Any, folder: Path) -> tuple[Rope, Rope]:
     table = config.rope_parameters
-    if "rope_type" in table:
-        rope = _rope(table, folder)
-        return rope, rope
-    return _rope(table["full_attention"], folder), _rope(table["sliding_attention"], folder)
+    if "full_attention" in table:  # flat keys may stand beside those of the kinds of layers, which count
+        return _rope(table["full_attention"], folder), _rope(table["sliding_attention"], folder)
+    rope = _rope(table, folder)
+    return rope, rope
 
 
 def _rope(table: dict[str, Any], folder: Path) -> Rope:

@@ -29,6 +29,7 @@ def new_folder(out: Path, *, replace: bool = False, needs: str | None = None) ->
     _settle_stale(out)
     if not replace:
         require_absent(out)
+    made = [parent for parent in out.parents if not parent.exists()]  # the deepest first
     work, old = (out.with_name(f".{out.name}.{os.getpid()}.{kind}") for kind in ("part", "old"))
     shutil.rmtree(work, ignore_errors=True)
     try:
@@ -46,6 +47,10 @@ def new_folder(out: Path, *, replace: bool = False, needs: str | None = None) ->
     finally:
         _put_back_or_remove(old, out)
         shutil.rmtree(work, ignore_errors=True)
+        if not out.exists():
+            for parent in made:
+                with contextlib.suppress(OSError):  # somebody else has put something there
+                    parent.rmdir()
 
 
 def _is_refusal(error: Exception) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pairgrade.backend import Backend
-from pairgrade.backends import open_backend
+from pairgrade.backends import one_model, open_backend
 from pairgrade.errors import InputError
 from pairgrade.export.fidelity import Fidelity, fidelity
 from pairgrade.export.measure import Measured, Task, measure, texts_for
@@ -118,6 +118,7 @@ def verify(
     strings are filled in from A's tokenizer where it has none.
     """
     progress = progress or Progress()
+    a, b = one_form(a), one_form(b)
     floor = floor or floor_between(a, b)
     measured: list[Measured] = []
     for reference in (a, b):
@@ -163,6 +164,11 @@ def is_transformers_folder(reference: str | Path) -> bool:
 def onnx_bits(quant: str) -> int:
     """Return the bits of most weights of an ONNX export."""
     return {"fp32": _FLOAT32, "int4": 4}.get(quant, 8)
+
+
+def one_form(reference: str | Path) -> str | Path:
+    """Return the model that runs: itself or, of a folder of several exports, the one that ``open_backend`` takes."""
+    return reference if is_transformers_folder(reference) else one_model(reference)
 
 
 def model_bits(reference: str | Path) -> int:

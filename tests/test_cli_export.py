@@ -99,6 +99,19 @@ def test_what_is_compared_was_not_calibrated_on(
         assert json.loads(shown.output)["shared_pairs"] == counts[2]
 
 
+def test_calibration_pairs_that_do_nothing_are_told(
+    tiny_folder: Callable[[str], Path], tmp_path: Path, pairs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("onnxruntime")
+    options = ("--to", "onnx", "--quant", "fp32", "--calibration-pairs", pairs, "--threads", 1)
+    assert run_command(command, tiny_folder("llama"), *options, "--out", tmp_path / "out").exit_code == 0
+    assert "onnx fp32 has no scales to calibrate: the calibration pairs do nothing" in caplog.text
+    assert json.loads((tmp_path / "out" / "provenance.json").read_text())["calibration"] is None
+    for to in ("onnx", "gguf"):
+        with pytest.raises(ModelError, match=r"out is an ONNX export itself; give the transformers folder"):
+            run_command(command, tmp_path / "out", "--to", to, "--out", tmp_path / "again")
+
+
 def test_wrong_options_are_told_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no quantization 'q9_0'"):
         run_command(command, tmp_path, "--out", tmp_path / "out", "--quant", "q9_0")

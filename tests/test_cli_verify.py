@@ -69,6 +69,20 @@ def test_one_that_does_not(tiny_folder: Callable[[str], Path], tmp_path: Path, p
     assert [problem.split()[0] for problem in stricter["problems"]] == ["a", "relative"]
 
 
+def test_of_a_folder_of_several_the_one_that_runs_is_judged(
+    tiny_folder: Callable[[str], Path], tmp_path: Path, pairs: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    from onnx_helpers import export
+
+    several = tmp_path / "several"
+    several.mkdir()
+    export(tiny_folder("llama"), several / "int4", "int4")
+    common = ("--pairs", pairs, "--sample", 4, "--threads", 1, "--json")
+    found = json.loads(run_command(command, tiny_folder("llama"), several, *common).output)
+    assert (found["b"], found["floor"]["agreement"]) == (str(several / "int4"), 0.9)
+
+
 def test_the_prompt_is_that_of_the_model_that_tells_one(
     tiny_folder: Callable[[str], Path], tmp_path: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

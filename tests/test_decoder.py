@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from pairgrade import ModelError
 torch = pytest.importorskip("torch")
 pytest.importorskip("optimum")
 
+from pairgrade.export.causal_model import load_causal  # noqa: E402
 from pairgrade.export.decoder import Rope, read_decoder  # noqa: E402
 from pairgrade.export.torch_backend import load_folder  # noqa: E402
 
@@ -94,6 +96,54 @@ def test_unknown_models_are_refused(
     with pytest.raises(ModelError, match=message) as caught:
         read_decoder(with_config(tmp_path, tiny_folder("llama"), **settings))
     assert str(caught.value).count("llama.cpp's own convert_hf_to_gguf.py") == 1
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("llama", {"num_hidden_layers": "2"}),
+        ("llama", {"num_hidden_layers": 0}),
+        ("llama", {"num_attention_heads": 0}),
+        ("llama", {"rms_norm_eps": None}),
+        ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": "x"}}),
+        ("gemma3", {"layer_types": ["full_attention"]}),
+        ("gemma3", {"layer_types": ["sideways", "full_attention"]}),
+    ],
+)
+def test_configs_that_cannot_be_are_told_in_words(
+    family: str, settings: dict[str, Any], tiny_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = with_config(tmp_path, tiny_folder(family), **settings)
+    with pytest.raises(ModelError, match=r"config\.json: "):
+        read_decoder(folder)
+
+
+@pytest.mark.parametrize("names", [{"a": "b"}, 7, [7], "LlamaForCausalLM2"])
+def test_architectures_that_are_no_list_of_names(
+    names: object, tiny_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match=r"is not one that pairgrade exports|cannot read it"):
+        read_decoder(with_config(tmp_path, tiny_folder("llama"), architectures=names))
+
+
+def test_a_config_that_transformers_refuses_is_told_where_the_model_is_run(
+    tiny_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_folder("llama"), tmp_path / "model"))
+    with pytest.raises(ModelError, match="transformers cannot load it as a causal model"):
+        load_causal(with_config(folder, folder, num_hidden_layers="2"))
+
+
+def test_what_transformers_passes_over_is_passed_over(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    kinds = ["sliding_attention", "full_attention"]
+    plain = read_decoder(tiny_folder("llama"))
+    assert read_decoder(with_config(tmp_path, tiny_folder("llama"), sliding_window=8, layer_types=kinds)) == plain
+    gemma3 = read_decoder(tiny_folder("gemma3"))
+    assert read_decoder(with_config(tmp_path, tiny_folder("gemma3"), attn_logit_softcapping=20.0)) == gemma3
+    assert read_decoder(tiny_folder("gemma2")).attention_cap is not None
+    config = json.loads((tiny_folder("gemma3") / "config.json").read_text())
+    flat = config["rope_parameters"] | {"rope_type": "default", "rope_theta": 77.0}
+    assert read_decoder(with_config(tmp_path, tiny_folder("gemma3"), rope_parameters=flat)) == gemma3
 
 
 def test_folders_without_a_config(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 import tiny_models
 from helpers import folder_tokenizer
-from pairgrade import InputError, ModelError
+from pairgrade import InputError, ModelError, backends
 from pairgrade.folder_tokenizer import FolderTokenizer
 
 
@@ -56,6 +56,18 @@ def test_a_token_behind_the_models_vocabulary_is_text(tmp_path: Path) -> None:
     for text in ("a <image_soft_token> b", "<image_soft_token>", "is  it   so\n\n?"):
         assert alone.scaffold(text).tolist() == tokenizer.scaffold(text).tolist()
         assert max(tokenizer.scaffold(text)) < size
+
+
+def test_the_parent_of_a_worker_tokenizes_as_the_worker_does(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    from onnx_helpers import export
+    from pairgrade.onnx_backend import OnnxBackend
+
+    folder = export(tiny_models.make_folder("gemma3", tmp_path / "folder", whole=True), tmp_path / "onnx", "fp32")
+    with backends._tokenizer(str(folder)) as parents:
+        worker = OnnxBackend(folder).tokenizer
+        assert parents.size == worker.size
+        assert parents.special("<image_soft_token>") is worker.special("<image_soft_token>") is None
 
 
 def test_runs_of_spaces_stay(tmp_path: Path) -> None:

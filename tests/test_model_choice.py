@@ -132,6 +132,13 @@ def test_one_model_leaves_nothing_to_choose(folder: Path) -> None:
     assert choose_model(str(folder / "f32.gguf")).why is None
 
 
+def test_a_transformers_folder_is_told_as_such(tiny_folder: Callable[[str], Path]) -> None:
+    with pytest.raises(
+        ModelError, match=r"is a transformers folder; pairgrade export makes a model to label"
+    ):
+        choose_model(str(tiny_folder("llama")))
+
+
 def test_a_backend_refuses_what_the_other_runs(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="llama runs GGUF files"):
         choose_model(str(folder / "onnx-int8"), "llama")

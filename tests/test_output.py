@@ -100,6 +100,17 @@ def test_a_folder_that_is_there_is_refused_or_replaced(tmp_path: Path) -> None:
     assert [path.name for path in out.iterdir()] == ["new"]
 
 
+def test_no_folder_on_the_way_stays_of_what_failed(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    for out in (tmp_path / "there" / "a" / "b" / "out", tmp_path / "c" / "out"):
+        with pytest.raises(KeyError), new_folder(out):
+            raise KeyError
+    assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
+    with new_folder(tmp_path / "c" / "out"):
+        pass
+    assert (tmp_path / "c" / "out").is_dir()
+
+
 def test_the_folder_one_stands_in_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     out.mkdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from pairgrade.export.shared_prefix import require_shared_prefix
 from pairgrade.file_hashes import remembered_sha256
 from pairgrade.folder_check import check_folder
 from pairgrade.hub_cache import verify_snapshot
-from pairgrade.models import hub_error, resolve, warn_without_revision
+from pairgrade.models import downloaded, resolve, warn_without_revision
 from pairgrade.train.options import TrainOptions
 
 _log = logging.getLogger(__name__)
@@ -181,13 +182,9 @@ def _quantized(torch: Any, transformers: Any) -> dict[str, Any]:
 
 def _from_hub(repo: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     warn_without_revision(repo, revision)
-    try:
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=_WANTED))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise hub_error(repo, error) from None
+    folder = downloaded(repo, partial(snapshot_download, repo, revision=revision, allow_patterns=_WANTED))
     verify_snapshot(folder)
     check_folder(folder)
     return folder

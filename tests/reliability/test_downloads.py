@@ -32,3 +32,23 @@ def test_a_hub_folder_that_leaves_the_cache_is_refused(text: str, tmp_path: Path
 def test_the_hub_offline_is_an_error_of_ours() -> None:
     with pytest.raises(ModelError, match=r"hf:org/repo/f\.gguf@main cannot be had"):
         resolve("hf:org/repo/f.gguf@main")
+
+
+def test_whatever_the_hub_library_raises_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its transports have errors of their own: a connection that is cut, a proxy that wants a password."""
+    import huggingface_hub
+
+    from pairgrade.train.base_model import resolve_folder
+
+    class TransportError(Exception):
+        pass
+
+    def cut(*_: object, **__: object) -> str:
+        raise TransportError("connection reset by peer\nmore")
+
+    for name in ("hf_hub_download", "snapshot_download"):
+        monkeypatch.setattr(huggingface_hub, name, cut)
+    with pytest.raises(ModelError, match=r"^hf:org/repo/f\.gguf@main cannot be had: connection reset by peer$"):
+        resolve("hf:org/repo/f.gguf@main")
+    with pytest.raises(ModelError, match=r"^hf:org/repo cannot be had: connection reset by peer$"):
+        resolve_folder("hf:org/repo@main", tmp_path / "base")

@@ -97,6 +97,20 @@ def test_many_threads_move_nothing(shape: str, quant: str, tmp_path: Path) -> No
     assert backend.identity()["threads"] == "17"
 
 
+def test_threads_are_told_where_they_may_move_a_bit(
+    folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Products of a large float32 model's prefix are not packed, and threads then share their columns otherwise."""
+    named = {}
+    for packed in (3 << 28, 0):
+        monkeypatch.setattr("pairgrade.onnx_runner._PACKED", packed)
+        for quant in ("fp32", "int8"):
+            backend = opened(folders("llama", quant), threads=2)
+            named[packed > 0, quant] = backend.identity().get("threads")
+            backend.close()
+    assert named == {(True, "fp32"): None, (True, "int8"): None, (False, "fp32"): "2", (False, "int8"): None}
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of another process")
 def test_what_there_is_no_memory_for_is_told_and_the_rest_is_scored(tmp_path: Path) -> None:
     import resource
