@@ -133,9 +133,7 @@ def test_one_model_leaves_nothing_to_choose(folder: Path) -> None:
 
 
 def test_a_transformers_folder_is_told_as_such(tiny_folder: Callable[[str], Path]) -> None:
-    with pytest.raises(
-        ModelError, match=r"is a transformers folder; pairgrade export makes a model to label"
-    ):
+    with pytest.raises(ModelError, match=r"is a transformers folder; pairgrade export makes a model to label"):
         choose_model(str(tiny_folder("llama")))
 
 
