@@ -43,8 +43,16 @@ def run_cell(job: CellJob) -> CellRun:
     pairs = tuple(row for row in read_pairs(Source(job.pairs)) if isinstance(row, Pair))
     run = _own(job, pairs) if job.engine == "pairgrade" else _peer(job, pairs)
     if not run.pairs:
-        raise ModelError(f"none of {len(pairs):,} pairs got a grade")
+        raise ModelError(f"none of {len(pairs):,} pairs got a grade{_first_reason(Path(job.out))}")
     return run
+
+
+def _first_reason(out: Path) -> str:
+    """Return why the first pair got none, where that was told."""
+    errors = out.with_name(f"{out.name}.errors.jsonl")
+    if not errors.is_file():
+        return ""
+    return f"; of the first: {json.loads(errors.read_text(encoding='utf-8').splitlines()[0])['reason']}"
 
 
 def _own(job: CellJob, pairs: Sequence[Pair]) -> CellRun:

@@ -12,7 +12,7 @@ import rich_click as click
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from pairgrade.attacks import ATTACKS, attack, attacks_named
+from pairgrade.attacks import ATTACKS, attack, attacks_named, check_threshold
 from pairgrade.cli import PARTIAL, options
 from pairgrade.cli.consoles import progress_console, result_console
 from pairgrade.errors import InputError
@@ -72,6 +72,7 @@ def command(
             f"grades of up to {highest} count as irrelevant and those from {limit} on as relevant, which no grade can "
             "be both: lower --irrelevant or raise --threshold"
         )
+    check_threshold(limit, task)
     names = attacks_named(attacks.split(","))
     chosen, unusable, first = _irrelevant(options.source(pairs, values), highest, sample, seed)
     open_annotator = options.annotator_opener(one, values)

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import sys
 from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
+from pairgrade.cli import PARTIAL
 from pairgrade.cli.consoles import result_console
 from pairgrade.cli.report import summary_table
+
+if TYPE_CHECKING:
+    from pairgrade.agreement_report import Report
+    from pairgrade.summary import Summary
 
 
 @click.command("demo")
@@ -57,7 +64,13 @@ def command(model: str, out: Path, limit: int | None, overwrite: bool, as_json: 
     )
     if as_json:
         click.echo(json.dumps(summary.to_dict() | {"agreement": report.to_dict()}, ensure_ascii=False))
-        return
+    else:
+        _print(summary, report, model)
+    if summary.is_partial:
+        sys.exit(PARTIAL)
+
+
+def _print(summary: Summary, report: Report, model: str) -> None:
     table = summary_table(summary)
     table.title = "demo: the shipped sample"
     table.add_row("model", model)

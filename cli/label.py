@@ -41,7 +41,8 @@ from pairgrade.errors import InputError
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="A few pairs, JSONL, CSV, TSV or Parquet, that are judged again and again: the run stops where one no longer "
-    "gets what it got first, and forgets what was judged since the last check; a run that was stopped does that again.",
+    "gets what it got first, and forgets what was judged since the last check; one that was "
+    "killed forgets as much when it goes on.",
 )
 @click.option(
     "--canary-every",

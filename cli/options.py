@@ -163,7 +163,7 @@ def annotator_options(values: dict[str, Any]) -> AnnotatorOptions:
     """Build the prompt and planning options; the calibration must be one for the rubric's grades."""
     rubric: Rubric = values["rubric"]
     path, plan = values["calibration"], PlanOptions(values["batch_tokens"] or PlanOptions().batch_tokens)
-    calibration = Calibration.load(path, rubric.values) if path else None
+    calibration = Calibration.load(path, rubric.values) if path is not None else None
     return AnnotatorOptions(values["chat"], values["too_long"], values["window"], plan, calibration)
 
 

@@ -43,15 +43,20 @@ def summary_table(summary: Summary) -> Table:
         table.add_row("qrels", summary.qrels)
     if summary.errors:
         table.add_row("errors", summary.errors)
-        table.add_row("  the first", first_error(summary.errors))
+        first = first_error(summary.errors)
+        if first is not None:
+            table.add_row("  the first", first)
     return table
 
 
-def first_error(path: str) -> str:
-    """Return place and reason of the first row of an errors file."""
-    with open(path, encoding="utf-8") as stream:
-        first = json.loads(stream.readline())
-    return f"line {first['line']} of {first['source']}: {first['reason']}"
+def first_error(path: str) -> str | None:
+    """Return place and reason of the first row of an errors file; None where somebody took it away or changed it."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            first = json.loads(stream.readline())
+        return f"line {first['line']} of {first['source']}: {first['reason']}"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def figures_table(title: str, first: str, *columns: str) -> Table:
@@ -59,7 +64,7 @@ def figures_table(title: str, first: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", caption_justify="left")
     table.add_column(first, overflow="fold")
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", overflow="fold")  # no digit is left out where it is narrow
     return table
 
 

@@ -98,7 +98,15 @@ def attacks_named(names: Iterable[str]) -> list[str]:
     unknown = [name for name in chosen if name not in ATTACKS]
     if unknown:
         raise InputError(f"no manipulation '{unknown[0]}'; there are: {', '.join(ATTACKS)}")
+    if not chosen:
+        raise InputError(f"no manipulation is named; there are: {', '.join(ATTACKS)}")
     return chosen
+
+
+def check_threshold(threshold: int, rubric: Rubric) -> None:
+    """Raise InputError for a threshold that is no grade but the lowest."""
+    if threshold not in rubric.values[1:]:
+        raise InputError(f"the threshold is {threshold}; it can be {', '.join(map(str, rubric.values[1:]))}")
 
 
 def attack(
@@ -115,8 +123,7 @@ def attack(
     """
     rubric = annotator.rubric
     chosen = attacks_named(names)
-    if threshold not in rubric.values[1:]:
-        raise InputError(f"the threshold is {threshold}; it can be {', '.join(map(str, rubric.values[1:]))}")
+    check_threshold(threshold, rubric)
     if not pairs:
         raise InputError("no irrelevant pairs to manipulate")
     plain = _graded(annotator, pairs, advance)

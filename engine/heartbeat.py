@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import time
 from collections import deque
@@ -52,12 +53,13 @@ class Heartbeat:
         phase: str = "labelling",
         unit: str = "pairs",
         rate_seconds: float = _RATE_SECONDS,
+        timer: Callable[[], float] = time.monotonic,  # of intervals: the clock may be set back
     ) -> None:
-        self._path, self._clock = path, clock
+        self._path, self._clock, self._timer = path, clock, timer
         self._phase, self._unit, self._rate_seconds = phase, unit, rate_seconds
         self._total, self._done, self._errors = total, 0, errors
         self._started = clock()
-        self._written = 0.0
+        self._written = -math.inf
         self._marks: deque[tuple[float, int]] = deque()  # (time, pairs done), one a write
         self._told = ""
 
@@ -80,7 +82,7 @@ class Heartbeat:
         """Count pairs that have an outcome now, and those of them without a judgment."""
         self._done += pairs
         self._errors += errors
-        if self._clock() - self._written >= _INTERVAL:
+        if self._timer() - self._written >= _INTERVAL:
             self._write(self._phase)
 
     def tell(self, text: str) -> None:
@@ -93,7 +95,7 @@ class Heartbeat:
         self._write("writing")
 
     def _write(self, phase: str, reason: str = "") -> None:
-        now = self._written = self._clock()
+        now = self._written = self._timer()
         self._marks.append((now, self._done))
         while len(self._marks) > 2 and now - self._marks[1][0] > self._rate_seconds:
             self._marks.popleft()
@@ -101,7 +103,7 @@ class Heartbeat:
         rate = (self._done - before) / (now - then) if now > then and self._done > before else None
         left = (self._total - self._done) / rate if rate else None
         beat = Beat(
-            os.getpid(), self._started, now, phase, self._total, self._done, self._errors, rate, left,
+            os.getpid(), self._started, self._clock(), phase, self._total, self._done, self._errors, rate, left,
             unit=self._unit, told=self._told,
         )  # fmt: skip
         room = _BYTES - len(_packed(beat)) - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +46,8 @@ class LabelJob:
     @property
     def folder(self) -> Path:
         """The path of the folder of the unfinished run."""
-        return self._beside(".run")
+        real = Path(os.path.realpath(self.out)) if self.out.is_symlink() else self.out  # one lock for both names
+        return real.with_name(f"{real.name}.run")
 
     def _beside(self, suffix: str) -> Path:
         return self.out.with_name(self.out.name + suffix)

@@ -164,7 +164,8 @@ def json_rows(path: str, fields: Sequence[Field], max_bytes: int) -> Iterator[Ro
         try:
             table = _object(text)
         except ValueError as error:
-            yield Rejection(path, line, str(error))
+            hint = "; each line must be one JSON object, without a list around them" if text.lstrip()[:1] == "[" else ""
+            yield Rejection(path, line, f"{error}{hint}")
             continue
         if not names:
             for field in required:

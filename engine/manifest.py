@@ -29,7 +29,7 @@ class Manifest:
     def save(self, path: Path) -> None:
         """Write the manifest; it appears whole or not at all."""
         table = {"manifest": 1, "identity": self.identity, "environment": self.environment, "result": self.result}
-        write_text(path, json.dumps(table, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        write_text(path, json.dumps(table, indent=2, allow_nan=False) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Manifest | None:

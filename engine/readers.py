@@ -205,8 +205,8 @@ def _rows(source: Source, scratch: Path | None) -> Generator[Row | Rejection, No
         yield from join(
             data.name,
             lambda: _filled(data.name, data.judged()),
-            (data.name, _entries(data.name, data.queries())),
-            (data.name, _entries(data.name, data.documents())),
+            (data.name, _entries(data.name, data.queries(), "query")),
+            (data.name, _entries(data.name, data.documents(), "document")),
             scratch,
         )
     elif source.queries is not None and source.docs is not None:
@@ -228,7 +228,7 @@ def _texts(path: str, fields: list[Field], max_bytes: int) -> Iterator[Entry | R
         rows = _without_header(path, plain_tsv(path, (2,) if fields is _QUERY_TEXTS else (2, 3), max_bytes))
     else:
         rows = _TABLES[form or ""](path, fields, max_bytes)
-    return _entries(path, _filled(path, rows))
+    return _entries(path, _filled(path, rows), "query" if fields is _QUERY_TEXTS else "document")
 
 
 def _without_header(path: str, rows: Iterable[Row | Rejection]) -> Iterator[Row | Rejection]:
@@ -253,17 +253,19 @@ def _filled(path: str, rows: Iterable[_T]) -> Iterator[_T]:
         raise InputError(f"{path}: holds no rows; there is nothing to read")
 
 
-def _entries(source: str, rows: Iterable[Row | Rejection]) -> Iterator[Entry | Rejection]:
-    """Check the id, text and title of a query or document."""
+def _entries(source: str, rows: Iterable[Row | Rejection], role: str) -> Iterator[Entry | Rejection]:
+    """Check the id, text and title of a query or document; a rejection has the id where that is sound."""
     for item in rows:
         if isinstance(item, Rejection):
             yield item
             continue
         line, (identifier, text, *more) = item
+        known: str | None = None
         try:
-            title = checked_optional_text(more[0] if more else None)
-            entry = (checked_identifier(identifier, "the id"), title, checked_text(text, "text"))
+            known = checked_identifier(identifier, "the id")
+            entry = (known, checked_optional_text(more[0] if more else None), checked_text(text, "text"))
         except ValueError as error:
-            yield Rejection(source, line, str(error))
+            ids = (known, None) if role == "query" else (None, known)
+            yield Rejection(source, line, str(error), *ids)
             continue
         yield line, entry

@@ -6,6 +6,8 @@ Beside the output OUT lie, while it runs, ``OUT.run/`` (lock, manifest, spool, j
 
 from __future__ import annotations
 
+import logging
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing
@@ -31,10 +33,12 @@ from pairgrade.manifest import Identity, Manifest, differences, identity_digest
 from pairgrade.records import Pair
 from pairgrade.run_folder import RunFolder, remove_stale_writers
 from pairgrade.run_qrels import PLACE, RunQrels
-from pairgrade.spool import Spool, build
+from pairgrade.spool import Spool, build, is_sound
 from pairgrade.stop import PoliteStop, StopRequested
 from pairgrade.summary import Effort, Summary, Tally
 from pairgrade.windows import windows
+
+_log = logging.getLogger(__name__)
 
 
 class Progress:
@@ -71,6 +75,8 @@ def label(
         if isinstance(error, PairgradeError):
             raise
         raise StorageError(f"{error.filename or job.out}: {error.strerror or error}") from error
+    except sqlite3.Error as error:
+        raise StorageError(f"{folder.path}: the input's copy cannot be read ({error}); run again") from error
 
 
 class _Run:
@@ -81,12 +87,14 @@ class _Run:
         self._clock = _Clock()
         self._canaries: Canaries | None = None
         self._stamps: dict[str, tuple[int, int]] = {}
+        self._sound: Path | None = None  # the spool that was made or looked through
         self._qrels = RunQrels(job.qrels, job.out) if job.qrels else None
-        self._finished = Manifest.load(job.manifest)
-        self._running = Manifest.load(folder.manifest)
+        self._finished: Manifest | None = None
+        self._running: Manifest | None = None
 
     def complete(self, open_annotator: Callable[[], AbstractContextManager[Annotator]]) -> Summary:
         try:
+            self._finished, self._running = Manifest.load(self._job.manifest), Manifest.load(self._folder.manifest)
             if self._qrels:
                 self._qrels.check_place()
                 if not self._job.overwrite:
@@ -99,7 +107,7 @@ class _Run:
             finished = self._finished is not None and self._job.out.exists() and _holds(self._finished, asked)
             if not finished:
                 self._refuse_others(self._running, asked)
-                self._spool(asked)  # before the model is loaded, so that bad input is told at once
+                self._require_pairs(self._spool(asked))  # before the model is loaded: bad input is told at once
             prepare = self._clock.lap()
             self._progress.phase("loading")
             with self._stop.uninterrupted():  # a signal would be lost inside the library's callbacks
@@ -161,6 +169,8 @@ class _Run:
             grades = annotator.rubric.values
             tally = write_outputs(self._job.out, grades, self._folder.journal, offsets, spool, self._job.errors)
             if self._qrels:
+                if not self._job.overwrite:  # another run may have written it meanwhile
+                    self._qrels.refuse_foreign((self._finished, self._running))
                 self._qrels.write()
         effort = replace(effort, prepare_seconds=prepare, load_seconds=load, write_seconds=self._clock.lap())
         result = {"tally": asdict(tally), "effort": asdict(effort), "out_sha256": file_sha256(self._job.out)}
@@ -182,7 +192,7 @@ class _Run:
         """Write the qrels of a finished job where they are not there already; else nothing is touched."""
         if self._qrels is None:
             return
-        self._qrels.write_missing()
+        self._qrels.write_missing(self._job.overwrite)
         if finished.environment.get(PLACE) != self._qrels.place:
             known = finished.environment | {PLACE: self._qrels.place}
             replace(finished, environment=known).save(self._job.manifest)
@@ -208,6 +218,10 @@ class _Run:
         """Return the path of the input's spool, made now if it is not there."""
         reading = {k: v for k, v in identity.items() if k in ("pairgrade", "input") or k.startswith("selection.")}
         path = self._folder.spool(identity_digest(reading)[:16])
+        if path.exists() and path != self._sound and not is_sound(path):
+            _log.warning("%s, the input's copy, is damaged and made again", path)
+            path.unlink()
+        self._sound = path
         if not path.exists():
             self._folder.remove_scratch()
             rows = readers.numbered_pairs(self._job.source, self._folder.path)
@@ -217,6 +231,14 @@ class _Run:
                 changed = next(name for name in self._stamps if now.get(name) != self._stamps[name])
                 raise InputError(f"{changed} changed while it was read; when it is whole, run the same command again")
         return path
+
+    def _require_pairs(self, path: Path) -> None:
+        """Raise InputError where no row of the input is a usable pair."""
+        with closing(Spool(path)) as spool:
+            if not len(spool):
+                first = next(spool.rejections(), None)
+                told = f"; the first: {first.told}" if first else ""
+                raise InputError(f"{spool.name}: none of its {spool.rejected():,} rows is a usable pair{told}")
 
     def _label(
         self, annotator: Annotator, spool: Spool, identity: str, heartbeat: Heartbeat

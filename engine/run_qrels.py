@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pairgrade.errors import InputError
+from pairgrade.errors import InputError, ResumeError
 from pairgrade.judgments import read_judgments
 from pairgrade.manifest import Manifest
 from pairgrade.qrels import holds_qrels, write_qrels
@@ -43,10 +43,16 @@ class RunQrels:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         write_qrels(self._path, self._graded())
 
-    def write_missing(self) -> None:
-        """Write the file unless it holds what would be written."""
-        if not holds_qrels(self._path, self._graded()):
-            self.write()
+    def write_missing(self, overwrite: bool) -> None:
+        """Write the file where it is not there; ResumeError where it holds something else that is to stay."""
+        there = self._path.exists()
+        if there and holds_qrels(self._path, self._graded()):
+            return
+        if there and not overwrite:
+            raise ResumeError(
+                f"{self._path} was changed after its run; move it away, or have it made again with --overwrite"
+            )
+        self.write()
 
     def _graded(self) -> Iterator[tuple[str, str, int]]:
         return ((j.query_id, j.doc_id, j.grade) for j in read_judgments(self._out))

@@ -52,6 +52,8 @@ def run_status(out: Path) -> RunStatus:
     folder = RunFolder(out.with_name(f"{out.name}.run"))
     pid = holder(folder.lock)
     beat = read_beat(folder.heartbeat)
+    if beat is not None and pid is not None and _is_after(folder.lock, beat.updated):
+        beat = None  # of an earlier process, whose id may be the same in a container
     at_its_end = beat is not None and beat.phase == "writing" and _is_after(out / _REPORT, beat.started)
     if pid is None and at_its_end and (trained := _trained(out)):
         return trained  # it was killed while it tidied up

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -46,6 +46,8 @@ class Selection:
         for name, value in (("limit", self.limit), ("sample", self.sample)):
             if value is not None and not 1 <= value < 2**63:
                 raise InputError(f"{name} is {value}; it must be from 1 to 2**63 - 1")
+        if self.seed != 0 and self.sample is None:
+            raise InputError(f"the seed is {self.seed}, and seeds a sample alone: ask for one, or leave it out")
         if self.duplicates not in ("refuse", "first"):
             raise InputError(f"duplicates is '{self.duplicates}'; it can be 'refuse' or 'first'")
 
@@ -81,6 +83,17 @@ def build(path: Path, rows: Iterable[tuple[int, Pair | Rejection]], selection: S
         except OSError as error:
             raise _shortage(unfinished, error, taken) from error
     os.replace(unfinished, path)
+
+
+def is_sound(path: Path) -> bool:
+    """Whether a spool can be read from end to end."""
+    try:
+        with closing(_open(path)) as database:
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            checked = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+    except sqlite3.Error:
+        return False
+    return checked == "ok" and {"pair", "place", "source", "rejection"} <= tables
 
 
 class Spool:

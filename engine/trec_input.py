@@ -92,6 +92,12 @@ class _Texts:
         self._wanted += new
         self._ids += 2 * new * len(identifier.encode())  # in the table and its index
 
+    def may_want(self, rejection: Rejection) -> bool:
+        """Whether a rejected entry may be of a wanted text: nobody asks for most of a collection's."""
+        identifier = rejection.query_id or rejection.doc_id
+        query = f"SELECT 1 FROM {self._name} WHERE id = ?"
+        return identifier is None or self._database.execute(query, (identifier,)).fetchone() is not None
+
     def keep(self, line: int, identifier: str, title: str, text: str) -> Rejection | None:
         """Keep the text if it is wanted; a second one of the same id is rejected."""
         query = f"SELECT line FROM {self._name} WHERE id = ?"
@@ -141,7 +147,7 @@ def join(
         for table, (_, entries) in zip(tables, (queries, documents), strict=True):
             for entry in entries:
                 rejection = entry if isinstance(entry, Rejection) else table.keep(entry[0], *entry[1])
-                if rejection:
+                if rejection and table.may_want(rejection):
                     yield rejection
         yield from _joined(source, judged(), tables, (queries[0], documents[0]))
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from helpers import make_pairs, write_jsonl
 from pairgrade import Annotator, AnnotatorOptions, InputError, Rubric
-from pairgrade.attacks import ATTACKS, attack
+from pairgrade.attacks import ATTACKS, attack, attacks_named
 from pairgrade.chat import FORMATS, PLAIN
 from pairgrade.cli.attack import command
 from pairgrade.fake import FakeBackend, FakeTokenizer
@@ -86,6 +86,8 @@ def test_the_figures_are_those_of_the_judgments() -> None:
 
 def test_what_cannot_be_is_told() -> None:
     annotator = Annotator(FakeBackend(), RUBRIC)
+    with pytest.raises(InputError, match=r"no manipulation is named; there are: stuffing"):
+        attacks_named(["", " "])
     with pytest.raises(InputError, match=r"no manipulation 'magic'; there are: stuffing"):
         attack(annotator, IRRELEVANT, 2, ["magic"])
     with pytest.raises(InputError, match=r"it can be 1, 2, 3"):

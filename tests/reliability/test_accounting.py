@@ -71,6 +71,35 @@ def test_10000_rows_of_which_one_in_100_is_malformed(tmp_path: Path) -> None:
     assert [(j.query_id, j.doc_id) for j in read_judgments(out)] == expected
 
 
+def test_a_damaged_document_that_nobody_asks_for_is_no_row(tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text('{"_id": "q1", "text": "stone"}\n{"_id": "q2", "text": 7}\n')
+    (tmp_path / "d.jsonl").write_text(
+        '{"_id": "d1", "text": "a stone"}\n{"_id": "d2", "text": null}\n{"_id": "d3", "text": null}\n{"_id": 1.5}\n'
+    )
+    (tmp_path / "human.qrels").write_text("q1 0 d1 1\nq1 0 d3 1\n")
+    texts = ("--queries", tmp_path / "q.jsonl", "--docs", tmp_path / "d.jsonl")
+    arguments = (tmp_path / "human.qrels", *texts, "--model", "fake:", "--out", tmp_path / "out.jsonl", "--quiet")
+    assert run_command(label_command, *arguments).exit_code == 3
+    errors = map(json.loads, (tmp_path / "out.jsonl.errors.jsonl").read_text().splitlines())
+    # d3, which is asked for, and the entry without an id, which may be: neither d2 nor q2
+    assert [(Path(e["source"]).name, e["line"]) for e in errors] == [("d.jsonl", 3), ("d.jsonl", 4), ("human.qrels", 2)]
+
+
+def test_the_summary_of_a_finished_run_outlives_its_errors_file(tmp_path: Path) -> None:
+    pairs = write_jsonl(tmp_path / "pairs.jsonl", make_pairs(1, 2))
+    with pairs.open("a") as file:
+        file.write("{broken\n")
+    arguments = (pairs, "--model", "fake:", "--out", tmp_path / "out.jsonl", "--quiet")
+    errors = tmp_path / "out.jsonl.errors.jsonl"
+    assert "the first" in run_command(label_command, *arguments).stdout
+    for damage in ("", "{", None):
+        errors.unlink() if damage is None else errors.write_text(damage)
+        again = run_command(label_command, *arguments)
+        assert again.exit_code == 3
+        assert "finished before" in again.stdout
+        assert "the first" not in again.stdout
+
+
 def _wait_until(happened: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 60
     while not happened() and process.poll() is None and time.monotonic() < deadline:

@@ -20,7 +20,7 @@ class Clock:
 
 def test_it_beats_at_most_once_a_second_and_tells_how_far_it_is(tmp_path: Path) -> None:
     path, clock = tmp_path / "beat.json", Clock()
-    with Heartbeat(path, 100, 2, clock) as heartbeat:
+    with Heartbeat(path, 100, 2, clock, timer=clock) as heartbeat:
         heartbeat.resume(30, 1)
         clock.now += 0.9
         heartbeat.advance(5, 0)
@@ -37,7 +37,7 @@ def test_it_beats_at_most_once_a_second_and_tells_how_far_it_is(tmp_path: Path) 
 
 def test_the_rate_is_that_of_the_last_minute(tmp_path: Path) -> None:
     path, clock = tmp_path / "beat.json", Clock()
-    with Heartbeat(path, 10_000, clock=clock) as heartbeat:
+    with Heartbeat(path, 10_000, clock=clock, timer=clock) as heartbeat:
         for pairs in [100] * 100 + [1] * 100:
             clock.now += 1
             heartbeat.advance(pairs, 0)
@@ -98,7 +98,7 @@ def test_a_reader_beside_the_writer_always_sees_a_whole_beat(tmp_path: Path) -> 
         while not ended.is_set():
             seen.append(read_beat(path) is not None)
 
-    with Heartbeat(path, 10**9, clock=clock) as heartbeat:
+    with Heartbeat(path, 10**9, clock=clock, timer=clock) as heartbeat:
         reader = threading.Thread(target=read)
         reader.start()
         for _ in range(2000):
@@ -109,3 +109,15 @@ def test_a_reader_beside_the_writer_always_sees_a_whole_beat(tmp_path: Path) -> 
     assert seen
     assert all(seen)
     assert json.loads(path.read_bytes())["done"] == 14_000
+
+
+def test_a_clock_that_is_set_back_stops_no_beat(tmp_path: Path) -> None:
+    path, clock, timer = tmp_path / "beat.json", Clock(), Clock()
+    with Heartbeat(path, 400, clock=clock, timer=timer) as heartbeat:
+        for second in range(300):
+            timer.now += 1
+            clock.now += 1 - 3600 * (second == 100)
+            heartbeat.advance(1, 0)
+    beat = read_beat(path)
+    assert beat is not None
+    assert (beat.done, beat.rate, beat.updated) == (300, pytest.approx(1.0), 1000.0 + 300 - 3600)

@@ -181,13 +181,76 @@ def test_a_finished_run_writes_the_qrels_that_are_not_there(job: LabelJob, tmp_p
     qrels = job.qrels.read_bytes()
     for damage in (b"", qrels[:-3], qrels + b"q9 0 d9 1\n", None):
         job.qrels.unlink() if damage is None else job.qrels.write_bytes(damage)
-        assert label(job, Fakes()).already_finished
+        if damage is not None:  # it may be somebody's work
+            with pytest.raises(ResumeError, match=r"judged\.qrels was changed after its run; move it away, or"):
+                label(job, Fakes())
+            assert job.qrels.read_bytes() == damage
+        assert label(replace(job, overwrite=damage is not None), Fakes()).already_finished
         assert job.qrels.read_bytes() == qrels
     assert _state([job.manifest]) == known
     other = tmp_path / "other.qrels"
     label(replace(job, qrels=other), Fakes())
     assert other.read_bytes() == qrels
     assert Manifest.load(job.manifest) == replace(made, environment=made.environment | {"qrels": str(other)})
+
+
+def _stop_at_half(job: LabelJob) -> None:
+    with pytest.raises(ModelError, match="broke down"):
+        label(job, Fakes(fail_at=20))
+
+
+@pytest.mark.parametrize("size", [0, 5000])
+def test_a_damaged_copy_of_the_input_is_made_again(
+    job: LabelJob, size: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    label(replace(job, out=tmp_path / "whole.jsonl"), Fakes())
+    _stop_at_half(job)
+    (spool,) = job.folder.glob("spool-*")
+    with spool.open("r+b") as file:
+        file.truncate(size)
+    assert label(job, Fakes()).effort.resumed > 0
+    assert job.out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert "the input's copy, is damaged and made again" in caplog.text
+
+
+def test_two_names_of_one_output_are_one_run(job: LabelJob, tmp_path: Path) -> None:
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(job.out)
+    _stop_at_half(job)
+    assert label(replace(job, out=link), Fakes()).effort.resumed > 0
+    assert link.is_symlink()
+    assert not job.folder.exists()
+
+
+def test_qrels_that_came_meanwhile_are_not_written_over(job: LabelJob, tmp_path: Path) -> None:
+    job = replace(job, qrels=tmp_path / "shared.qrels")
+
+    def opened() -> Annotator:
+        (tmp_path / "shared.qrels").write_text("q 0 d 1\n")  # by another run
+        return Fakes()()
+
+    with pytest.raises(InputError, match=r"shared\.qrels exists and was not written by this job"):
+        label(job, opened)
+    assert (tmp_path / "shared.qrels").read_text() == "q 0 d 1\n"
+    again = label(replace(job, qrels=tmp_path / "own.qrels"), Fakes())
+    assert again.effort.resumed == again.tally.labelled  # nothing was lost
+
+
+def test_an_input_without_a_pair_is_told_before_the_model(job: LabelJob, tmp_path: Path) -> None:
+    path = tmp_path / "list.jsonl"
+    path.write_text(json.dumps([{"query_id": "q", "doc_id": "d", "query": "a", "document": "b"}], indent=1))
+    told = r"list\.jsonl: none of its \d+ rows is a usable pair; the first: .*, line 1: .*one JSON object, without a"
+    with pytest.raises(InputError, match=told):
+        label(replace(job, source=Source(str(path))), lambda: pytest.fail("the model is opened"))
+    assert not job.folder.exists()
+
+
+def test_a_manifest_that_cannot_be_read_leaves_no_run_behind(job: LabelJob) -> None:
+    job.out.parent.mkdir()
+    job.manifest.write_text("{")
+    with pytest.raises(ResumeError):
+        label(job, Fakes())
+    assert not job.folder.exists()
 
 
 def test_a_finished_run_asks_the_model_nothing(job: LabelJob) -> None:

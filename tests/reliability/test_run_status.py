@@ -14,7 +14,9 @@ import pytest
 
 from helpers import make_pairs, write_jsonl
 from pairgrade import InputError
+from pairgrade.heartbeat import Heartbeat
 from pairgrade.lock import exclusive, holder
+from pairgrade.run_folder import RunFolder
 from pairgrade.run_status import RunStatus, run_status
 
 LABEL = [sys.executable, "-m", "pairgrade.cli", "label", "pairs.jsonl", "--batch-tokens", "300", "--out", "out.jsonl"]
@@ -92,3 +94,17 @@ def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
         assert holder(lock) == os.getpid()  # looking took nothing away
     assert holder(lock) is None
     assert run_status(out).state == "dead"
+
+
+def test_a_beat_of_an_earlier_process_of_the_same_id_is_not_told(tmp_path: Path) -> None:
+    """In a container the run is always the same process."""
+    out = tmp_path / "out.jsonl"
+    folder = RunFolder(tmp_path / "out.jsonl.run")
+    folder.path.mkdir()
+    with pytest.raises(ValueError, match="disk full"), Heartbeat(folder.heartbeat, 5):
+        raise ValueError("disk full")
+    time.sleep(0.05)
+    with exclusive(folder.lock):
+        assert run_status(out).state == "starting"
+        with Heartbeat(folder.heartbeat, 5):
+            assert run_status(out).state == "running"
