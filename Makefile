@@ -65,10 +65,13 @@ report:
 	$(VENV)/bin/pairgrade bench --matrix docs/report/matrix.toml --out $(REPORT_OUT)
 
 check:
+	rm -rf build
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps --force-reinstall .
 	bash .ci/check $(VENV)
 
+# without what an earlier build left: a module that is gone would be installed again
 install: $(VENV)/installed
+	rm -rf build
 	$(PIP) --no-deps --force-reinstall .
 
 $(VENV)/installed: pyproject.toml constraints.txt

@@ -25,6 +25,7 @@ import numpy as np
 from pairgrade import LlamaOptions, Pair
 from pairgrade.agreement import AgreementOptions, agreement
 from pairgrade.atomic import write_text
+from pairgrade.bench.data import telling
 from pairgrade.bench.experiment_judgments import judge
 from pairgrade.bench.report_markdown import table_lines
 from pairgrade.bench.slice import write_slice
@@ -32,7 +33,7 @@ from pairgrade.bm25 import Bm25
 from pairgrade.bootstrap import Floats
 from pairgrade.calibration_fit import fit_cuts
 from pairgrade.environment import environment
-from pairgrade.errors import PairgradeError
+from pairgrade.errors import InputError, PairgradeError
 from pairgrade.export.fidelity import fidelity
 from pairgrade.hardware import usable_cores
 from pairgrade.judgments import read_judgments
@@ -86,6 +87,13 @@ def texts_of(collection: Path) -> tuple[Path, Path]:
 def judged(model: str, rubric: Rubric, pairs: Path, out: Path, engine: LlamaOptions) -> Floats:
     """Label the pairs, or go on where that was stopped, and return their probabilities."""
     judge(model, rubric, pairs, out, engine)
+    errors = out.with_name(f"{out.name}.errors.jsonl")
+    if errors.is_file():
+        first = json.loads(errors.read_text(encoding="utf-8").splitlines()[0])
+        raise InputError(
+            f"{model} has no grade for the pair ({first['query_id']}, {first['doc_id']}), so no row compares with the "
+            f"others': {first['reason']}; a longer --context may help, or leave such queries out"
+        )
     return np.array([judgment.probabilities for judgment in read_judgments(out)])
 
 
@@ -209,7 +217,12 @@ def _compare() -> None:
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     engine = LlamaOptions(given.context, given.threads, given.gpu_layers, given.sequences)
+    unnamed = [entry for entry in given.models if "=" not in entry]
+    if unnamed:
+        raise InputError(f"{unnamed[0]} has no name; give NAME=MODEL")
     models = dict(entry.split("=", 1) for entry in given.models)
+    if given.reference and given.reference not in models:
+        raise InputError(f"the reference {given.reference} is no row; there are {', '.join(models) or 'none'}")
     rubric = Rubric.load(given.rubric)
     held = draw(pairs_of(given.held_out, given.held_out_qrels), None, given.held_out_pairs, given.seed)
     sides = Sides(held, draw(pairs_of(given.test), given.per_query, None, given.seed))
@@ -244,4 +257,5 @@ def _compare() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with telling("annotator_table"):
+        main()

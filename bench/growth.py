@@ -20,6 +20,7 @@ from typing import Any
 from pairgrade import Annotator, LlamaOptions, Pair
 from pairgrade.atomic import write_text
 from pairgrade.bench.arithmetic import operations
+from pairgrade.bench.data import telling
 from pairgrade.bench.meters import pin
 from pairgrade.bench.report_plots import plain_logarithms
 from pairgrade.bench.spread import Spread, spread
@@ -173,4 +174,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with telling("growth"):
+        main()

@@ -29,7 +29,7 @@ import numpy as np
 
 from pairgrade import Annotator, LlamaOptions, Pair
 from pairgrade.bench.ceiling import copy_gigabytes, fp32_gflops
-from pairgrade.bench.data import option_parser, take_pairs
+from pairgrade.bench.data import option_parser, take_pairs, telling
 from pairgrade.environment import environment
 from pairgrade.job import LabelJob
 from pairgrade.llama import LlamaBackend
@@ -200,4 +200,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with telling("label_throughput"):
+        main()

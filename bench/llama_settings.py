@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pairgrade import LlamaOptions, Rubric
-from pairgrade.bench.data import option_parser, take_pairs
+from pairgrade.bench.data import option_parser, take_pairs, telling
 from pairgrade.environment import environment
 from pairgrade.errors import PairgradeError
 from pairgrade.llama import LlamaBackend
@@ -96,4 +96,5 @@ def _measure() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with telling("llama_settings"):
+        main()

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from pairgrade.bench.commit_package import lay_out
+from pairgrade.bench.data import telling
 from pairgrade.errors import InputError, MissingExtraError
 
 
@@ -126,4 +127,5 @@ def _print(changes: Sequence[Change]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with telling("micro"):
+        main()

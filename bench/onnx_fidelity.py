@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from pairgrade.bench.data import add_data_options, take_pairs
+from pairgrade.bench.data import add_data_options, take_pairs, telling
 from pairgrade.environment import environment
 from pairgrade.export.fidelity import fidelity
 from pairgrade.export.measure import Measured, Task, measure
@@ -116,4 +116,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with telling("onnx_fidelity"):
+        main()

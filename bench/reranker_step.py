@@ -18,7 +18,7 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
-from pairgrade.bench.data import add_data_options, take_pairs
+from pairgrade.bench.data import add_data_options, take_pairs, telling
 from pairgrade.environment import environment
 from pairgrade.hardware import usable_cores
 from pairgrade.records import Pair
@@ -109,4 +109,5 @@ def _padding(model: RerankerModel, slates: list[Slate], size: int) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    with telling("reranker_step"):
+        main()

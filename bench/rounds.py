@@ -51,14 +51,16 @@ def measure_rounds(names: Sequence[str], measure: Measure, options: Rounds, tell
 
     def why_no_more() -> str:
         wide = [name for name, own in zip(names, runs, strict=True) if own and not _narrow(own, options.width)]
+        near = f"within {options.width:.0%}"
+        reached = f"not {near}: {', '.join(wide)}" if wide else f"every interval is {near} of its median"
         if len(failed) == len(names):
             return "no cell can be measured"
         if done >= options.least and not wide:
             return f"every interval is within {options.width:.0%} of its median"
         if done >= options.most:
-            return f"no more were asked for; not within {options.width:.0%}: {', '.join(wide)}"
+            return f"no more were asked for; {reached}"
         if time.monotonic() > end:
-            return f"the time was up; not within {options.width:.0%}: {', '.join(wide)}"
+            return f"the time was up; {reached}"
         return ""
 
     while not stopped:

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from pairgrade.bench.data import telling
 from pairgrade.bench.meters import peak_rss_bytes
 from pairgrade.export.pairs import chosen_pairs
 from pairgrade.hardware import cpu_model, usable_cores
@@ -118,4 +119,5 @@ def _peak_gigabytes(name: str) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    with telling("train_step"):
+        main()

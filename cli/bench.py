@@ -200,6 +200,8 @@ def _matrix(file: Path | None, values: dict[str, Any]) -> Matrix:
     if file is None:
         if "models" not in given:
             raise InputError("no model is named; give --model, once or more, or --matrix FILE")
+        if unread := [f"--{name}" for name in ("queries", "docs") if name in data and "pairs" not in data]:
+            raise InputError(f"{', '.join(unread)} is of the ids in --pairs; give --pairs too, or leave that out")
         data.setdefault("pairs", str(_sample()))
         base = Matrix(given.pop("models"), Data(**data))
     else:

@@ -26,7 +26,7 @@ class FolderTokenizer:
 
     def __init__(self, folder: Path, vocabulary: int | None = None) -> None:
         path = folder / "tokenizer.json"
-        table = _read_json(path)
+        table = read_json(path)
         tokenizer = _load(path)
         known = added_tokens(table, vocabulary or _vocabulary(folder))
         if len(known) < len(table.get("added_tokens") or []):
@@ -91,7 +91,7 @@ class FolderTokenizer:
         if ids and ids[0] in self._texts:
             return int(ids[0])
         config = folder / "tokenizer_config.json"
-        settings = _read_json(config) if config.is_file() else {}
+        settings = read_json(config) if config.is_file() else {}
         if settings.get("add_bos_token") is not True:
             return None
         token = settings.get("bos_token")
@@ -103,7 +103,7 @@ def has_chat_template(folder: Path) -> bool:
     config = folder / "tokenizer_config.json"
     if any((folder / name).is_file() for name in _TEMPLATES):
         return True
-    return config.is_file() and bool(_read_json(config).get("chat_template"))
+    return config.is_file() and bool(read_json(config).get("chat_template"))
 
 
 def _is_space(text: str) -> bool:
@@ -126,7 +126,7 @@ def added_tokens(table: dict[str, Any], vocabulary: int | None) -> list[dict[str
 def _vocabulary(folder: Path) -> int | None:
     """Return how many tokens the folder's config.json gives the model; None where it does not tell."""
     path = folder / "config.json"
-    table = _read_json(path) if path.is_file() else {}
+    table = read_json(path) if path.is_file() else {}
     inner = table.get("text_config")
     size = (inner if isinstance(inner, dict) else table).get("vocab_size")
     return size if isinstance(size, int) and size > 0 else None
@@ -144,7 +144,8 @@ def _load(path: Path, text: str | None = None) -> Any:
         raise ModelError(f"{path}: not a tokenizer that the tokenizers library reads ({error})") from None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object of a tokenizer's file; ModelError where it is none."""
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -184,8 +184,10 @@ def _decoder(family: str, config: Any, sizes: Any, folder: Path) -> Decoder:
 
 def why_not_exported(folder: Path) -> str | None:
     """Say why a folder's model is none that ``pairgrade export`` writes; None where it is one."""
+    from pairgrade.export.weights import Weights, require_tied_head
+
     try:
-        read_decoder(folder)
+        require_tied_head(read_decoder(folder), Weights(folder))
     except ModelError as error:
         return str(error)
     return None

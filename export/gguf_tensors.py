@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from pairgrade.errors import ModelError
 from pairgrade.export.decoder import Decoder
-from pairgrade.export.weights import TensorSource, finite
+from pairgrade.export.weights import TensorSource, finite, require_tied_head
 
 Floats = npt.NDArray[np.float32]
 
@@ -57,6 +57,7 @@ def tensors(decoder: Decoder, weights: TensorSource, vocabulary: int) -> Iterato
     """
     plans = dict(_plans(decoder, vocabulary))
     expected = {plan.source for plan in plans.values()}
+    require_tied_head(decoder, weights)
     unknown = [name for name in weights.names() if name not in expected and not _ignored(name, decoder)]
     if unknown:
         raise ModelError(

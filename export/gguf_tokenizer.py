@@ -14,7 +14,7 @@ from typing import Any
 
 from pairgrade.errors import ModelError
 from pairgrade.export.decoder import not_exported
-from pairgrade.folder_tokenizer import FolderTokenizer, added_tokens
+from pairgrade.folder_tokenizer import FolderTokenizer, added_tokens, read_json
 
 _SPACE = "\u2581"  # SentencePiece's
 _GPT4 = (
@@ -92,9 +92,10 @@ def read_chat_template(folder: Path) -> str | None:
         return path.read_text(encoding="utf-8")
     for name in ("chat_template.json", "tokenizer_config.json"):
         path = folder / name
-        found = json.loads(path.read_text(encoding="utf-8")).get("chat_template") if path.is_file() else None
+        found = read_json(path).get("chat_template") if path.is_file() else None
         if isinstance(found, list):  # several, by name
-            found = next((entry["template"] for entry in found if entry.get("name") == "default"), None)
+            tables = [entry for entry in found if isinstance(entry, dict)]
+            found = next((entry.get("template") for entry in tables if entry.get("name") == "default"), None)
         if isinstance(found, str):
             return found
     return None

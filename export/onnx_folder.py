@@ -27,7 +27,7 @@ from pairgrade.export.onnx_recipe import RECIPES, Recipe
 from pairgrade.export.onnx_rotate import make_rotation
 from pairgrade.export.onnx_smooth import smooth_down, smooth_norms
 from pairgrade.export.onnx_writer import OPSET, DataFile
-from pairgrade.export.weights import Weights, finite
+from pairgrade.export.weights import Weights, finite, require_tied_head
 from pairgrade.file_hashes import folder_sha256s
 from pairgrade.folder_tokenizer import FolderTokenizer, has_chat_template
 from pairgrade.onnx_manifest import DOCUMENTS, EMBEDDING, HEAD, PREFIX, PROBE, WEIGHTS, OnnxManifest
@@ -69,6 +69,7 @@ class OnnxSettings:
 def write_onnx(source: Path, work: Path, settings: OnnxSettings) -> OnnxManifest:
     """Write a transformers folder's model into an empty folder; ModelError where it is not one that is known."""
     decoder, weights = read_decoder(source), Weights(source)
+    require_tied_head(decoder, weights)
     _write_tables(work, source, decoder, weights)
     ranges = _ranges(work, source, settings, decoder, weights) if settings.how.is_calibrated else {}
     _write_graphs(work, decoder, weights, settings.how, _linears(settings.how, ranges, decoder.layers), ranges)

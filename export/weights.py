@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pairgrade.errors import ModelError
+from pairgrade.export.decoder import Decoder, not_exported
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -46,6 +47,16 @@ class TensorSource(Protocol):
 
     def get(self, name: str) -> npt.NDArray[np.float32]:
         """Return one tensor, an array of its own."""
+
+
+def require_tied_head(decoder: Decoder, weights: TensorSource) -> None:
+    """Raise ModelError where a head of its own lies beside a config that ties it, which transformers runs then."""
+    head, embedding = "lm_head.weight", "model.embed_tokens.weight"
+    if decoder.tied and head in weights.names() and not np.array_equal(weights.get(head), weights.get(embedding)):
+        raise not_exported(
+            f"{weights.folder}: {head} is another than {embedding}, though config.json ties them; set "
+            "tie_word_embeddings to false there, or remove the tensor"
+        )
 
 
 class Weights:

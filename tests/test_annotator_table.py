@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,3 +81,22 @@ def test_a_run_makes_the_table_and_another_labels_nothing(
     assert len(before) == 4
     annotator_table.main()
     assert before == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("?-*.jsonl")}
+
+
+def test_what_no_table_can_come_of_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = make_pairs(2, 4)
+    folders = [str(collection(tmp_path / name, pairs)) for name in ("test", "held")]
+    common = ["annotator_table", "--test", folders[0], "--held-out", folders[1], "--encoder", "", "--out"]
+    for given, told in ((["a=fake:", "--reference", "A"], "the reference A is no row; there are a"),
+                        (["fake:"], "fake: has no name; give NAME=MODEL")):  # fmt: skip
+        monkeypatch.setattr(sys, "argv", [*common, str(tmp_path / "out"), *given])
+        with pytest.raises(SystemExit, match=told):
+            annotator_table.main()
+        assert not (tmp_path / "out").exists()
+    long = [replace(pair, query="word " * 3000) if pair.query_id == "q1" else pair for pair in pairs]
+    monkeypatch.setattr(sys, "argv", [
+        "annotator_table", "--test", str(collection(tmp_path / "long", long)), "--held-out", folders[1], "--encoder",
+        "", "--out", str(tmp_path / "out"), "a=fake:",
+    ])  # fmt: skip
+    with pytest.raises(SystemExit, match=r"fake: has no grade for the pair \(q1, .*a longer --context may help"):
+        annotator_table.main()

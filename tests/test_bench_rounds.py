@@ -48,6 +48,12 @@ def test_a_cell_that_fails_is_left_out_with_the_reason() -> None:
     assert (len(found.runs[0]), len(found.runs[1])) == (5, 0)
 
 
+def test_a_time_that_is_up_with_narrow_intervals_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pairgrade.bench.rounds._narrow", lambda runs, width: True)
+    found = measure_rounds(["a"], lambda place, round_: run(1.0), Rounds(least=100, most=200, minutes=1e-9))
+    assert found.stopped == "the time was up; every interval is within 5% of its median"
+
+
 def test_it_ends_where_nothing_can_be_measured() -> None:
     def measure(place: int, round_: int) -> CellRun:
         raise ModelError("no")

@@ -198,6 +198,11 @@ def test_a_measure_that_is_not_known_is_told_and_prices_do_not_hang_on_the_order
     assert costs[0] == costs[1]
 
 
+def test_texts_without_pairs_are_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^--queries, --docs is of the ids in --pairs; give --pairs too"):
+        run_command(command, "--model", "fake:", "--queries", tmp_path / "q.jsonl", "--docs", tmp_path / "d.jsonl")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signals there")
 def test_an_interrupted_benchmark_tells_its_whole_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pairgrade.bench import benchmark

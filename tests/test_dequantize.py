@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,18 @@ def test_the_rotary_scaling_of_the_file_is_kept(kind: str, tmp_path: Path, tiny_
     if kind != "default":
         plain = logits(with_scaling(tiny_folder("llama"), tmp_path / "plain", **SCALINGS["default"]))
         assert np.abs(expected - plain).max() > 1  # the scaling matters
+
+
+def test_a_linear_scaling_without_a_factor_scales_nothing(
+    tmp_path: Path, tiny_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_gguf(with_scaling(tiny_folder("llama"), tmp_path / "source", **SCALINGS["linear"]), tmp_path / "model.gguf")
+    header = gguf_rope.read_header(tmp_path / "model.gguf")
+    without = {key: value for key, value in header.metadata.items() if not key.endswith("rope.scaling.factor")}
+    assert len(without) == len(header.metadata) - 1
+    assert gguf_rope.rope_scaling(tmp_path / "model.gguf")["rope_type"] == "linear"
+    monkeypatch.setattr(gguf_rope, "read_header", lambda path: replace(header, metadata=without))
+    assert gguf_rope.rope_scaling(tmp_path / "model.gguf") == {}
 
 
 def test_the_scaling_of_llama_itself_is_known() -> None:

@@ -102,3 +102,12 @@ def test_processor_and_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     ):
         cpuinfo.write_text(text)
         assert hardware.cpu_features() == expected
+
+
+def test_no_version_is_asked_for_that_every_load_refuses() -> None:
+    text = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    asked = re.findall(r'"([a-z-]+)>=([0-9.]+)', text)
+    libraries = {advisory.library for advisory in advisories.ADVISORIES}
+    bounds = {(name, least) for name, least in asked if name in libraries}
+    assert {name for name, _ in bounds} == libraries
+    assert not {(name, least): bad for name, least in bounds if (bad := advisories.known_bad(name, least))}

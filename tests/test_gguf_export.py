@@ -20,10 +20,12 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("gguf")
 
 from pairgrade.bench.kept_training import kept, linear_layers  # noqa: E402
+from pairgrade.export.decoder import read_decoder, why_not_exported  # noqa: E402
 from pairgrade.export.gguf_export import GgufOptions, export_gguf  # noqa: E402
 from pairgrade.export.gguf_tensors import interleaved  # noqa: E402
 from pairgrade.export.gguf_writer import sliding_period, write_gguf  # noqa: E402
 from pairgrade.export.measure import Task  # noqa: E402
+from pairgrade.export.onnx_folder import OnnxSettings, write_onnx  # noqa: E402
 from pairgrade.export.quantize import QUANTS, quantize  # noqa: E402
 
 TASK = Task(make_pairs(3, 4), Rubric.load("trec"))
@@ -58,6 +60,27 @@ def altered(folder: Path, copy: Path, **settings: Any) -> Path:
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | settings))
     return copy
+
+
+def test_a_head_of_its_own_beside_a_tied_config_is_refused(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """Transformers runs such a head, and an export would leave it out."""
+    from safetensors.numpy import load_file, save_file
+
+    tied = next(name for name in tiny_models.FAMILIES if read_decoder(tiny_folder(name)).tied)
+    folder = Path(shutil.copytree(tiny_folder(tied), tmp_path / "folder"))
+    tensors = load_file(folder / "model.safetensors")
+    embedding = tensors["model.embed_tokens.weight"]
+    for head, refused in ((embedding.copy(), False), (embedding[::-1].copy(), True)):
+        save_file(tensors | {"lm_head.weight": head}, folder / "model.safetensors", {"format": "pt"})
+        told = why_not_exported(folder)
+        assert (told is not None) is refused
+        if not refused:
+            write_gguf(folder, tmp_path / "model.gguf")
+            continue
+        with pytest.raises(ModelError, match=r"lm_head\.weight is another than .* though config\.json ties them"):
+            write_gguf(folder, tmp_path / "model.gguf")
+        with pytest.raises(ModelError, match=r"lm_head\.weight is another than"):
+            write_onnx(folder, tmp_path, OnnxSettings("fp32"))
 
 
 LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}

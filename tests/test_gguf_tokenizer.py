@@ -70,6 +70,16 @@ def test_chat_templates_travel_as_text(tiny_folder: Callable[[str], Path], tmp_p
     assert "never rendered" in (read_vocabulary(folder, 426).chat_template or "")
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     assert read_vocabulary(folder, 426).chat_template == "{{ messages }}"
+    (folder / "chat_template.jinja").unlink()
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        (folder / name).unlink(missing_ok=True)  # a link to the shared folder's
+        (folder / name).write_text(json.dumps({"chat_template": [3, {"name": "default"}]}))
+        assert read_vocabulary(folder, 426).chat_template is None
+        for damage in ("{bad", '["x"]'):
+            (folder / name).write_text(damage)
+            with pytest.raises(ModelError, match=name):
+                read_vocabulary(folder, 426)
+        (folder / name).unlink()
 
 
 def other_regex(table: dict[str, Any]) -> None:

@@ -679,7 +679,7 @@ def test_a_run_can_be_finished_by_hand(source: Source, tmp_path: Path, tiny_fold
     with pytest.raises(KeyboardInterrupt):
         train(job, looked, stop)
     kept = (tmp_path / "a.run" / "best-2.safetensors").read_bytes()
-    with pytest.raises(ResumeError, match="an unfinished run of another job"):
+    with pytest.raises(ResumeError, match=r"an unfinished run of another job: .*; give the options of that run"):
         train(replace(finish, overwrite=True), SMALL)  # which must not remove what there is
     trained = train(finish, looked)
     assert (trained.steps, trained.best.step, trained.stopped_early) == (3, 2, True)

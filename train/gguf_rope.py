@@ -40,8 +40,9 @@ def rope_scaling(gguf: Path) -> dict[str, Any]:
     if _FACTORS in tensors:
         theta = header.metadata.get(f"{family}.rope.freq_base", 10000.0)
         return _llama3(gguf, _values(gguf, header, tensors[_FACTORS]), float(str(theta)))
-    if kind == "linear":
-        return {"rope_type": "linear", "factor": float(str(header.metadata[f"{family}.rope.scaling.factor"]))}
+    factor = header.metadata.get(f"{family}.rope.scaling.factor")
+    if kind == "linear" and factor is not None:  # without one llama.cpp scales nothing
+        return {"rope_type": "linear", "factor": float(str(factor))}
     return {}
 
 

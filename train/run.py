@@ -115,7 +115,7 @@ def _train(job: TrainJob, options: TrainOptions, folder: Path, progress: TrainPr
         _log.warning("this base can be trained and merged, and what comes of it not exported: %s", reason)
     builder = builder_of(base, job.rubric, options)
     identity = _identity(job, options, base, builder)
-    claim(folder, identity, job.overwrite and not job.finish)  # which needs what lies there
+    claim(folder, identity, job.overwrite, job.finish)
     data = Data(
         train=list(examples((pairs[place] for place in chosen.train), blend, builder)),
         validation=list(examples((pairs[place] for place in chosen.validation), blend, builder)),

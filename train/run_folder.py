@@ -47,17 +47,20 @@ def refuse_existing(out: Path, overwrite: bool, read: Callable[[Path], object]) 
         read(out)
 
 
-def claim(folder: Path, identity: Identity, overwrite: bool) -> None:
-    """Make the run's folder this job's own, or see that it is; a run without a checkpoint is in nobody's way."""
+def claim(folder: Path, identity: Identity, overwrite: bool, finish: bool = False) -> None:
+    """Make the run's folder this job's own, or see that it is; a run without a checkpoint is in nobody's way.
+
+    To ``finish`` a run what lies there is needed, so that it is not replaced.
+    """
     manifest = RunFolder(folder).manifest
     running = Manifest.load(manifest)
     if running is None or running.identity != identity:
-        if running is not None and not overwrite and (folder / _CHECKPOINT[0]).exists():
+        if running is not None and (finish or not overwrite) and (folder / _CHECKPOINT[0]).exists():
             how = "; ".join(differences(running.identity, identity))
-            raise ResumeError(
-                f"{folder} holds an unfinished run of another job: {how}. Name another output, or replace it with "
-                "--overwrite"
-            )
+            way_out = "name another output, or replace it with --overwrite"
+            if finish:
+                way_out = "give the options of that run to finish it"
+            raise ResumeError(f"{folder} holds an unfinished run of another job: {how}; {way_out}")
         _remove(folder, _CHECKPOINT)
     Manifest(identity).save(manifest)
 
