@@ -5,17 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pairgrade.backends import open_backend
+from pairgrade.backends import one_model, open_backend
+from pairgrade.llama import LlamaOptions
+from pairgrade.onnx_backend import OnnxOptions
 from pairgrade.prompt import PromptBuilder, detect_chat_format
 from pairgrade.records import Pair
 from pairgrade.rubric import Rubric
+from pairgrade.trained_prompt import prompt_in_force
 
 _EXAMPLE = Pair("q", "d", "how long to boil an egg", "A medium egg needs eight minutes in boiling water.")
 
 
 def check_rubric(rubric: Rubric, model: str | Path, chat: str = "auto", show_prompt: bool = False) -> dict[str, Any]:
-    """Return what was found, JSON-ready; RubricError where a label word is not one token of the model."""
-    backend, _ = open_backend(model, isolate=True)
+    """Return what was found, JSON-ready; RubricError where a label word is not one token of the model.
+
+    Turns and context are those of the model's training where its folder tells them, as in labelling.
+    """
+    chosen = one_model(model)
+    _, chat, context = prompt_in_force(chosen, rubric, chat, None)
+    backend, _ = open_backend(chosen, LlamaOptions(context=context), OnnxOptions(context=context), isolate=True)
     try:
         tokenizer = backend.tokenizer
         if chat == "auto":

@@ -17,6 +17,7 @@ from helpers import make_pairs, run_command, write_jsonl
 from pairgrade import Annotator, AnnotatorOptions, LlamaOptions, ModelError, OnnxOptions, Pair, Rubric, RubricError
 from pairgrade.file_hashes import file_sha256
 from pairgrade.readers import Source
+from pairgrade.rubric_check import check_rubric
 
 pytest.importorskip("torch")
 pytest.importorskip("peft")
@@ -138,6 +139,13 @@ def test_labelling_warns_of_another_rubric_once(
     with caplog.at_level(logging.WARNING):
         run_command(label_command, pairs, "--out", tmp_path / "out.jsonl", *given)
     assert caplog.text.count("was trained with another rubric") == 1
+
+
+@pytest.mark.parametrize("to", ["gguf", "onnx"])
+def test_a_rubric_is_checked_in_its_turns(to: str, exported: dict[str, Path], mine: Rubric) -> None:
+    found = check_rubric(mine, exported[to])
+    assert (found["chat"], found["context"]) == ("plain", CONTEXT)
+    assert check_rubric(mine, exported[to], "chatml")["chat"] == "chatml"
 
 
 @pytest.mark.parametrize("to", ["gguf", "onnx"])
