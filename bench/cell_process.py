@@ -17,7 +17,7 @@ from pairgrade.errors import ModelError
 _LONGEST_QUOTE = 400  # characters of what a dead process printed
 # What is importable here is importable there; nothing comes from the working directory, as with -m.
 _BOOT = "import sys; sys.path[:] = sys.argv[2:]; from pairgrade.bench.cell import main; main()"
-_SECONDS_TO_END = 10.0
+_SECONDS_TO_END = 20.0  # a server of its own may take 10
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 
 
@@ -49,5 +49,7 @@ def _end(cell: subprocess.Popen[str]) -> None:
     cell.terminate()
     try:
         cell.communicate(timeout=_SECONDS_TO_END)
-    except subprocess.TimeoutExpired:
+    except BaseException as error:
         cell.kill()
+        if not isinstance(error, subprocess.TimeoutExpired):  # another signal
+            raise

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 
 from pairgrade import AnnotatorOptions, Pair, PlanOptions, Rubric
+from pairgrade.bench.data import telling
 from pairgrade.bench.meters import peak_rss_bytes
 from pairgrade.environment import environment
 from pairgrade.fake import FakeTokenizer
@@ -56,4 +57,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with telling("planner_scale"):
+        main()

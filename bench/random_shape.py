@@ -106,6 +106,10 @@ class RandomWeights:
         values *= _SPREAD
         return values
 
+    def are_equal(self, a: str, b: str) -> bool:
+        """Whether two tensors are drawn alike."""
+        return np.array_equal(self.get(a), self.get(b))
+
 
 def write_folder(shape: Shape, folder: Path, tokenizer: Path, seed: int = 0, weights: bool = True) -> RandomWeights:
     """Write a transformers folder of the shape, with the tokenizer of a GGUF; without ``weights``, all but them."""

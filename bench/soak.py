@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from pairgrade import Annotator, LlamaOptions, Pair
-from pairgrade.bench.data import option_parser, take_pairs
+from pairgrade.bench.data import option_parser, take_pairs, telling
 from pairgrade.environment import environment
 from pairgrade.job import LabelJob
 from pairgrade.judgments import read_judgments
@@ -153,4 +153,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with telling("soak"):
+        sys.exit(main())

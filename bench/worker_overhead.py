@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from pairgrade import Annotator, LlamaOptions, Pair
-from pairgrade.bench.data import option_parser, take_pairs
+from pairgrade.bench.data import option_parser, take_pairs, telling
 from pairgrade.environment import environment
 
 
@@ -80,4 +80,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with telling("worker_overhead"):
+        main()

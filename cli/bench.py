@@ -22,6 +22,7 @@ from pairgrade.cli.declare import Finite, Unlimited
 from pairgrade.cli.report import figures_table
 from pairgrade.errors import InputError
 from pairgrade.onnx_backend import PROVIDERS
+from pairgrade.run_folder import no_empty_parents
 
 if TYPE_CHECKING:
     from pairgrade.bench.compare import Comparison
@@ -114,7 +115,7 @@ def command(
     asked = _matrix(matrix, values)
     stop = PoliteStop()
     console = progress_console()
-    with _folder(out), console.status("reading") as status:
+    with no_empty_parents(out or Path()), _folder(out), console.status("reading") as status:
 
         def tell(text: str) -> None:
             if not quiet and console.is_terminal:

@@ -21,6 +21,7 @@ from pairgrade.judgments import read_judgments
 from pairgrade.manifest import Manifest
 from pairgrade.matching import Matched, match
 from pairgrade.qrels import read_qrels
+from pairgrade.run_folder import behind_link
 
 _NAMES = dict(zip(FIGURES, ("accuracy", "Cohen's kappa", "  quadratic weights", "  relevant or not"), strict=True))
 
@@ -90,7 +91,8 @@ def _digest(judgments: Path) -> tuple[str, tuple[str | None, ...]]:
     if not judgments.is_file():
         raise InputError(f"{judgments}: there is no such file")
     digest = file_sha256(judgments)
-    manifest = Manifest.load(judgments.with_name(f"{judgments.name}.manifest.json"))
+    real = behind_link(judgments)
+    manifest = Manifest.load(real.with_name(f"{real.name}.manifest.json"))
     if not manifest or manifest.result.get("out_sha256") != digest:
         return digest, ()
     used = manifest.identity.get("calibration", "none")

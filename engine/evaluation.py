@@ -106,7 +106,7 @@ def evaluate(runs: Mapping[str, Ranking], qrels: Grades, options: EvaluationOpti
     values = [_values(name, runs[name], qrels, measures, queries) for name in names]
     return Evaluation(
         queries=len(queries),
-        without_relevant=0
+        without_relevant=None
         if options.measures
         else sum(max(documents.values()) < threshold for documents in qrels.values()),
         judged=sum(map(len, qrels.values())),
@@ -200,7 +200,7 @@ def _computes(measure: Any, qrels: Grades, ranked: Ranking) -> bool:
 
     try:
         return all(True for _ in ir_measures.iter_calc([measure], qrels, ranked))
-    except _NOT_COMPUTED:
+    except (*_NOT_COMPUTED, subprocess.CalledProcessError):
         return False
 
 

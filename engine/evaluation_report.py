@@ -50,7 +50,7 @@ class Evaluation:
     """Runs, evaluated and compared."""
 
     queries: int
-    without_relevant: int  # queries with no document at or above the threshold; 0 where measures were named
+    without_relevant: int | None  # queries with no document at or above the threshold; None where measures were named
     judged: int  # pairs in the qrels
     threshold: int
     measures: tuple[str, ...]

@@ -183,6 +183,11 @@ def _labelled(values: Mapping[str, object]) -> Iterator[tuple[float, object]]:
     sides = [name for name in values if _is_side(name)]
     graded = _name(values, (*_LABEL, *_LABEL_LISTS))
     if graded and len(sides) == 1 and not _is_negative(sides[0]):
+        if graded.startswith("score"):  # of a labelled pair, or what is known of a positive besides
+            raise ValueError(
+                f"{sides[0]} stands beside {graded} and no negatives; call {graded} label(s) where it is one, or leave "
+                "it out"
+            )
         yield from _graded(values, sides[0], graded)
         return
     for label, wanted in ((1.0, _POSITIVES), (0.0, _NEGATIVES)):
@@ -204,6 +209,8 @@ def _labelled(values: Mapping[str, object]) -> Iterator[tuple[float, object]]:
 def _graded(values: Mapping[str, object], documents: str, labels: str) -> Iterator[tuple[float, object]]:
     """Yield label and document of a column of documents and one of their labels: one of each, or lists."""
     items, found = values[documents], values.get(labels)
+    if isinstance(items, list) and labels not in _LABEL_LISTS and not isinstance(found, list):
+        found = [found] * len(items)
     if labels in _LABEL_LISTS or isinstance(items, list) or isinstance(found, list):
         if not isinstance(items, list) or not isinstance(found, list) or len(items) != len(found):
             raise ValueError(f"{documents} and {labels} must be lists of the same length")

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from pairgrade.lock import token
+
 _BYTES = 1024
 _INTERVAL = 1.0  # seconds between two writes
 _RATE_SECONDS = 60.0  # the rate is that of the last minute
@@ -38,6 +40,7 @@ class Beat:
     reason: str = ""  # why it stopped or failed
     unit: str = "pairs"  # or steps
     told: str = ""  # what a training found last
+    lock: str = ""  # what this run wrote into its lock, see lock.token
 
 
 class Heartbeat:
@@ -62,6 +65,7 @@ class Heartbeat:
         self._written = -math.inf
         self._marks: deque[tuple[float, int]] = deque()  # (time, pairs done), one a write
         self._told = ""
+        self._lock = token(path.with_name("lock"))
 
     def __enter__(self) -> Heartbeat:
         self._write(self._phase)
@@ -104,7 +108,7 @@ class Heartbeat:
         left = (self._total - self._done) / rate if rate else None
         beat = Beat(
             os.getpid(), self._started, self._clock(), phase, self._total, self._done, self._errors, rate, left,
-            unit=self._unit, told=self._told,
+            unit=self._unit, told=self._told, lock=self._lock,
         )  # fmt: skip
         room = _BYTES - len(_packed(beat)) - 1
         table = asdict(beat) | {"reason": _ascii(reason)[: room // 2]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from pairgrade.errors import InputError
 from pairgrade.file_roles import Role, keep_apart
 from pairgrade.judgments import required_format
 from pairgrade.readers import Source
+from pairgrade.run_folder import behind_link
 from pairgrade.spool import Selection
 
 
@@ -46,11 +46,11 @@ class LabelJob:
     @property
     def folder(self) -> Path:
         """The path of the folder of the unfinished run."""
-        real = Path(os.path.realpath(self.out)) if self.out.is_symlink() else self.out  # one lock for both names
-        return real.with_name(f"{real.name}.run")
+        return self._beside(".run")
 
     def _beside(self, suffix: str) -> Path:
-        return self.out.with_name(self.out.name + suffix)
+        real = behind_link(self.out)  # one run for both names
+        return real.with_name(real.name + suffix)
 
     def _written(self) -> list[Role]:
         files: list[Role] = [(self.out, "the judgments"), (self.manifest, "the manifest")]

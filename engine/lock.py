@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,9 +36,10 @@ def exclusive(path: Path) -> Iterator[None]:
         try:
             _take(file)
         except BlockingIOError:
-            holder = os.read(file, 32).decode("ascii", "replace").strip() or "unknown"
+            holder = os.read(file, 64).decode("ascii", "replace").split()
             os.close(file)
-            raise LockedError(f"{path.parent} is in use by another run (process {holder}); wait for it") from None
+            who = holder[0] if holder else "unknown"
+            raise LockedError(f"{path.parent} is in use by another run (process {who}); wait for it") from None
         except OSError as error:
             os.close(file)
             raise StorageError(f"{path}: the file system cannot lock files ({error.strerror})") from error
@@ -60,13 +62,21 @@ def holder(path: Path) -> int | None:
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        text = os.read(file, 32).decode("ascii", "replace")
-        return int(text) if text.isdecimal() else 0
+        words = os.read(file, 64).decode("ascii", "replace").split()
+        return int(words[0]) if words and words[0].isdecimal() else 0
     except OSError as error:
         raise StorageError(f"{path}: the file system cannot lock files ({error.strerror})") from error
     finally:
         os.close(file)
     return None
+
+
+def token(path: Path) -> str:
+    """Return what the lock's last holder wrote into it, another text each time; "" where there is none."""
+    try:
+        return path.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""
 
 
 def _take(file: int) -> None:
@@ -80,8 +90,8 @@ def _take(file: int) -> None:
 
 
 def _sign(file: int, path: Path) -> None:
-    """Write this process's id into the lock file."""
-    holder = str(os.getpid()).encode()
+    """Write this process's id into the lock file, and a word that tells this time from others."""
+    holder = f"{os.getpid()} {secrets.token_hex(8)}".encode()
     try:
         os.ftruncate(file, 0)
         os.pwrite(file, holder, 0)

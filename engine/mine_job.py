@@ -132,7 +132,8 @@ def _by_bm25(
             ranking = index.rank(query, job.mining.corpus_depth())
         else:
             asked = candidates.documents.get(query_id, {})
-            report.documents_without_text += len(asked.keys() - documents.keys())
+            told = known.documents.get(query_id, {}) if known else {}  # of which those without text are counted below
+            report.documents_without_text += len(asked.keys() - documents.keys() - told.keys())
             ranking = index.rank_only(query, asked)[: job.mining.depth]
         ranked += ((query_id, doc_id, score) for doc_id, score in ranking)
         labelled = _labelled(job, query_id, ranking, "bm25", known)

@@ -32,7 +32,7 @@ from pairgrade.lock import exclusive
 from pairgrade.manifest import Identity, Manifest, differences, identity_digest
 from pairgrade.records import Pair
 from pairgrade.run_folder import RunFolder, remove_stale_writers
-from pairgrade.run_qrels import PLACE, RunQrels
+from pairgrade.run_qrels import CONTENT, PLACE, RunQrels
 from pairgrade.spool import Spool, build, is_sound
 from pairgrade.stop import PoliteStop, StopRequested
 from pairgrade.summary import Effort, Summary, Tally
@@ -63,8 +63,8 @@ def label(
     """Run or resume a job and return its summary; a finished job is not done again.
 
     Raises InputError for an unusable source, LockedError where another process works on OUT, ResumeError where OUT
-    belongs to another job, ModelError or NonFiniteError from the model, StorageError from the disk, StopRequested
-    after a signal. Whatever it raises, what is in the journal is kept.
+    belongs to another job, or it or its qrels were changed after their run, ModelError or NonFiniteError from the
+    model, StorageError from the disk, StopRequested after a signal. Whatever it raises, what is in the journal is kept.
     """
     stop = stop or PoliteStop()
     folder = RunFolder(job.folder)
@@ -75,8 +75,11 @@ def label(
         if isinstance(error, PairgradeError):
             raise
         raise StorageError(f"{error.filename or job.out}: {error.strerror or error}") from error
-    except sqlite3.Error as error:
-        raise StorageError(f"{folder.path}: the input's copy cannot be read ({error}); run again") from error
+    except sqlite3.Error:  # whose words quote the text that they stumble over
+        raise StorageError(
+            f"{folder.path}: the input's copy was damaged while it was read; run the same command again, which makes "
+            "it anew"
+        ) from None
 
 
 class _Run:
@@ -178,8 +181,9 @@ class _Run:
         return self._summary(tally, effort, canaries=self._canaries.report() if self._canaries else None)
 
     def _environment(self, annotator: Annotator) -> dict[str, object]:
-        known = (self._finished.environment if self._finished else {}).get(PLACE)
-        return environment() | {"threads": annotator.threads, PLACE: self._qrels.place if self._qrels else known}
+        finished = self._finished.environment if self._finished else {}
+        qrels = self._qrels.facts() if self._qrels else {key: finished.get(key) for key in (PLACE, CONTENT)}
+        return environment() | {"threads": annotator.threads} | qrels
 
     def _summary(
         self, tally: Tally, effort: Effort, already_finished: bool = False, canaries: CanaryReport | None = None
@@ -192,9 +196,9 @@ class _Run:
         """Write the qrels of a finished job where they are not there already; else nothing is touched."""
         if self._qrels is None:
             return
-        self._qrels.write_missing(self._job.overwrite)
-        if finished.environment.get(PLACE) != self._qrels.place:
-            known = finished.environment | {PLACE: self._qrels.place}
+        self._qrels.write_missing()
+        known = finished.environment | self._qrels.facts()
+        if finished.environment != known:
             replace(finished, environment=known).save(self._job.manifest)
 
     def _claim(self, identity: Identity, annotator: Annotator) -> None:
@@ -237,8 +241,8 @@ class _Run:
         with closing(Spool(path)) as spool:
             if not len(spool):
                 first = next(spool.rejections(), None)
-                told = f"; the first: {first.told}" if first else ""
-                raise InputError(f"{spool.name}: none of its {spool.rejected():,} rows is a usable pair{told}")
+                told = f"; {spool.rejected():,} rows were rejected, the first: {first.told}" if first else ""
+                raise InputError(f"{spool.name}: no usable pair came of it{told}")
 
     def _label(
         self, annotator: Annotator, spool: Spool, identity: str, heartbeat: Heartbeat

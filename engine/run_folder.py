@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -44,6 +45,24 @@ class RunFolder:
 def named(path: Path) -> Path:
     """Return the path with a name, which "." has not: what lies beside an output is called after it."""
     return path if path.name else Path(os.path.abspath(path))
+
+
+def behind_link(path: Path) -> Path:
+    """Return the path of the file itself where a link names it."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+@contextlib.contextmanager
+def no_empty_parents(out: Path) -> Iterator[None]:
+    """Remove the folders on the way to ``out`` that came in the block, where ``out`` itself did not."""
+    made = [parent for parent in out.parents if not parent.exists()]  # the deepest first
+    try:
+        yield
+    finally:
+        if not out.exists():
+            for parent in made:
+                with contextlib.suppress(OSError):  # not made, or somebody else has put something there
+                    parent.rmdir()
 
 
 def remove_stale_writers(target: Path) -> None:

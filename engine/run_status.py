@@ -10,9 +10,9 @@ from typing import Any
 
 from pairgrade.errors import InputError
 from pairgrade.heartbeat import read_beat
-from pairgrade.lock import holder
+from pairgrade.lock import holder, token
 from pairgrade.manifest import Manifest
-from pairgrade.run_folder import RunFolder, named
+from pairgrade.run_folder import RunFolder, behind_link, named
 
 _REPORT = "report.json"  # of a training, in its OUT
 STATES = ("starting", "running", "finished", "stopped", "failed", "dead")
@@ -46,13 +46,13 @@ def run_status(out: Path) -> RunStatus:
     An unfinished run that no process works on any more is ``stopped`` or ``failed`` where it ended by itself, and
     ``dead`` where it was killed. The same command resumes each.
     """
-    out = named(out)
+    out = behind_link(named(out))
     if not out.name:
         raise _unknown(out)
     folder = RunFolder(out.with_name(f"{out.name}.run"))
     pid = holder(folder.lock)
     beat = read_beat(folder.heartbeat)
-    if beat is not None and pid is not None and _is_after(folder.lock, beat.updated):
+    if beat is not None and pid is not None and beat.lock != token(folder.lock):
         beat = None  # of an earlier process, whose id may be the same in a container
     at_its_end = beat is not None and beat.phase == "writing" and _is_after(out / _REPORT, beat.started)
     if pid is None and at_its_end and (trained := _trained(out)):

@@ -16,7 +16,7 @@ from pairgrade.delimited import tab_separated
 from pairgrade.disk import refused, table_bytes
 from pairgrade.errors import InputError, StorageError
 from pairgrade.lines import Row, shown, text_lines
-from pairgrade.qrels import BEIR_HEADER
+from pairgrade.qrels import BEIR_HEADER, split_fields
 from pairgrade.records import Rejection
 
 Judged = tuple[int, tuple[str, str, object]]  # line; query id, document id, grade or None
@@ -38,7 +38,7 @@ def judged_lines(path: str, kind: str | None, max_bytes: int) -> Iterator[Judged
             yield item
             continue
         line, text = item
-        columns = text.split()
+        columns = split_fields(text)
         if not columns:
             continue
         is_header = first and kind != "run" and tuple(columns) == BEIR_HEADER

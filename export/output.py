@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pairgrade.disk import refused
 from pairgrade.errors import InputError, PairgradeError
-from pairgrade.run_folder import named
+from pairgrade.run_folder import named, no_empty_parents
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, None)  # numpy tells no number
 
@@ -29,28 +29,24 @@ def new_folder(out: Path, *, replace: bool = False, needs: str | None = None) ->
     _settle_stale(out)
     if not replace:
         require_absent(out)
-    made = [parent for parent in out.parents if not parent.exists()]  # the deepest first
     work, old = (out.with_name(f".{out.name}.{os.getpid()}.{kind}") for kind in ("part", "old"))
     shutil.rmtree(work, ignore_errors=True)
-    try:
-        work.mkdir(parents=True)
-        yield work
-        if replace and out.is_dir():
-            out.rename(old)
-        work.rename(out)
-    except Exception as error:
-        if not _is_refusal(error):
-            raise
-        written = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
-        told = f"{needs or 'more is needed'}, {written:,} bytes were written"
-        raise refused(work, error, told, "nothing was kept; make room there, or choose another place") from error
-    finally:
-        _put_back_or_remove(old, out)
-        shutil.rmtree(work, ignore_errors=True)
-        if not out.exists():
-            for parent in made:
-                with contextlib.suppress(OSError):  # somebody else has put something there
-                    parent.rmdir()
+    with no_empty_parents(out):
+        try:
+            work.mkdir(parents=True)
+            yield work
+            if replace and out.is_dir():
+                out.rename(old)
+            work.rename(out)
+        except Exception as error:
+            if not _is_refusal(error):
+                raise
+            written = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
+            told = f"{needs or 'more is needed'}, {written:,} bytes were written"
+            raise refused(work, error, told, "nothing was kept; make room there, or choose another place") from error
+        finally:
+            _put_back_or_remove(old, out)
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def _is_refusal(error: Exception) -> bool:

@@ -48,11 +48,14 @@ class TensorSource(Protocol):
     def get(self, name: str) -> npt.NDArray[np.float32]:
         """Return one tensor, an array of its own."""
 
+    def are_equal(self, a: str, b: str) -> bool:
+        """Whether two tensors hold the same values."""
+
 
 def require_tied_head(decoder: Decoder, weights: TensorSource) -> None:
     """Raise ModelError where a head of its own lies beside a config that ties it, which transformers runs then."""
     head, embedding = "lm_head.weight", "model.embed_tokens.weight"
-    if decoder.tied and head in weights.names() and not np.array_equal(weights.get(head), weights.get(embedding)):
+    if decoder.tied and head in weights.names() and not weights.are_equal(head, embedding):
         raise not_exported(
             f"{weights.folder}: {head} is another than {embedding}, though config.json ties them; set "
             "tie_word_embeddings to false there, or remove the tensor"
@@ -91,6 +94,22 @@ class Weights:
 
     def get(self, name: str) -> npt.NDArray[np.float32]:
         """Read one tensor as a float32 array of its own; ModelError where it is not there or of another type."""
+        place, stored = self._place(name), self._stored(name)
+        if place.kind == "BF16":  # the upper half of a float32
+            wide = stored.astype(np.uint32)
+            wide <<= 16
+            return wide.view(np.float32)
+        return np.array(stored, np.float32)
+
+    def are_equal(self, a: str, b: str) -> bool:
+        """Whether two tensors are stored alike, looked at row by row."""
+        one, other = self._stored(a), self._stored(b)
+        if one.dtype != other.dtype or one.shape != other.shape:
+            return np.array_equal(self.get(a), self.get(b))
+        return all(np.array_equal(x, y) for x, y in zip(one, other, strict=True))
+
+    def _stored(self, name: str) -> npt.NDArray[Any]:
+        """Map one tensor as it is stored."""
         place = self._place(name)
         if place.kind not in _STORED:
             raise ModelError(
@@ -98,13 +117,8 @@ class Weights:
                 "Save the model in one of them first"
             )
         if 0 in place.shape:
-            return np.empty(place.shape, np.float32)
-        stored = np.memmap(place.file, _STORED[place.kind], "r", place.start, place.shape)
-        if place.kind == "BF16":  # the upper half of a float32
-            wide = stored.astype(np.uint32)
-            wide <<= 16
-            return wide.view(np.float32)
-        return np.array(stored, np.float32)
+            return np.empty(place.shape, _STORED[place.kind])
+        return np.memmap(place.file, _STORED[place.kind], "r", place.start, place.shape)
 
     def _place(self, name: str) -> _Place:
         try:

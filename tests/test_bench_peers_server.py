@@ -17,6 +17,7 @@ import pytest
 
 from helpers import make_pairs, write_jsonl
 from pairgrade import ModelError, Pair, Rubric
+from pairgrade.bench import cell_process
 from pairgrade.bench.cell_process import measure_cell
 from pairgrade.bench.cell_records import CellJob
 from pairgrade.bench.peers_prompts import NEW_TOKENS, gguf_prompts
@@ -158,6 +159,24 @@ def test_a_stop_ends_the_server_and_clears_its_scratch(
         measure_cell(job)
     assert is_gone(json.loads(log.read_text().splitlines()[0])["pid"])
     assert not list(scratch.iterdir())
+
+
+def test_a_second_signal_ends_a_cell_that_is_deaf(log: Path, job: CellJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Deaf:
+        killed = False
+
+        def terminate(self) -> None: ...
+
+        def communicate(self, timeout: float) -> None:
+            raise StopRequested(signal.SIGTERM)
+
+        def kill(self) -> None:
+            self.killed = True
+
+    deaf = Deaf()
+    with pytest.raises(StopRequested):
+        cell_process._end(deaf)  # type: ignore[arg-type]
+    assert deaf.killed
 
 
 def test_a_server_that_fails_is_told_with_its_last_words(

@@ -241,7 +241,7 @@ def test_an_interrupted_benchmark_tells_its_whole_rounds(tmp_path: Path, monkeyp
     assert (table["rounds"], len(table["cells"])) == (2, 1)
     assert "stopped by SIGTERM; the rounds before it are what is told" in done.stderr
     jobs[:] = jobs[:1] * 3  # so that the next one is the fourth
-    out = "--out", tmp_path / "none"
+    out = "--out", tmp_path / "none" / "of" / "these"
     done = run_command(command, "--model", "fake:", "--pairs", pairs, "--threads", 1, *out)
     assert done.exit_code == 128 + signal.SIGINT
     assert "stopped by SIGINT; nothing was kept" in done.stderr

@@ -231,6 +231,7 @@ def test_measures_are_read_as_ir_measures_writes_them(files: tuple[Path, Path, P
         given = json.loads(run(files[0], "--qrels", files[2], "--json", "--measures", between.join(names)).stdout)
         assert given["measures"] == names
     assert not [note for note in given["notes"] if note.startswith("Queries without a document")]  # no grade is asked
+    assert given["without_relevant"] is None
 
 
 def test_what_is_no_mean_and_what_cannot_be_computed_is_named(files: tuple[Path, Path, Path]) -> None:
@@ -241,11 +242,13 @@ def test_what_is_no_mean_and_what_cannot_be_computed_is_named(files: tuple[Path,
     def broken(measures: list[Any], *arguments: Any) -> Any:
         if any(str(measure) == "Bpref" for measure in measures):
             raise ZeroDivisionError("float division by zero")
+        if measures == [ir_measures.parse_measure("P@5")]:
+            raise subprocess.CalledProcessError(1, "gdeval")
         return counted(measures, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ir_measures, "iter_calc", broken)
-        with pytest.raises(InputError, match=r"cannot compute Bpref: float division by zero"):
+        with pytest.raises(InputError, match=r"cannot compute Bpref, P@5: float division by zero"):
             run(files[0], "--qrels", files[2], "--measures", "AP Bpref P@5")
 
 

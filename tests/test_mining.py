@@ -207,6 +207,10 @@ def test_known_positives_get_hard_negatives(files: tuple[Path, Path], tmp_path: 
         ("q2", "d3", 0.0, "bm25", 1),
     ]
     assert report["queries_without_rows"] == 1
+    gone = tmp_path / "gone.qrels"
+    gone.write_text("q1 0 d4 1\nq1 0 gone 1\n", encoding="utf-8")
+    _, report = mined(tmp_path, *files, "--known", gone, "--candidates", gone)
+    assert report["documents_without_text"] == 1  # counted once
     qrels = tmp_path / "human.qrels"
     qrels.write_text("q1 0 d4 1\nq1 0 d1 2\nq2 0 d5 0\n", encoding="utf-8")  # no positive of q2
     rows, _ = mined(tmp_path, *files, "--known", qrels, "--known-from", 2, "--negatives", 0)
@@ -331,6 +335,10 @@ SHAPES: dict[str, list[dict[str, object]]] = {
     "labelled-list-of-mined-negatives": [
         {"query": "moon", "positive": ["titan", "io", "cheese"], "labels": [1, 1, 0]},
     ],
+    "one-label-of-a-list": [
+        {"query": "moon", "positive": ["titan", "io"], "label": 1},
+        {"query": "moon", "positive": ["cheese"], "label": 0},
+    ],
     "scored-list": [{"query": "moon", "docs": ["titan", "io", "cheese"], "scores": [1.0, 1.0, 0.0]}],
     "listwise": [{"query": "moon", "docs": ["titan", "io", "cheese"], "labels": [1, 1, 0]}],
 }
@@ -353,6 +361,20 @@ def test_rows_that_people_have(shape: str, suffix: str, tmp_path: Path) -> None:
     assert report["repeated"] == (shape == "triples")
     if shape == "tevatron":
         assert {(row.query_id, row.doc_id) for row in rows} == {("q", "1"), ("q", "2"), ("q", "3")}
+
+
+def test_a_score_beside_a_positive_is_asked_about(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    scored = [
+        {"query": "moon", "positive": "titan", "score": 0.2},
+        {"query": "moon", "positive": ["io"], "scores": [1]},
+    ]
+    sound = {"query": "moon", "positive": "io", "negative": "cheese", "score": 3.5}  # a margin, not a label
+    path.write_text("\n".join(map(json.dumps, [*scored, sound])), encoding="utf-8")
+    rows, report = mined(tmp_path, "--from", path)
+    assert {row.document: row.label for row in rows} == {"io": 1.0, "cheese": 0.0}
+    assert report["rejected"] == 2
+    assert "positive stands beside score and no negatives; call score label(s)" in report["reasons"][0]
 
 
 def test_plain_tsv_triples_and_a_header(tmp_path: Path) -> None:

@@ -330,6 +330,14 @@ def test_no_slate_is_dealt_that_a_loss_of_the_order_learns_nothing_of() -> None:
             assert [(slate.targets.count(1.0), len(slate.targets)) for slate in dealt] == [(1, 10)] * 10
 
 
+def test_a_slate_that_is_not_full_takes_another_document_on() -> None:
+    rows = [replace(row, label=float(i == 0)) for i, row in enumerate(ranking_rows(1, 11))]
+    for size, wanted in ((4, [4, 4, 4]), (2, [2, 2, 2, 2, 3])):
+        dealt = Slates(grouped(rows), RerankerOptions(slate=size)).epoch(0)
+        assert sorted(len(slate.targets) for slate in dealt) == wanted
+        assert all(slate.targets.count(1.0) == 1 for slate in dealt)
+
+
 def test_expected_grades_that_nobody_gave_are_told() -> None:
     with pytest.raises(InputError, match=r"no row of the training queries has an expected grade.*--target label"):
         Slates(grouped(ranking_rows(2)), RerankerOptions(target="expected"))

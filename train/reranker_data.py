@@ -124,7 +124,7 @@ class Slates:
                 mine = places[part::parts]
                 if self._options.loss in _OF_ORDER and len({targets[i] for i in mine}) < 2:
                     other = deal.choice([i for i in places if targets[i] != targets[mine[0]]])
-                    mine = [*mine[: self._options.slate - 1], other]
+                    mine = [*(mine[:-1] if len(mine) >= self._options.slate else mine), other]
                 deal.shuffle(mine)
                 documents = tuple(group.rows[i].text for i in mine)
                 slates.append(Slate(group.query, documents, tuple(targets[i] for i in mine)))

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +42,7 @@ from pairgrade.manifest import Manifest
 from pairgrade.qrels import read_qrels
 from pairgrade.readers import Source
 from pairgrade.run import label
+from pairgrade.run_status import run_status
 from pairgrade.spool import Selection
 from pairgrade.stop import StopRequested
 
@@ -199,15 +200,14 @@ def _stop_at_half(job: LabelJob) -> None:
         label(job, Fakes(fail_at=20))
 
 
-@pytest.mark.parametrize("size", [0, 5000])
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:5000], lambda data: data.replace(b"d", b"D")])
 def test_a_damaged_copy_of_the_input_is_made_again(
-    job: LabelJob, size: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    job: LabelJob, damage: Callable[[bytes], bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     label(replace(job, out=tmp_path / "whole.jsonl"), Fakes())
     _stop_at_half(job)
-    (spool,) = job.folder.glob("spool-*")
-    with spool.open("r+b") as file:
-        file.truncate(size)
+    (spool,) = job.folder.glob("spool-*.sqlite")
+    spool.write_bytes(damage(spool.read_bytes()))
     assert label(job, Fakes()).effort.resumed > 0
     assert job.out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert "the input's copy, is damaged and made again" in caplog.text
@@ -220,6 +220,9 @@ def test_two_names_of_one_output_are_one_run(job: LabelJob, tmp_path: Path) -> N
     assert label(replace(job, out=link), Fakes()).effort.resumed > 0
     assert link.is_symlink()
     assert not job.folder.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.jsonl", "out", "pairs.jsonl"]
+    assert label(job, Fakes()).already_finished
+    assert run_status(link).state == run_status(job.out).state == "finished"
 
 
 def test_qrels_that_came_meanwhile_are_not_written_over(job: LabelJob, tmp_path: Path) -> None:
@@ -236,10 +239,49 @@ def test_qrels_that_came_meanwhile_are_not_written_over(job: LabelJob, tmp_path:
     assert again.effort.resumed == again.tally.labelled  # nothing was lost
 
 
+def test_qrels_are_a_runs_own_as_it_left_them(job: LabelJob, tmp_path: Path) -> None:
+    shared, words = tmp_path / "shared.qrels", "q 0 d 1\n"
+    job = replace(job, qrels=shared)
+    _stop_at_half(job)
+    shared.write_text(words)  # by another run, before this one goes on
+    with pytest.raises(InputError, match=r"shared\.qrels exists and was not written by this job"):
+        label(job, Fakes())
+    assert shared.read_text() == words
+    shared.unlink()
+    label(job, Fakes())
+    job.out.unlink()  # so that it is made again
+    label(job, Fakes())  # over its own qrels
+    shared.write_text(words)  # by hand
+    job.out.unlink()
+    with pytest.raises(ResumeError, match=r"shared\.qrels was changed after its run"):
+        label(job, Fakes())
+    assert shared.read_text() == words
+    assert label(replace(job, overwrite=True), Fakes()).tally.labelled == 72
+    assert shared.read_text() != words
+
+
+def test_a_copy_of_the_input_that_breaks_while_it_is_read_is_made_anew(
+    job: LabelJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [asdict(pair) | {"document": "stone " * 3000} for pair in PAIRS]
+    Path(job.source.pairs).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "is_sound", lambda path: True)
+        with pytest.raises(ModelError, match="broke down"):
+            label(job, Fakes(fail_at=3))
+        (spool,) = job.folder.glob("spool-*.sqlite")
+        data = spool.read_bytes()
+        spool.write_bytes(data.replace(b"stone stone", b"stone \xff\xff\xff\xff\xff"))
+        with pytest.raises(StorageError, match="the input's copy was damaged while it was read; run the same") as told:
+            label(job, Fakes())
+    assert "stone" not in str(told.value)
+    assert label(job, Fakes()).effort.resumed > 0
+
+
 def test_an_input_without_a_pair_is_told_before_the_model(job: LabelJob, tmp_path: Path) -> None:
     path = tmp_path / "list.jsonl"
     path.write_text(json.dumps([{"query_id": "q", "doc_id": "d", "query": "a", "document": "b"}], indent=1))
-    told = r"list\.jsonl: none of its \d+ rows is a usable pair; the first: .*, line 1: .*one JSON object, without a"
+    told = r"list\.jsonl: no usable pair came of it; \d+ rows were rejected, the first: .*line 1: .*one JSON object"
     with pytest.raises(InputError, match=told):
         label(replace(job, source=Source(str(path))), lambda: pytest.fail("the model is opened"))
     assert not job.folder.exists()
