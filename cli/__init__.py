@@ -1,6 +1,6 @@
 """The ``pairgrade`` command. One file a command; this one only registers them and maps errors to exit codes.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but for some rows, 130 and 143 stopped by a signal.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done in part, 130 and 143 stopped by a signal.
 """
 
 from __future__ import annotations

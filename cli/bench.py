@@ -103,8 +103,8 @@ def command(
 ) -> None:
     """Measure models and engines side by side: pairs a second, dollars, memory, agreement with human grades.
 
-    Every cell of the matrix runs in a process of its own, one after the other in rounds. Ctrl-C ends it after the
-    rounds that are whole, and these are reported.
+    Every cell of the matrix runs in a process of its own, one after the other in rounds. Ctrl-C ends it: the
+    rounds that are whole by then are reported, in the first one nothing.
     """
     if ctx.invoked_subcommand is not None:
         _refuse_before(ctx, ctx.invoked_subcommand)

@@ -21,7 +21,8 @@ _CHECK = "Check"
 
 _OPTIONS = [
     click.option("--pairs", metavar="PAIRS", panel=_CHECK,
-                 help="Pairs to compare on: what `pairgrade label` reads.  [default: the shipped sample]"),
+                 help="Pairs to compare on: what `pairgrade label` reads.  [default: of `export` the other "
+                 "--calibration-pairs, else the shipped sample]"),
     click.option("--sample", type=click.IntRange(min=0), default=200, show_default=True, metavar="N", panel=_CHECK,
                  help="Take N of a file's pairs at random; 0 takes all."),
     click.option("--rubric", "-r", metavar="RUBRIC", panel=_CHECK,
@@ -40,7 +41,8 @@ _OPTIONS = [
                  help="The largest distance of all label logits, relative to A's.  [default: 0.005 for an f32 GGUF "
                  "against a folder, else none]"),
     click.option("--ctx", type=click.IntRange(min=64), metavar="N", panel=_CHECK,
-                 help="Longest prompt in tokens; documents are cut to fit.  [default: its training's, else 2048]"),
+                 help="Longest prompt in tokens; documents are cut to fit.  [default: its training's, else 2048 or "
+                 "the model's own, if less]"),
     click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads.  [default: the physical cores]"),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
     click.option("--quiet", "-q", is_flag=True, help="No progress bar."),

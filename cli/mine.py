@@ -58,7 +58,7 @@ from pairgrade.ranking_columns import FORMS
               help="Columns of SET: a ranking set, or those of sentence-transformers. "
               f"One of set, {', '.join(FORMS)}.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--force", is_flag=True, help="Replace SET where it exists.")
+@click.option("--force", is_flag=True, help="Replace SET, and the file of --run.")
 def command(
     queries: str | None,
     docs: str | None,

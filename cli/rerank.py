@@ -48,9 +48,10 @@ def command(
 ) -> None:
     """Rank the documents of a run again by a trained re-ranker.
 
-    RUN is a TREC run, or a qrels file, whose judged documents are then ranked. RUN2 is a TREC run for `pairgrade
-    evaluate`. Documents whose text is not there are left out, and those of a query that has none, or is too long for
-    the re-ranker, keep their old order (those of a qrels file, which has none, are left out); the exit code is then 3.
+    RUN is a TREC run, or (without --top-k) a qrels file, whose judged documents are then ranked. RUN2 is a TREC run for
+    `pairgrade evaluate`. Documents whose text is not there are left out, and those of a query that has none, or is too
+    long for the re-ranker, keep their old order (those of a qrels file, which has none, are left out); the exit code is
+    then 3.
     """
     check_outputs([(run, "the run"), (queries, "the queries"), (docs, "the documents")], [(out, "the new run")])
     refuse_existing(out, force)

@@ -35,7 +35,10 @@ def show(name: str) -> None:
 @click.option("--prompt", "show_prompt", is_flag=True, help="Print the prompt of an example pair, token by token.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def check(rubric: str, model: str | None, chat: str, show_prompt: bool, as_json: bool) -> None:
-    """Check a rubric: its file, and with --model that every label word is one token right after the cue."""
+    """Check a rubric: its file, and with --model that every label word is one token right after the cue.
+
+    Turns and context are those of the model's training where its folder tells them.
+    """
     if model is None and (show_prompt or chat != "auto"):
         raise InputError("--prompt and --chat are about a model's prompt; give --model too, or leave them out")
     loaded = Rubric.load(rubric)

@@ -1,7 +1,7 @@
 """What decides a run's result, written beside its output.
 
 The identity is a flat table of names and values; two runs with equal identities give equal bytes. Everything else
-(threads, times, the machine's name) is information.
+(times, the machine's name, threads where they move no bit) is information.
 """
 
 from __future__ import annotations
