@@ -89,9 +89,8 @@ _MODEL = [
           "trained with, else trec]"),
     _choice("--chat", choices=["auto", *FORMAT_NAMES], metavar="NAME", default="auto", panel=_MODEL_PANEL,
             text="The turns around the prompt; auto is its training's, or tells by the model's control tokens."),
-    _number("--ctx", "Longest prompt in tokens; documents are cut to fit.  [default: its training's, else 2048 or the model's "
-            "own, if less]",
-            _MODEL_PANEL, least=64),
+    _number("--ctx", "Longest prompt in tokens; documents are cut to fit.  [default: its training's, else 2048 or the "
+            "model's own, if less]", _MODEL_PANEL, least=64),
     _choice("--too-long", choices=["cut", "reject"], metavar="POLICY", default="cut", panel=_MODEL_PANEL,
             text="A document that does not fit is cut and marked, or its row rejected."),
     _text("--calibration", metavar="FILE", panel=_MODEL_PANEL,
