@@ -21,6 +21,7 @@ import tiny_models
 from helpers import run_command, write_jsonl
 from pairgrade import InputError, MissingExtraError, ModelError, Pair, ResumeError, Rubric, StorageError, spool
 from pairgrade.agreement import agreement
+from pairgrade.file_hashes import file_sha256
 from pairgrade.judgments import open_writer
 from pairgrade.llama import LlamaBackend
 from pairgrade.prompt import PromptBuilder, detect_chat_format
@@ -197,8 +198,6 @@ def test_training_learns_what_can_be_learnt(tmp_path: Path, tiny_folder: Callabl
 def test_the_folder_holds_what_a_reader_needs(
     source: Source, tmp_path: Path, tiny_folder: Callable[[str], Path]
 ) -> None:
-    from pairgrade.file_hashes import file_sha256
-
     out = tmp_path / "adapter"
     train(TrainJob(source, str(tiny_folder("qwen2")), out, RUBRIC), SMALL)
     manifest = json.loads((out / "manifest.json").read_text())
@@ -213,6 +212,7 @@ def test_the_folder_holds_what_a_reader_needs(
     card = (out / "README.md").read_text()
     assert f"(grade 0: 4, 1: 4, 2: 4, 3: 4; of the input with sha256 {manifest['identity']['input']})" in card
     assert "`held-out.qrels` has what" in card
+    assert "another annotator" not in card
     held = list(read_qrels(out / "held-out.qrels"))
     assert {row.query_id for row in held} == set(report["validation_query_ids"])
     pairs = {(p.query_id, p.doc_id): p.grade for p in read_pairs(source) if isinstance(p, Pair)}
@@ -297,7 +297,10 @@ def test_another_annotators_labels_train_without_human_grades(
     trained = train(TrainJob(source, str(tiny_folder("llama")), tmp_path / "a", RUBRIC, judgments), SMALL)
     assert trained.steps == 4
     assert not (tmp_path / "a" / "held-out.qrels").exists()  # nobody graded a pair
-    assert "held-out.qrels" not in (tmp_path / "a" / "README.md").read_text()
+    card = (tmp_path / "a" / "README.md").read_text()
+    assert "held-out.qrels" not in card
+    told = "Of all usable pairs 64 have the probabilities of another annotator as their target (judgments with sha256 "
+    assert told + file_sha256(judgments) in card
     some = [replace(pair, grade=3 if place % 3 else None) for place, pair in enumerate(bare)]
     source = Source(str(write_jsonl(tmp_path / "some.jsonl", some)))
     train(TrainJob(source, str(tiny_folder("llama")), tmp_path / "b", RUBRIC, judgments), SMALL)

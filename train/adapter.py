@@ -114,6 +114,7 @@ def _card(trained: Trained, options: dict[str, Any], rubric: Rubric, identity: I
         f"{trained.steps} steps; the step {best.step} was the best on {len(trained.split.validation)} validation pairs "
         f"of {trained.split.validation_queries} other queries:",
         "",
+        *_softened(trained, options, identity),
         "| | before | after |",
         "|---|---|---|",
         *(f"| {name} | {_figure(a)} | {_figure(b)} |" for name, a, b in rows),
@@ -124,6 +125,18 @@ def _card(trained: Trained, options: dict[str, Any], rubric: Rubric, identity: I
         f"trained with, `rubric.toml`, and prompts of at most {options['context']} tokens (`label --ctx`).",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _softened(trained: Trained, options: dict[str, Any], identity: Identity) -> list[str]:
+    """Say where probabilities of another annotator were learnt in the place of people's grades."""
+    if not trained.softened:
+        return []
+    share = f", a share of {options['soft_weight']:g} of the target" if options["soft_weight"] < 1 else ""
+    return [
+        f"Of all usable pairs {trained.softened:,} have the probabilities of another annotator as their target{share} "
+        f"(judgments with sha256 {identity['soft']}).",
+        "",
+    ]
 
 
 def counted(grades: dict[int, int]) -> str:
