@@ -25,10 +25,10 @@ import numpy as np
 from pairgrade import LlamaOptions, Pair
 from pairgrade.agreement import AgreementOptions, agreement
 from pairgrade.atomic import write_text
-from pairgrade.bench.data import telling
 from pairgrade.bench.experiment_judgments import judge
 from pairgrade.bench.report_markdown import table_lines
 from pairgrade.bench.slice import write_slice
+from pairgrade.bench.telling import telling
 from pairgrade.bm25 import Bm25
 from pairgrade.bootstrap import Floats
 from pairgrade.calibration_fit import fit_cuts

@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.resources import as_file, files
 from itertools import islice
 from pathlib import Path
 
-from pairgrade.errors import PairgradeError
 from pairgrade.readers import Source, read_pairs
 from pairgrade.records import Pair, Rejection
-
-
-@contextmanager
-def telling(name: str) -> Iterator[None]:
-    """End the process in words where an error of pairgrade's own comes up."""
-    try:
-        yield
-    except PairgradeError as error:
-        sys.exit(f"{name}: {error}")
 
 
 def option_parser(description: str | None, queries: int, documents: int) -> argparse.ArgumentParser:

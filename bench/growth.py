@@ -20,10 +20,10 @@ from typing import Any
 from pairgrade import Annotator, LlamaOptions, Pair
 from pairgrade.atomic import write_text
 from pairgrade.bench.arithmetic import operations
-from pairgrade.bench.data import telling
 from pairgrade.bench.meters import pin
 from pairgrade.bench.report_plots import plain_logarithms
 from pairgrade.bench.spread import Spread, spread
+from pairgrade.bench.telling import telling
 from pairgrade.confusion_plot import blank_figure, save_figure
 from pairgrade.environment import environment
 from pairgrade.hardware import usable_cores

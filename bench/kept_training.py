@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pairgrade.bench.data import telling
+from pairgrade.bench.telling import telling
 from pairgrade.errors import InputError, PairgradeError
 from pairgrade.export.decoder import read_decoder
 from pairgrade.export.gguf_tensors import LINEAR, Tensor, tensors

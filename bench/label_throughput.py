@@ -29,7 +29,8 @@ import numpy as np
 
 from pairgrade import Annotator, LlamaOptions, Pair
 from pairgrade.bench.ceiling import copy_gigabytes, fp32_gflops
-from pairgrade.bench.data import option_parser, take_pairs, telling
+from pairgrade.bench.data import option_parser, take_pairs
+from pairgrade.bench.telling import telling
 from pairgrade.environment import environment
 from pairgrade.job import LabelJob
 from pairgrade.llama import LlamaBackend

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pairgrade import LlamaOptions, Rubric
-from pairgrade.bench.data import option_parser, take_pairs, telling
+from pairgrade.bench.data import option_parser, take_pairs
+from pairgrade.bench.telling import telling
 from pairgrade.environment import environment
 from pairgrade.errors import PairgradeError
 from pairgrade.llama import LlamaBackend

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from pairgrade.bench.commit_package import lay_out
-from pairgrade.bench.data import telling
+from pairgrade.bench.telling import telling
 from pairgrade.errors import InputError, MissingExtraError
 
 

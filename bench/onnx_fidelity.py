@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from pairgrade.bench.data import add_data_options, take_pairs, telling
+from pairgrade.bench.data import add_data_options, take_pairs
+from pairgrade.bench.telling import telling
 from pairgrade.environment import environment
 from pairgrade.export.fidelity import fidelity
 from pairgrade.export.measure import Measured, Task, measure

@@ -17,7 +17,8 @@ from typing import Any
 from pairgrade.annotator import Annotator
 from pairgrade.bench.arithmetic import operations
 from pairgrade.bench.ceiling import measure_ceiling
-from pairgrade.bench.data import add_data_options, take_pairs, telling
+from pairgrade.bench.data import add_data_options, take_pairs
+from pairgrade.bench.telling import telling
 from pairgrade.environment import environment
 from pairgrade.hardware import usable_cores
 from pairgrade.onnx_backend import OnnxBackend, OnnxOptions

@@ -23,8 +23,9 @@ from typing import Any
 from pairgrade import Annotator, LlamaOptions, Pair
 from pairgrade.bench.ceiling import fp32_gflops
 from pairgrade.bench.cell_records import CellJob
-from pairgrade.bench.data import add_data_options, take_pairs, telling
+from pairgrade.bench.data import add_data_options, take_pairs
 from pairgrade.bench.peers import open_peer
+from pairgrade.bench.telling import telling
 from pairgrade.environment import environment
 from pairgrade.hardware import usable_cores
 

@@ -12,8 +12,8 @@ import time
 from collections.abc import Iterator
 
 from pairgrade import AnnotatorOptions, Pair, PlanOptions, Rubric
-from pairgrade.bench.data import telling
 from pairgrade.bench.meters import peak_rss_bytes
+from pairgrade.bench.telling import telling
 from pairgrade.environment import environment
 from pairgrade.fake import FakeTokenizer
 from pairgrade.plan import plan

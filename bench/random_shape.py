@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pairgrade.atomic import AtomicFile, write_text
-from pairgrade.bench.data import telling
+from pairgrade.bench.telling import telling
 from pairgrade.errors import InputError
 from pairgrade.export.decoder import read_decoder
 from pairgrade.export.gguf_tensors import weight_shapes

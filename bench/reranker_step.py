@@ -18,7 +18,8 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
-from pairgrade.bench.data import add_data_options, take_pairs, telling
+from pairgrade.bench.data import add_data_options, take_pairs
+from pairgrade.bench.telling import telling
 from pairgrade.environment import environment
 from pairgrade.hardware import usable_cores
 from pairgrade.records import Pair

@@ -21,7 +21,8 @@ import numpy as np
 
 from pairgrade import Reranker
 from pairgrade.bench.ceiling import fp32_gflops
-from pairgrade.bench.data import add_data_options, take_pairs, telling
+from pairgrade.bench.data import add_data_options, take_pairs
+from pairgrade.bench.telling import telling
 from pairgrade.environment import environment
 from pairgrade.reranker_manifest import MODELS, read_reranker_manifest
 from pairgrade.train.encoder import resolve_encoder

@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from pairgrade import Annotator, LlamaOptions, Pair
-from pairgrade.bench.data import option_parser, take_pairs, telling
+from pairgrade.bench.data import option_parser, take_pairs
+from pairgrade.bench.telling import telling
 from pairgrade.environment import environment
 from pairgrade.job import LabelJob
 from pairgrade.judgments import read_judgments

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from pairgrade.bench.data import telling
 from pairgrade.bench.meters import peak_rss_bytes
+from pairgrade.bench.telling import telling
 from pairgrade.export.pairs import chosen_pairs
 from pairgrade.hardware import cpu_model, usable_cores
 from pairgrade.readers import Source

@@ -13,7 +13,8 @@ import time
 from typing import Any
 
 from pairgrade import Annotator, LlamaOptions, Pair
-from pairgrade.bench.data import option_parser, take_pairs, telling
+from pairgrade.bench.data import option_parser, take_pairs
+from pairgrade.bench.telling import telling
 from pairgrade.environment import environment
 
 

@@ -86,7 +86,8 @@ def choose_model(
     if not fit:
         if (folder / "config.json").is_file():
             raise ModelError(
-                f"{reference} is a transformers folder; pairgrade export makes a model to label with of it"
+                f"{reference} is a transformers folder; pairgrade export makes a model to label with of one whose "
+                "weights are in safetensors"
             )
         listed = ", ".join(str(export.path) for export in found) or "nothing that can be labelled with"
         wanted = "" if backend == "auto" else f" for --backend {backend}"

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
-from pairgrade.atomic import write_text
 from pairgrade.disk import refused, table_bytes
 from pairgrade.errors import InputError, PairgradeError, StorageError
 from pairgrade.file_hashes import file_sha256
@@ -82,9 +81,9 @@ def build(path: Path, rows: Iterable[tuple[int, Pair | Rejection]], selection: S
     with unfinished.open("rb") as file:
         try:
             os.fsync(file.fileno())
+            _digest_of(path).write_text(file_sha256(unfinished), encoding="ascii")  # torn, it fits nothing
         except OSError as error:
             raise _shortage(unfinished, error, taken) from error
-    write_text(_digest_of(path), file_sha256(unfinished))
     os.replace(unfinished, path)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from onnx_helpers import export
 from pairgrade import InputError, errors
-from pairgrade.bench import commit_package, micro
+from pairgrade.bench import commit_package, micro, telling
 from pairgrade.bench.micro import compare
 
 
@@ -116,7 +116,7 @@ def test_two_commits_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (repository / "pyproject.toml").write_text(package_dir)
     (repository / "engine" / "__init__.py").touch()
     shutil.copy(errors.__file__, repository / "engine")
-    for module in (micro, commit_package):
+    for module in (micro, commit_package, telling):
         shutil.copy(module.__file__, repository / "bench")
     identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
 

@@ -142,7 +142,10 @@ def test_labelling_warns_of_another_rubric_once(
 
 
 @pytest.mark.parametrize("to", ["gguf", "onnx"])
-def test_a_rubric_is_checked_in_its_turns(to: str, exported: dict[str, Path], mine: Rubric) -> None:
+def test_a_rubric_is_checked_in_its_turns(
+    to: str, exported: dict[str, Path], mine: Rubric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pairgrade.rubric_check._EXAMPLE", Pair("q", "d", "a", "b"))  # which fits so few tokens
     found = check_rubric(mine, exported[to])
     assert (found["chat"], found["context"]) == ("plain", CONTEXT)
     assert check_rubric(mine, exported[to], "chatml")["chat"] == "chatml"

@@ -469,7 +469,7 @@ def test_a_line_of_100_megabytes_is_never_held(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("[1]", "expected a JSON object, got an array"),
+        ("[1]", "expected a JSON object, got an array; each line must be one JSON object, without a list around them"),
         ('"a"', "expected a JSON object, got a string"),
         ("null", "expected a JSON object, got null"),
         ("1.5", "expected a JSON object, got a number"),
