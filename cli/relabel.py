@@ -38,7 +38,7 @@ def _explained(choices: dict[str, str]) -> str:
               help="A judgment whose side, relevant or not, is less probable changes nothing.  "
               f"[default: {CONFIDENT} for confident, else 0]")  # fmt: skip
 @click.option("--scale", type=click.Choice(list(SCALES)), default="set", show_default=True, metavar="SCALE",
-              help=f"Scale of the labels. {_explained(SCALES)}")  # fmt: skip
+              help=f"Scale of SET2's labels. {_explained(SCALES)}")  # fmt: skip
 @click.option("--set-scale", type=click.Choice(list(SET_SCALES)), default="auto", show_default=True, metavar="SCALE",
               help=f"Scale of SET's own labels. {_explained(SET_SCALES)}")  # fmt: skip
 @click.option("--as", "form", type=click.Choice(["set", *FORMS]), default="set", show_default=True, metavar="FORM",
