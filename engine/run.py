@@ -31,7 +31,7 @@ from pairgrade.journal import Entry, Journal, read_entries
 from pairgrade.lock import exclusive
 from pairgrade.manifest import Identity, Manifest, differences, identity_digest
 from pairgrade.records import Pair
-from pairgrade.run_folder import RunFolder, remove_stale_writers
+from pairgrade.run_folder import RunFolder, no_empty_parents, remove_stale_writers
 from pairgrade.run_qrels import CONTENT, PLACE, RunQrels
 from pairgrade.spool import Spool, build, is_sound
 from pairgrade.stop import PoliteStop, StopRequested
@@ -69,7 +69,7 @@ def label(
     stop = stop or PoliteStop()
     folder = RunFolder(job.folder)
     try:
-        with exclusive(folder.lock), stop.listening():
+        with no_empty_parents(job.out), exclusive(folder.lock), stop.listening():
             return _Run(job, folder, progress or Progress(), stop).complete(open_annotator)
     except OSError as error:
         if isinstance(error, PairgradeError):

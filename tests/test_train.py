@@ -293,7 +293,8 @@ def test_another_annotators_labels_train_without_human_grades(
             )
     source = Source(str(write_jsonl(tmp_path / "bare.jsonl", bare)))
     with pytest.raises(InputError, match="none of its 64 rows"):
-        train(TrainJob(source, str(tiny_folder("llama")), tmp_path / "a", RUBRIC), SMALL)
+        train(TrainJob(source, str(tiny_folder("llama")), tmp_path / "no" / "such" / "a", RUBRIC), SMALL)
+    assert not (tmp_path / "no").exists()
     trained = train(TrainJob(source, str(tiny_folder("llama")), tmp_path / "a", RUBRIC, judgments), SMALL)
     assert trained.steps == 4
     assert not (tmp_path / "a" / "held-out.qrels").exists()  # nobody graded a pair

@@ -9,7 +9,7 @@ from pathlib import Path
 from pairgrade.errors import ResumeError
 from pairgrade.lock import exclusive
 from pairgrade.manifest import Identity, Manifest, differences
-from pairgrade.run_folder import RunFolder, named
+from pairgrade.run_folder import RunFolder, named, no_empty_parents
 from pairgrade.stop import PoliteStop
 from pairgrade.train.beating import BeatingProgress
 from pairgrade.train.fitting import TrainProgress
@@ -27,7 +27,7 @@ def at_work(out: Path, progress: TrainProgress, stop: PoliteStop) -> Iterator[tu
     """
     out = named(out)
     folder = RunFolder(out.with_name(f"{out.name}.run"))
-    with exclusive(folder.lock), stop.listening():
+    with no_empty_parents(out), exclusive(folder.lock), stop.listening():
         try:
             with BeatingProgress(progress, folder.heartbeat) as beating:
                 yield folder.path, beating

@@ -284,7 +284,7 @@ def test_an_input_without_a_pair_is_told_before_the_model(job: LabelJob, tmp_pat
     told = r"list\.jsonl: no usable pair came of it; \d+ rows were rejected, the first: .*line 1: .*one JSON object"
     with pytest.raises(InputError, match=told):
         label(replace(job, source=Source(str(path))), lambda: pytest.fail("the model is opened"))
-    assert not job.folder.exists()
+    assert not job.out.parent.exists()  # it was made on the way
 
 
 def test_a_manifest_that_cannot_be_read_leaves_no_run_behind(job: LabelJob) -> None:
