@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,12 +32,13 @@ from pairgrade.bm25 import Bm25
 from pairgrade.bootstrap import Floats
 from pairgrade.calibration_fit import fit_cuts
 from pairgrade.environment import environment
-from pairgrade.errors import InputError, PairgradeError
+from pairgrade.errors import InputError
 from pairgrade.export.fidelity import fidelity
 from pairgrade.hardware import usable_cores
 from pairgrade.judgments import read_judgments
 from pairgrade.readers import Source, read_pairs
 from pairgrade.rubric import Rubric
+from pairgrade.summary import first_error
 
 _STATISTICS = ("accuracy", "quadratic_kappa", "tau_b", "auc")
 
@@ -87,12 +87,10 @@ def texts_of(collection: Path) -> tuple[Path, Path]:
 def judged(model: str, rubric: Rubric, pairs: Path, out: Path, engine: LlamaOptions) -> Floats:
     """Label the pairs, or go on where that was stopped, and return their probabilities."""
     judge(model, rubric, pairs, out, engine)
-    errors = out.with_name(f"{out.name}.errors.jsonl")
-    if errors.is_file():
-        first = json.loads(errors.read_text(encoding="utf-8").splitlines()[0])
+    if first := first_error(f"{out}.errors.jsonl"):
         raise InputError(
-            f"{model} has no grade for the pair ({first['query_id']}, {first['doc_id']}), so no row compares with the "
-            f"others': {first['reason']}; a longer --context may help, or leave such queries out"
+            f"{model} has no grade for the pair ({first.query_id}, {first.doc_id}), so no row compares with the "
+            f"others': {first.reason}; a longer --context may help, or leave such queries out"
         )
     return np.array([judgment.probabilities for judgment in read_judgments(out)])
 
@@ -192,10 +190,8 @@ def _interval(found: Sequence[float | None]) -> str:
 
 def main() -> None:
     """Label, compare, print; exit with what is wrong."""
-    try:
+    with telling("annotator_table"):
         _compare()
-    except PairgradeError as error:
-        sys.exit(f"annotator_table: {error}")
 
 
 def _compare() -> None:
@@ -257,5 +253,4 @@ def _compare() -> None:
 
 
 if __name__ == "__main__":
-    with telling("annotator_table"):
-        main()
+    main()

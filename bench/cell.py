@@ -33,6 +33,7 @@ from pairgrade.readers import Source, read_pairs
 from pairgrade.records import Pair
 from pairgrade.rubric import Rubric
 from pairgrade.run import label
+from pairgrade.summary import first_error
 from pairgrade.worker import WorkerBackend
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -43,16 +44,10 @@ def run_cell(job: CellJob) -> CellRun:
     pairs = tuple(row for row in read_pairs(Source(job.pairs)) if isinstance(row, Pair))
     run = _own(job, pairs) if job.engine == "pairgrade" else _peer(job, pairs)
     if not run.pairs:
-        raise ModelError(f"none of {len(pairs):,} pairs got a grade{_first_reason(Path(job.out))}")
+        first = first_error(f"{job.out}.errors.jsonl")
+        told = f"; of the first: {first.reason}" if first else ""
+        raise ModelError(f"none of {len(pairs):,} pairs got a grade{told}")
     return run
-
-
-def _first_reason(out: Path) -> str:
-    """Return why the first pair got none, where that was told."""
-    errors = out.with_name(f"{out.name}.errors.jsonl")
-    if not errors.is_file():
-        return ""
-    return f"; of the first: {json.loads(errors.read_text(encoding='utf-8').splitlines()[0])['reason']}"
 
 
 def _own(job: CellJob, pairs: Sequence[Pair]) -> CellRun:

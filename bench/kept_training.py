@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from pairgrade.bench.telling import telling
-from pairgrade.errors import InputError, PairgradeError
+from pairgrade.errors import InputError
 from pairgrade.export.decoder import read_decoder
 from pairgrade.export.gguf_tensors import LINEAR, Tensor, tensors
 from pairgrade.export.weights import Weights
@@ -71,18 +70,15 @@ def main() -> None:
     parser.add_argument("merged", type=Path, help="what `pairgrade merge` made of it")
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE.gguf", help="exports of the merged model")
     given = parser.parse_args()
-    try:
+    with telling("kept_training"):
         base, merged = linear_layers(given.base), linear_layers(given.merged)
         if base.keys() != merged.keys():
             raise InputError(f"{given.merged} has other layers than {given.base}; give what was made of it")
         shares = dict(zip(map(str, given.files), kept(base, merged, given.files), strict=True))
-    except PairgradeError as error:
-        sys.exit(f"kept_training: {error}")
     for path, found in shares.items():
         print(f"{path}: " + ", ".join(f"{share:.3f} in {kind}" for kind, share in found.items()))
     print(json.dumps({"bench": "kept_training", "kept": shares}))
 
 
 if __name__ == "__main__":
-    with telling("kept_training"):
-        main()
+    main()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import sys
 import time
 from dataclasses import replace
 from itertools import groupby
@@ -20,7 +19,6 @@ from pairgrade import LlamaOptions, Rubric
 from pairgrade.bench.data import option_parser, take_pairs
 from pairgrade.bench.telling import telling
 from pairgrade.environment import environment
-from pairgrade.errors import PairgradeError
 from pairgrade.llama import LlamaBackend
 from pairgrade.models import resolve
 from pairgrade.plan import Batch, PlanOptions, plan
@@ -54,10 +52,8 @@ def _score(backend: LlamaBackend, batches: list[Batch], labels: npt.NDArray[np.i
 
 def main() -> None:
     """Parse the options, measure, print; exit with what is wrong."""
-    try:
+    with telling("llama_settings"):
         _measure()
-    except PairgradeError as error:
-        sys.exit(f"llama_settings: {error}")
 
 
 def _measure() -> None:
@@ -97,5 +93,4 @@ def _measure() -> None:
 
 
 if __name__ == "__main__":
-    with telling("llama_settings"):
-        main()
+    main()

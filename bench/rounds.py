@@ -56,7 +56,7 @@ def measure_rounds(names: Sequence[str], measure: Measure, options: Rounds, tell
         if len(failed) == len(names):
             return "no cell can be measured"
         if done >= options.least and not wide:
-            return f"every interval is within {options.width:.0%} of its median"
+            return reached
         if done >= options.most:
             return f"no more were asked for; {reached}"
         if time.monotonic() > end:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,24 +111,27 @@ def command(
     from pairgrade.bench.benchmark import BenchOptions, bench
     from pairgrade.stop import PoliteStop, StopRequested
 
-    asked = _matrix(matrix, values)
+    asked, settings = _matrix(matrix, values), BenchOptions(prices, measure, base=matrix.parent if matrix else None)
     stop = PoliteStop()
     console = progress_console()
-    with no_empty_parents(out or Path()), _folder(out), console.status("reading") as status:
+    with no_empty_parents((out or Path()) / "results.json"):  # nor an empty report's folder
+        if out is not None:
+            _make(out)
+        with console.status("reading") as status:
 
-        def tell(text: str) -> None:
-            if not quiet and console.is_terminal:
-                status.update(escape(text))
+            def tell(text: str) -> None:
+                if not quiet and console.is_terminal:
+                    status.update(escape(text))
 
-        if quiet or not console.is_terminal:
-            status.stop()
-        try:
-            with stop.listening():
-                result = bench(asked, BenchOptions(prices, measure, base=matrix.parent if matrix else None), tell, stop)
-        except StopRequested as stopped:
-            click.echo(f"\npairgrade: stopped by {stopped}; nothing was kept", err=True)
-            sys.exit(128 + stopped.signal)
-    _give(result, out, as_json)
+            if quiet or not console.is_terminal:
+                status.stop()
+            try:
+                with stop.listening():
+                    result = bench(asked, settings, tell, stop)
+            except StopRequested as stopped:
+                click.echo(f"\npairgrade: stopped by {stopped}; nothing was kept", err=True)
+                sys.exit(128 + stopped.signal)
+        _give(result, out, as_json)
     if stop.number is not None:
         named = signal.Signals(stop.number).name
         click.echo(f"\npairgrade: stopped by {named}; the rounds before it are what is told", err=True)
@@ -217,22 +219,12 @@ def _matrix(file: Path | None, values: dict[str, Any]) -> Matrix:
     return replace(base, **given, rounds=replace(base.rounds, **rounds) if rounds else base.rounds or Rounds())
 
 
-@contextmanager
-def _folder(out: Path | None) -> Iterator[None]:
-    """Make the report's folder before anything is measured; an empty one does not stay where that fails."""
-    made = out is not None and not out.exists()
+def _make(out: Path) -> None:
+    """Make the folder of the report before anything is measured."""
     try:
-        if out is not None:
-            out.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out} cannot be made: {error.strerror or error}; name another folder by --out") from None
-    try:
-        yield
-    except BaseException:
-        if out is not None and made:
-            with suppress(OSError):  # something was written into it meanwhile
-                out.rmdir()
-        raise
 
 
 def _sample() -> Path:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 from rich.table import Table
 
 from pairgrade.cli.consoles import result_console
-from pairgrade.summary import Summary
+from pairgrade.summary import Summary, first_error
 
 
 def summary_table(summary: Summary) -> Table:
@@ -45,18 +43,8 @@ def summary_table(summary: Summary) -> Table:
         table.add_row("errors", summary.errors)
         first = first_error(summary.errors)
         if first is not None:
-            table.add_row("  the first", first)
+            table.add_row("  the first", f"line {first.line} of {first.source}: {first.reason}")
     return table
-
-
-def first_error(path: str) -> str | None:
-    """Return place and reason of the first row of an errors file; None where somebody took it away or changed it."""
-    try:
-        with open(path, encoding="utf-8") as stream:
-            first = json.loads(stream.readline())
-        return f"line {first['line']} of {first['source']}: {first['reason']}"
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
 
 
 def figures_table(title: str, first: str, *columns: str) -> Table:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from pairgrade.canaries import CanaryReport
-from pairgrade.records import Judgment
+from pairgrade.records import Judgment, Rejection
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,3 +107,12 @@ class TallyCounter:
             mean_expected_grade=self._expected / labelled if labelled else None,
             prompt_tokens=self._tokens,
         )
+
+
+def first_error(errors: str | os.PathLike[str]) -> Rejection | None:
+    """Return the first row of an errors file; None where there is none, or somebody changed it."""
+    try:
+        with open(errors, encoding="utf-8") as stream:
+            return Rejection(**json.loads(stream.readline()))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None

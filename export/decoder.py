@@ -127,12 +127,11 @@ def read_decoder(folder: Path) -> Decoder:
     config, sizes = _standard_config(folder)
     try:
         decoder = _decoder(family, config, sizes, folder)
+    except PairgradeError:
+        raise
     except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
-        if isinstance(error, PairgradeError):
-            raise
         raise ModelError(f"{folder}/config.json: no {family} model has such values ({error})") from None
-    sizes_of = ("vocabulary", "hidden", "intermediate", "layers", "heads", "kv_heads", "head_dim", "context")
-    for size in sizes_of:
+    for size in ("vocabulary", "hidden", "intermediate", "layers", "heads", "kv_heads", "head_dim", "context"):
         if getattr(decoder, size) < 1:
             raise ModelError(f"{folder}/config.json: {size} is {getattr(decoder, size)}; it must be at least 1")
     if len(decoder.sliding) != decoder.layers:
