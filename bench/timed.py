@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pairgrade.backend import Backend, Counters, Scores
 from pairgrade.bench.cell_records import BatchTime
-from pairgrade.run import Progress
+from pairgrade.progress import Progress
 from pairgrade.tokenizer import Ids, Tokenizer
 
 

@@ -10,7 +10,7 @@ from rich.progress import Progress as Bar
 
 from pairgrade.backend import Counters
 from pairgrade.cli.consoles import progress_console
-from pairgrade.run import Progress
+from pairgrade.progress import Progress
 
 B = TypeVar("B", bound="WorkBar")
 _WIDE = 110  # columns of a terminal in which all has room

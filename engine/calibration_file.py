@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from pairgrade.calibration import Calibration, Cuts, Fitted, Scaling
 from pairgrade.errors import InputError
-from pairgrade.lines import readable, shown
+from pairgrade.lines import readable, unique_keys
 from pairgrade.rubric_file import problems
 
 _LARGEST = 2**20  # bytes
@@ -72,7 +72,7 @@ def read_text(path: str) -> str:
 def parse_calibration(text: str, source: str) -> Calibration:
     """Parse the JSON of a calibration; ``source`` names it in errors (InputError)."""
     try:
-        file = _ANY.validate_python(json.loads(text, object_pairs_hook=_unique))
+        file = _ANY.validate_python(json.loads(text, object_pairs_hook=unique_keys))
         method = (
             Cuts(tuple(file.points)) if isinstance(file, _CutsFile) else Scaling(file.temperature, tuple(file.biases))
         )
@@ -86,12 +86,3 @@ def parse_calibration(text: str, source: str) -> Calibration:
         raise InputError(f"{source}: JSON nested too deeply") from None
     except ValueError as error:
         raise InputError(f"{source}: {error}") from None
-
-
-def _unique(items: list[tuple[str, object]]) -> dict[str, object]:
-    table: dict[str, object] = {}
-    for name, value in items:
-        if name in table:
-            raise ValueError(f"the key {shown(name)} appears twice")
-        table[name] = value
-    return table

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from pairgrade.errors import InputError
-from pairgrade.lines import readable, shown, text_lines
+from pairgrade.lines import readable, shown, text_lines, unique_keys
 from pairgrade.records import Rejection
 
 Row = tuple[int, Mapping[str, object]]  # number of the line (Parquet: row) from 1, value of each column
@@ -173,7 +173,7 @@ def json_objects(path: str) -> Iterator[Row | Rejection]:
         number, text = item
         if text and not text.isspace():
             try:
-                row = json.loads(text, object_pairs_hook=_unique)
+                row = json.loads(text, object_pairs_hook=unique_keys)
             except (ValueError, RecursionError) as error:
                 yield Rejection(path, number, f"not sound JSON: {error}")
                 continue
@@ -181,12 +181,6 @@ def json_objects(path: str) -> Iterator[Row | Rejection]:
                 yield number, row
             else:
                 yield Rejection(path, number, f"{shown(text)} is no JSON object")
-
-
-def _unique(items: list[tuple[str, object]]) -> dict[str, object]:
-    if len(table := dict(items)) != len(items):
-        raise ValueError("a key appears twice")
-    return table
 
 
 def _delimited_rows(path: str, file_format: str, types: Mapping[str, type]) -> Iterator[Row]:

@@ -199,7 +199,8 @@ def _object(text: str) -> dict[str, object]:
     return cast("dict[str, object]", value)
 
 
-def _unique(items: list[tuple[str, object]]) -> dict[str, object]:
+def unique_keys(items: list[tuple[str, object]]) -> dict[str, object]:
+    """Return the table of a JSON object; ValueError where a key appears twice. A hook for ``json.loads``."""
     table = dict(items)
     if len(table) != len(items):
         seen: set[str] = set()
@@ -222,7 +223,7 @@ def _constant(name: str) -> float:
 
 _JSON_TYPES = {list: "an array", str: "a string", int: "a number", float: "a number", bool: "true or false"}
 _JSON_TYPES[type(None)] = "null"
-_decode = json.JSONDecoder(object_pairs_hook=_unique, parse_int=_integer, parse_constant=_constant).decode
+_decode = json.JSONDecoder(object_pairs_hook=unique_keys, parse_int=_integer, parse_constant=_constant).decode
 
 
 def shown(text: str) -> str:

@@ -8,50 +8,31 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from pairgrade import readers
-from pairgrade.annotator import Annotator, Unfit
+from pairgrade.annotator import Annotator
 from pairgrade.assemble import write_outputs
-from pairgrade.backend import Counters
-from pairgrade.canaries import Canaries, CanaryReport, Watch, forget_unchecked
+from pairgrade.canaries import Canaries, CanaryReport
 from pairgrade.environment import environment, package_version
 from pairgrade.errors import InputError, PairgradeError, ResumeError, StorageError
 from pairgrade.file_hashes import file_sha256
 from pairgrade.heartbeat import Heartbeat
 from pairgrade.job import LabelJob
-from pairgrade.journal import Entry, Journal, read_entries
+from pairgrade.label_loop import LabelLoop
 from pairgrade.lock import exclusive
 from pairgrade.manifest import Identity, Manifest, differences, identity_digest
-from pairgrade.records import Pair
+from pairgrade.progress import Clock, Progress
 from pairgrade.run_folder import RunFolder, no_empty_parents, remove_stale_writers
 from pairgrade.run_qrels import CONTENT, PLACE, RunQrels
 from pairgrade.spool import Spool, build, is_sound
-from pairgrade.stop import PoliteStop, StopRequested
+from pairgrade.stop import PoliteStop
 from pairgrade.summary import Effort, Summary, Tally
-from pairgrade.windows import windows
 
 _log = logging.getLogger(__name__)
-
-
-class Progress:
-    """What a run tells while it works; this one keeps silent."""
-
-    def phase(self, name: str) -> None:
-        """Begin one of the phases reading, loading, labelling, writing."""
-
-    def start(self, total: int, done: int) -> None:
-        """Labelling begins, of so many pairs in all; so many were done in an earlier run."""
-
-    def advance(self, pairs: int, counters: Counters) -> None:
-        """So many more pairs are done."""
 
 
 def label(
@@ -87,7 +68,7 @@ class _Run:
 
     def __init__(self, job: LabelJob, folder: RunFolder, progress: Progress, stop: PoliteStop) -> None:
         self._job, self._folder, self._progress, self._stop = job, folder, progress, stop
-        self._clock = _Clock()
+        self._clock = Clock()
         self._canaries: Canaries | None = None
         self._stamps: dict[str, tuple[int, int]] = {}
         self._sound: Path | None = None  # the spool that was made or looked through
@@ -166,7 +147,9 @@ class _Run:
             closing(Spool(self._spool(identity))) as spool,
             Heartbeat(self._folder.heartbeat, len(spool), spool.rejected()) as heartbeat,
         ):
-            effort, offsets = self._label(annotator, spool, identity_digest(identity), heartbeat)
+            loop = LabelLoop(self._folder, self._progress, self._stop, self._canaries, self._job.canary_every)
+            effort, offsets = loop.run(annotator, spool, identity_digest(identity), heartbeat)
+            self._clock.lap()
             self._progress.phase("writing")
             heartbeat.writing()
             grades = annotator.rubric.values
@@ -244,68 +227,6 @@ class _Run:
                 told = f"; {spool.rejected():,} rows were rejected, the first: {first.told}" if first else ""
                 raise InputError(f"{spool.name}: no usable pair came of it{told}")
 
-    def _label(
-        self, annotator: Annotator, spool: Spool, identity: str, heartbeat: Heartbeat
-    ) -> tuple[Effort, npt.NDArray[np.int64]]:
-        """Label what the journal lacks; return where in it each row's outcome lies (8 bytes a row, -1 for gaps)."""
-        path = self._folder.journal
-        offsets = np.full(spool.last_row + 1, -1, np.int64)
-        rows: list[int] = []
-
-        def pairs() -> Iterator[Pair]:
-            for row, pair in spool.pairs(lambda row: bool(offsets[row] < 0)):
-                rows.append(row)
-                yield pair
-
-        with closing(Journal(path, identity)) as journal:
-            forget_unchecked(self._folder.canaries, journal)
-            if self._canaries is None:
-                self._folder.canaries.unlink(missing_ok=True)  # else what is judged now would be forgotten next time
-            else:
-                self._canaries.recall()
-            unfit = 0
-            for offset, entry in read_entries(path):
-                if offsets[entry.row] < 0:
-                    offsets[entry.row] = offset
-                    unfit += entry.judgment is None
-            resumed = int((offsets >= 0).sum())
-            heartbeat.resume(resumed, unfit)
-            self._progress.phase("labelling")
-            self._progress.start(len(spool), resumed)
-            before = replace(annotator.counters)
-            self._clock.lap()
-            watch = Watch(self._canaries, annotator, journal, self._job.canary_every)
-            try:
-                for window in windows(pairs(), annotator.options.window):
-                    for batch in annotator.outcomes(window):
-                        entries = [
-                            Entry(rows[place], None, outcome.reason)
-                            if isinstance(outcome, Unfit)
-                            else Entry(rows[place], outcome)
-                            for place, outcome in batch
-                        ]
-                        with self._stop.uninterrupted():
-                            offsets[[entry.row for entry in entries]] = journal.append(entries)
-                        heartbeat.advance(len(batch), sum(entry.judgment is None for entry in entries))
-                        self._progress.advance(len(batch), annotator.counters)
-                    del rows[: len(window)]
-                    watch.advance(len(window))
-            except StopRequested:
-                watch.stopped()
-                raise
-            watch.end()
-            journal.sync()
-        after = annotator.counters
-        effort = Effort(
-            pairs=int((offsets >= 0).sum()) - resumed,
-            resumed=resumed,
-            seconds=self._clock.lap(),
-            model_seconds=after.seconds - before.seconds,
-            computed_tokens=after.computed - before.computed,
-            reused_tokens=after.reused - before.reused,
-        )
-        return effort, offsets
-
 
 _WAYS_OUT = "Name another output, or replace it with --overwrite"
 
@@ -317,13 +238,3 @@ def _holds(manifest: Manifest, identity: Identity) -> bool:
 
 def _difference(manifest: Manifest, identity: Identity) -> str:
     return "; ".join(differences({k: v for k, v in manifest.identity.items() if k in identity}, identity))
-
-
-class _Clock:
-    def __init__(self) -> None:
-        self._last = time.perf_counter()
-
-    def lap(self) -> float:
-        """Return the seconds since the last lap."""
-        last, self._last = self._last, time.perf_counter()
-        return self._last - last

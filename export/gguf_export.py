@@ -26,7 +26,7 @@ from pairgrade.export.provenance import Origin, read_origin, shared_pairs
 from pairgrade.export.quantize import QUANTS, Importance, Quant, quantize
 from pairgrade.export.torch_backend import TorchBackend, TorchOptions
 from pairgrade.export.verify import STRINGS, Floor, Verification, compare, floor_of, open_model
-from pairgrade.run import Progress
+from pairgrade.progress import Progress
 
 _log = logging.getLogger(__name__)
 

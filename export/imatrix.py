@@ -17,7 +17,7 @@ from pairgrade.errors import InputError
 from pairgrade.export.gguf_tensors import LINEAR
 from pairgrade.export.measure import Task, prompts_of
 from pairgrade.export.torch_backend import TorchBackend
-from pairgrade.run import Progress
+from pairgrade.progress import Progress
 from pairgrade.tokenizer import Ids
 
 

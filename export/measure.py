@@ -16,10 +16,10 @@ from pairgrade.export.hostile_strings import hostile_strings
 from pairgrade.folder_tokenizer import FolderTokenizer
 from pairgrade.llama_model import LlamaTokenizer
 from pairgrade.plan import PlanOptions, plan
+from pairgrade.progress import Progress
 from pairgrade.prompt import Prompt, PromptBuilder, detect_chat_format
 from pairgrade.records import Pair
 from pairgrade.rubric import Rubric
-from pairgrade.run import Progress
 from pairgrade.tokenizer import Tokenizer
 
 _CONTROL = ("<|im_start|>", "<|im_end|>", "<bos>", "<start_of_turn>", "<|eot_id|>", "</s>", "[INST]", "<think>")

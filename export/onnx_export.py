@@ -17,7 +17,7 @@ from pairgrade.export.verify import Floor, Verification, verify
 from pairgrade.export.weights import Weights
 from pairgrade.folder_check import check_folder
 from pairgrade.onnx_manifest import OnnxManifest
-from pairgrade.run import Progress
+from pairgrade.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from pairgrade.export.torch_backend import TorchBackend, TorchOptions
 from pairgrade.llama import LlamaOptions
 from pairgrade.models import resolve
 from pairgrade.onnx_manifest import is_onnx_folder, read_facts
-from pairgrade.run import Progress
+from pairgrade.progress import Progress
 
 STRINGS = 1000  # hostile strings whose ids are compared
 _FLOAT32 = 32  # bits

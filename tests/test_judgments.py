@@ -214,7 +214,7 @@ def edited(tmp_path: Path, suffix: str, old: str, new: str) -> Path:
             '"p_1": 0.7, "p_9": 0',
             "line 2: unknown column 'p_9'; a judgments file",
         ),
-        ('"p_1": 0.7', '"p_1": 0.7, "p_1": 0.7', "line 2: .*a key appears twice"),
+        ('"p_1": 0.7', '"p_1": 0.7, "p_1": 0.7', "line 2: .*the key .p_1. appears twice"),
         ('"d1"', '"\udcff"', "line 2: not valid UTF-8"),
         ('{"query_id": "q1", "doc_id": "d1"', '["q1"', "line 2: not sound JSON"),
         ('"d1"', "[" * 100_000, "line 2: not sound JSON"),

@@ -19,8 +19,9 @@ from pairgrade.cli.label import command
 from pairgrade.errors import SuspectError
 from pairgrade.fake import FakeBackend
 from pairgrade.job import LabelJob
+from pairgrade.progress import Progress
 from pairgrade.readers import Source
-from pairgrade.run import Progress, label
+from pairgrade.run import label
 from pairgrade.stop import StopRequested
 from pairgrade.tokenizer import Ids
 
