@@ -26,7 +26,7 @@ from pairgrade.errors import ModelError, PairgradeError
 from pairgrade.job import LabelJob
 from pairgrade.judgments import read_judgments
 from pairgrade.llama import LlamaOptions
-from pairgrade.onnx_backend import PROVIDERS, OnnxOptions
+from pairgrade.onnx_backend import OnnxOptions
 from pairgrade.plan import PlanOptions
 from pairgrade.qrels import write_qrels
 from pairgrade.readers import Source, read_pairs
@@ -107,7 +107,7 @@ def _onnx_options(job: CellJob) -> OnnxOptions:
     """Return the options of ONNX models; a batch other than the default is computed at once, as `label` does."""
     usual = job.batch_tokens == PlanOptions().batch_tokens
     batch = OnnxOptions().batch_tokens if usual else job.batch_tokens
-    return OnnxOptions(job.context, job.threads, batch, provider=PROVIDERS[job.provider])
+    return OnnxOptions(job.context, job.threads, batch, provider=job.provider)
 
 
 def _told(identity: dict[str, str], onnx: OnnxOptions) -> dict[str, str]:

@@ -17,10 +17,11 @@ from pairgrade.bench.experiment_plot import draw_experiment
 from pairgrade.bench.experiment_ranking import rankings
 from pairgrade.bench.experiment_sets import Layout, arms_of
 from pairgrade.bench.experiment_steps import Step
-from pairgrade.bench.report_markdown import escaped, table_lines
+from pairgrade.bench.report_markdown import table_lines
 from pairgrade.environment import environment, package_version
 from pairgrade.evaluation_report import COMPARISON_COLUMNS, Comparison, comparison_cells
 from pairgrade.file_hashes import file_sha256
+from pairgrade.foreign_text import in_markdown
 
 _FORMAT = "pairgrade-experiment"
 _NOT_REPEATED = ("out", "stages", "overwrite", "threads")  # what does not decide the figures
@@ -91,7 +92,7 @@ def markdown(result: dict[str, Any]) -> str:
 def _way_lines(way: dict[str, Any]) -> Iterator[str]:
     yield from ("", f"## Trained on {way['train']}, tested on {way['test']}")
     for arm, reason in way["left_out"].items():
-        yield from ("", f"Left out: {escaped(NAMES[arm])}, for {escaped(reason)}.")
+        yield from ("", f"Left out: {in_markdown(NAMES[arm])}, for {in_markdown(reason)}.")
     for ranked in way["tested"]:
         title = f"Rankings of {ranked['collection']}: {ranked['queries']:,} queries, {ranked['pairs']:,} documents"
         yield from ("", f"### {title}", "", *_table(_quality_rows(ranked)))
@@ -101,7 +102,7 @@ def _way_lines(way: dict[str, Any]) -> Iterator[str]:
     yield from ("", f"### {title}", "", *_table(_agreement_rows(way)))
     yield from ("", "### Labels of the sets", "", *_table(_set_rows(way)))
     for arm, changes in way["changes"].items():
-        yield from ("", f"### What became of BM25's labels: {escaped(NAMES[arm])}", "")
+        yield from ("", f"### What became of BM25's labels: {in_markdown(NAMES[arm])}", "")
         yield from _table(_change_rows(changes))
         total = changes["total"]
         yield ""

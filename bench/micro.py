@@ -26,7 +26,8 @@ from typing import Any
 
 from pairgrade.bench.commit_package import lay_out
 from pairgrade.bench.telling import telling
-from pairgrade.errors import InputError, MissingExtraError
+from pairgrade.errors import InputError
+from pairgrade.extras import unusable
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,8 @@ def run(out: Path, keyword: str | None = None) -> int:
     """Run the suites and write the baseline; return pytest's exit code."""
     try:
         import pytest_benchmark  # noqa: F401
-    except ImportError:
-        raise MissingExtraError("micro-benchmarks", "pytest-benchmark", "bench") from None
+    except ImportError as error:
+        raise unusable(error, "micro-benchmarks", "pytest_benchmark", extra="bench") from None
     suites = sorted(map(str, Path(__file__).parent.glob("micro_*.py")))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib"]
     command += ["-o", "python_files=micro_*.py", "-o", "addopts=", f"--benchmark-json={out}", *suites]

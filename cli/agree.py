@@ -84,6 +84,8 @@ def command(
     check_outputs([(out, "the predictions"), (qrels, "the human grades")], [(picture, "the picture")])
     matched, report = _compare(out, qrels, AgreementOptions(threshold, resamples, seed))
     notes = _notes(report)
+    if picture is not None:
+        draw_confusion(report, picture)
     if as_json:
         figures = report.to_dict()
         if not per_query:
@@ -93,8 +95,6 @@ def command(
         click.echo(json.dumps(files | missing | {"notes": notes} | figures, ensure_ascii=False, allow_nan=False))
     else:
         _print(out, qrels, matched, report, notes, per_query)
-    if picture is not None:
-        draw_confusion(report, picture)
 
 
 def _compare(out: Path, human: Path, options: AgreementOptions) -> tuple[Matched, Report]:

@@ -6,15 +6,18 @@ import json
 import random
 import sys
 from contextlib import closing
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from pairgrade.attack_comparison import read_report
 from pairgrade.attacks import ATTACKS, attack, attacks_named, check_threshold
 from pairgrade.cli import PARTIAL, options
 from pairgrade.cli.consoles import progress_console, result_console
+from pairgrade.cli.declare import Finite
 from pairgrade.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,6 +43,11 @@ _PANEL = "Attack"
               help="The lowest grade that counts as falsely relevant.  [default: the middle of the scale]")  # fmt: skip
 @click.option("--attacks", metavar="NAMES", default=",".join(ATTACKS), panel=_PANEL,
               help=f"Manipulations, separated by commas: {', '.join(ATTACKS)}.  [default: all]")  # fmt: skip
+@click.option("--against", metavar="FILE", panel=_PANEL,
+              help="An earlier report, of --json: the exit code is 1 where a manipulation makes more documents "
+              "relevant than then.")  # fmt: skip
+@click.option("--max-rise", type=Finite(0, 1), default=0.02, show_default=True, metavar="X", panel=_PANEL,
+              help="How much the share of such documents may rise.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
 def command(
@@ -50,6 +58,8 @@ def command(
     irrelevant: int | None,
     threshold: int | None,
     attacks: str,
+    against: str | None,
+    max_rise: float,
     as_json: bool,
     quiet: bool,
     **values: Any,
@@ -75,6 +85,9 @@ def command(
     check_threshold(limit, task)
     names = attacks_named(attacks.split(","))
     chosen, unusable, first = _irrelevant(options.source(pairs, values), highest, sample, seed)
+    earlier = read_report(against) if against is not None else None
+    if earlier:
+        earlier.require(task.name, limit, len(chosen), names)
     open_annotator = options.annotator_opener(one, values)
     console = progress_console()
     with (
@@ -83,12 +96,19 @@ def command(
     ):
         work = bar.add_task("labelling", total=len(chosen) * (len(names) + 1))
         report = attack(annotator, chosen, limit, names, lambda count: bar.update(work, advance=count))
+    risen = earlier.rises(report, max_rise) if earlier else ()
     if as_json:
-        click.echo(json.dumps({"model": model, "rubric": task.name} | report.to_dict(), allow_nan=False))
+        own = {"model": one, "rubric": task.name} | report.to_dict()
+        own |= {"risen": [asdict(rise) for rise in risen]} if earlier else {}
+        click.echo(json.dumps(own, allow_nan=False))
     else:
-        _print(report, model)
+        _print(report, one)
+    for rise in risen:
+        click.echo(f"{rise.name}: {rise.before:.1%} in {against}, now {rise.after:.1%}", err=True)
     if unusable:
         click.echo(f"rows that are no usable pair, left out: {unusable:,}; the first: {first}", err=True)
+    if risen:
+        sys.exit(1)
     if report.reason is not None or unusable:
         sys.exit(PARTIAL)
 

@@ -10,9 +10,11 @@ from typing import Any
 import rich_click as click
 from rich.table import Table
 
+from pairgrade.advisories import ADVISORIES, refused_before
 from pairgrade.cli.consoles import result_console
 from pairgrade.diagnosis import Diagnosis
-from pairgrade.hardware import usable_cores
+from pairgrade.hardware import nvidia_gpus, usable_cores
+from pairgrade.onnx_manifest import MIN_ONNXRUNTIME
 
 _PRODUCTS = {
     "u8s8": "exact by u8s8, the fast product",
@@ -39,9 +41,10 @@ def command(measure: bool, as_json: bool) -> None:
     diagnosis = diagnose()
     ceilings = _ceilings() if measure else {}
     if as_json:
-        click.echo(json.dumps(diagnosis.to_dict() | {"ceilings": ceilings}, ensure_ascii=False))
+        own = {"ceilings": ceilings, "refused_before": _before(), "nvidia_gpus": nvidia_gpus()}
+        click.echo(json.dumps(diagnosis.to_dict() | own, ensure_ascii=False))
     else:
-        for table in (_machine(diagnosis, ceilings), _features(diagnosis), _libraries(diagnosis)):
+        for table in (_machine(diagnosis, ceilings), _features(diagnosis), _libraries(diagnosis), _refused()):
             result_console().print(table)
     if diagnosis.advisories:
         sys.exit(1)
@@ -63,13 +66,16 @@ def _machine(diagnosis: Diagnosis, ceilings: dict[str, Any]) -> Table:
         "8-bit products",
         "one instruction (VNNI, AMX or dot product)"
         if diagnosis.vnni
-        else "no instruction of their own: int8 ONNX models run, but their gain in speed is small here",
+        else "no instruction of their own: int8 ONNX models run, and gain less than with one",
     )
     table.add_row("ONNX int8", _PRODUCTS[diagnosis.onnx_product])
     if diagnosis.memory_bytes is not None and diagnosis.memory_free_bytes is not None:
         total, free = diagnosis.memory_bytes / 2**30, diagnosis.memory_free_bytes / 2**30
         table.add_row("memory", f"{total:.1f} GiB, {free:.1f} GiB free")
-    if ceilings:
+    table.add_row("NVIDIA GPUs", nvidia_gpus())
+    if not ceilings:
+        table.add_row("ceiling", "not measured; --measure does, in some seconds on all cores")
+    else:
         int8 = ceilings["int8_gops"]
         table.add_row("cores measured", str(ceilings["threads"]))
         table.add_row("fp32 product", f"{ceilings['fp32_gflops']:.0f} GFLOP/s")
@@ -94,6 +100,19 @@ def _libraries(diagnosis: Diagnosis) -> Table:
     for advisory in diagnosis.advisories:
         table.add_row(f"UNSAFE: {advisory.library}", f"{advisory.name}, fixed in {advisory.fixed}: {advisory.why}")
     return table
+
+
+def _refused() -> Table:
+    """Tell the versions that are not used, whatever is installed."""
+    table = _table("versions that are refused")
+    for library, before in _before().items():
+        names = ", ".join(advisory.name for advisory in ADVISORIES if advisory.library == library)
+        table.add_row(library, f"before {before}: {names or 'not tested with'}")
+    return table
+
+
+def _before() -> dict[str, str]:
+    return refused_before() | {"onnxruntime": ".".join(map(str, MIN_ONNXRUNTIME))}
 
 
 def _table(title: str) -> Table:

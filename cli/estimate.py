@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.command("estimate")
 @click.argument("pairs", metavar="PAIRS")
 @options.model_options
-@options.pairs_options
+@options.ungraded_options
 @options.engine_options
 @click.option("--sample", type=click.IntRange(min=2), default=200, show_default=True, metavar="N",
               help="Pairs that are labelled to see how long it takes, short and long ones.")  # fmt: skip

@@ -74,7 +74,7 @@ def command(
     """Label the pairs of a file.
 
     PAIRS is a JSONL, CSV or TSV file, .gz or not, or a Parquet file with the columns query_id, doc_id, query and
-    document (title and grade if there are any); a qrels or run file together with --queries and --docs; or
+    document (title if there is one; a grade is not read); a qrels or run file together with --queries and --docs; or
     irds:DATASET, a dataset of ir_datasets where that package is installed. In TSV quotes have no meaning.
 
     The work is journaled: the same command resumes a run that was stopped or killed, and ends with the same bytes.

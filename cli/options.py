@@ -67,9 +67,11 @@ _PAIRS = [
     *(
         _text(f"--{name.replace('_', '-')}-column", metavar="NAME", default=name, panel=_INPUT,
               text=f"Column that holds the {name.replace('_', ' ')}.")
-        for name in _FIELDS
+        for name in _FIELDS[:-1]
     ),
 ]  # fmt: skip
+
+_GRADE = _text("--grade-column", metavar="NAME", default="grade", panel=_INPUT, text="Column that holds the grade.")
 
 _SELECTION = [
     _number("--limit", "Take only the first N usable pairs, of which --duplicates may reject some.", _INPUT),
@@ -122,15 +124,16 @@ _ENGINE = [
 ]  # fmt: skip
 
 
-pairs_options = decorate(_PAIRS)
+pairs_options = decorate([*_PAIRS, _GRADE])
+ungraded_options = decorate(_PAIRS)  # for pairs whose grades nothing is made of: a column of any values is no hindrance
 source_options = decorate([*_PAIRS, *_SELECTION])
 model_options = decorate(_MODEL)
 engine_options = decorate(_ENGINE)
 
 
 def source(pairs: str, values: dict[str, Any]) -> Source:
-    """Build the source that the source options describe."""
-    columns = Columns(**{name: values[f"{name}_column"] for name in _FIELDS})
+    """Build the source that the options describe; of a command that has no ``--grade-column`` no grade is read."""
+    columns = Columns(**{name: values[f"{name}_column"] for name in _FIELDS[:-1]}, grade=values.get("grade_column"))
     return Source(pairs, values["queries"], values["docs"], columns, values["file_format"])
 
 
@@ -185,7 +188,7 @@ def onnx_options(values: dict[str, Any]) -> OnnxOptions:
         threads=values["threads"],
         batch_tokens=values["batch_tokens"] or OnnxOptions().batch_tokens,
         label_mass=values["label_mass"],
-        provider=PROVIDERS[values["provider"]],
+        provider=values["provider"],
     )
 
 

@@ -55,6 +55,14 @@ def known_bad(library: str, version: str) -> tuple[Advisory, ...]:
     return tuple(a for a in ADVISORIES if a.library == library and _parts(a.first) <= found < _parts(a.fixed))
 
 
+def refused_before() -> dict[str, str]:
+    """Return, by library, the first version that falls under none of the advisories."""
+    return {
+        library: max((a.fixed for a in ADVISORIES if a.library == library), key=_parts)
+        for library in dict.fromkeys(advisory.library for advisory in ADVISORIES)
+    }
+
+
 def refuse_known_bad(*libraries: str) -> None:
     """Raise ModelError where an installed one of these libraries is known to be bad, naming the advisories."""
     for library in libraries:

@@ -223,6 +223,8 @@ def _distribution(
                 f"the probabilities have the shape {table.shape}; there must be one for each of "
                 f"{len(graded.human)} pairs and each of {len(rubric)} grades"
             )
+        if not np.isfinite(table).all():
+            raise InputError("a probability is infinite or not a number; probabilities must be finite")
         means = dict(zip(rubric, table.mean(axis=0).tolist(), strict=True))
     return tuple(
         GradeShare(

@@ -14,14 +14,15 @@ from types import TracebackType
 
 from pairgrade.backend import Backend, Counters
 from pairgrade.backends import one_model, open_backend
-from pairgrade.calibration import Calibration
+from pairgrade.calibration import Calibration, expected_grade, softmax
 from pairgrade.chat import ChatFormat
 from pairgrade.errors import InputError, NonFiniteError
 from pairgrade.file_hashes import remembered_sha256
 from pairgrade.llama import LlamaOptions
 from pairgrade.onnx_backend import OnnxOptions
+from pairgrade.option_checks import require_whole
 from pairgrade.plan import Batch, PlanOptions, plan
-from pairgrade.prompt import PROMPT_VERSION, Prompt, PromptBuilder, detect_chat_format
+from pairgrade.prompt import PROMPT_VERSION, Prompt, PromptBuilder, chat_in_force
 from pairgrade.records import Judgment, Pair
 from pairgrade.rubric import Rubric
 from pairgrade.trained_prompt import prompt_in_force
@@ -29,7 +30,7 @@ from pairgrade.windows import windows
 
 _log = logging.getLogger(__name__)
 
-_TEXTS = ("query", "document", "title")
+_STRINGS = ("query_id", "doc_id", "query", "document", "title")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,10 @@ class AnnotatorOptions:
     calibration: Calibration | None = None  # what makes grades of the model's probabilities; None: the most probable
 
     def __post_init__(self) -> None:
+        require_whole(self, "window")
+        for name, kinds in (("plan", (PlanOptions,)), ("calibration", (Calibration, type(None)))):
+            if not isinstance(value := getattr(self, name), kinds):
+                raise InputError(f"{name} is {type(value).__name__}; it must be {kinds[0].__name__}")
         if self.too_long not in ("cut", "reject"):
             raise InputError(f"too_long is '{self.too_long}'; it can be 'cut' or 'reject'")
         if self.window < 1:
@@ -78,9 +83,7 @@ class Annotator:
         self._backend = backend
         self._model = model
         self._closed = False
-        chat = self.options.chat
-        if chat == "auto":
-            chat = detect_chat_format(backend.tokenizer, backend.is_chat_model)
+        chat = chat_in_force(self.options.chat, backend.tokenizer, backend.is_chat_model)
         self._builder = PromptBuilder(rubric, backend.tokenizer, backend.context, chat)
         self._lock = threading.Lock()  # a backend has one cache and one worker: two calls at once would mix them up
         self._process = os.getpid()
@@ -165,7 +168,9 @@ class Annotator:
         return own | {f"backend.{key}": value for key, value in self._backend.identity().items()}
 
     def label(self, pairs: Iterable[Pair]) -> Iterator[Judgment]:
-        """Grade pairs and yield their judgments in the same order; reads ahead by a window.
+        """Grade pairs and yield their judgments in the same order, each as soon as those before it are there.
+
+        Reads ahead by a window.
 
         InputError for a pair that cannot be graded (its query does not fit the context). NonFiniteError where the
         model's logits are not numbers.
@@ -179,9 +184,12 @@ class Annotator:
         """Grade pairs as ``label`` does, and yield an ``Unfit`` for one that cannot be graded."""
         for window in windows(pairs, self.options.window):
             outcomes: dict[int, Outcome] = {}
+            place = 0  # of the next one in order
             for batch in self.outcomes(window):
                 outcomes.update(batch)
-            yield from (outcomes[index] for index in range(len(window)))
+                while place in outcomes:
+                    yield outcomes.pop(place)
+                    place += 1
 
     def outcomes(self, window: Sequence[Pair]) -> Iterator[list[tuple[int, Outcome]]]:
         """Grade one window and yield (place in the window, outcome) batch by batch, in the plan's order."""
@@ -205,7 +213,7 @@ class Annotator:
 
     def _prompt(self, pair: Pair) -> Prompt:
         """Return a pair's prompt; InputError where it has none."""
-        for name in _TEXTS:
+        for name in _STRINGS:
             if not isinstance(getattr(pair, name), str):
                 raise InputError(f"its {name} is {type(getattr(pair, name)).__name__}; it must be a str")
         prompt = self._builder.build(pair)
@@ -238,13 +246,10 @@ class Annotator:
                 f"{self._model or 'the model'} gave logits that are not finite numbers for pair ({pair.query_id}, "
                 f"{pair.doc_id}); no grade is made of such: the file is damaged or its quantization broken"
             )
-        peak = max(logits)
-        weights = [math.exp(value - peak) for value in logits]
-        whole = math.fsum(weights)
-        probabilities = tuple(weight / whole for weight in weights)
+        probabilities, log_sum = softmax(logits)
         values = self.rubric.values
         grade = values[probabilities.index(max(probabilities))]
-        expected = math.fsum(p * v for p, v in zip(probabilities, values, strict=True))
+        expected = expected_grade(probabilities, values)
         if self.options.calibration:
             grade, probabilities, expected = self.options.calibration.apply(probabilities, values)
         return Judgment(
@@ -253,7 +258,7 @@ class Annotator:
             grade=grade,
             probabilities=probabilities,
             expected_grade=expected,
-            label_mass=None if total is None else min(math.exp(peak + math.log(whole) - total), 1.0),
+            label_mass=None if total is None else min(math.exp(log_sum - total), 1.0),
             truncated=prompt.cut_tokens > 0,
             prompt_tokens=prompt.tokens,
             document_tokens=prompt.document_tokens,

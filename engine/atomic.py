@@ -44,7 +44,10 @@ class AtomicFile:
         try:
             mode = self._existing_mode()
             self._temp = self._target.with_name(f".{self._target.name}.{os.getpid()}.tmp")
-            self._fd = os.open(self._temp, _FLAGS, mode)
+            self._fd = os.open(self._temp, _FLAGS, 0o666 if mode is None else mode)
+            if mode is not None and hasattr(os, "fchmod"):  # of which the umask took some away
+                with contextlib.suppress(OSError):
+                    os.fchmod(self._fd, mode)
         except OSError as error:
             if error.errno == errno.ENOENT:
                 raise self._failed(error, f"the folder {self.path.parent} does not exist") from error
@@ -122,12 +125,12 @@ class AtomicFile:
         descriptor, self._fd = self._open_fd(), None
         return descriptor
 
-    def _existing_mode(self) -> int:
-        """Return the permissions to create the file with: those of the file that it replaces, if any."""
+    def _existing_mode(self) -> int | None:
+        """Return the permissions of the file that this one replaces, if there is one."""
         try:
             mode = self._target.stat().st_mode
         except FileNotFoundError:
-            return 0o666
+            return None
         if not stat.S_ISREG(mode):
             what = "a folder" if stat.S_ISDIR(mode) else "no regular file"
             raise InputError(f"{self.path} is {what}; give the path of a file to write")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from pairgrade.errors import ModelError
 from pairgrade.tokenizer import Ids, Tokenizer
 
 
@@ -70,3 +71,22 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Free the model."""
+
+
+def segments_in_common(wanted: Iterable[bytes], held: Iterable[bytes]) -> int:
+    """Count the segments at the start of a prefix that are held already."""
+    count = 0
+    for one, other in zip(wanted, held, strict=False):
+        if one != other:
+            break
+        count += 1
+    return count
+
+
+def require_fit(context: int, prefix: int, suffixes: Sequence[Ids]) -> None:
+    """Raise ModelError for a suffix that is empty, or that does not fit the context behind so many prefix tokens."""
+    longest = max(map(len, suffixes), default=0)
+    if prefix + longest > context:
+        raise ModelError(f"a prompt of {prefix + longest} tokens does not fit the context of {context}")
+    if not all(map(len, suffixes)):
+        raise ModelError("an empty suffix has no last token to read logits at")

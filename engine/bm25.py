@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pairgrade.errors import InputError, MissingExtraError
+from pairgrade.errors import InputError
+from pairgrade.extras import unusable
 
 STOPWORDS = ("english", "german", "french", "spanish", "italian", "portuguese", "dutch", "none")
 
@@ -42,10 +43,8 @@ class Bm25:
     def __init__(self, texts: Mapping[str, str], options: Bm25Options | None = None) -> None:
         try:
             import bm25s
-        except ModuleNotFoundError as error:
-            if error.name != "bm25s":
-                raise
-            raise MissingExtraError("BM25", "bm25s", "rerank") from None
+        except ImportError as error:
+            raise unusable(error, "BM25", "bm25s", extra="rerank") from None
 
         logging.getLogger("bm25s").setLevel(logging.NOTSET)  # it asks for debug messages whatever the program wants
         self._options = options or Bm25Options()

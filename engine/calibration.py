@@ -24,6 +24,7 @@ import os
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,16 @@ Graded = tuple[int, tuple[float, ...], float]  # grade, probability of each grad
 FLOOR = 1e-30  # what a smaller probability counts as, for its logarithm
 
 
+def softmax(logits: Sequence[float]) -> tuple[tuple[float, ...], float]:
+    """Return the probabilities that logits stand for, and the log of the sum of their exponentials."""
+    peak = max(logits)
+    weights = [math.exp(value - peak) for value in logits]
+    whole = math.fsum(weights)
+    return tuple(weight / whole for weight in weights), peak + math.log(whole)
+
+
 def expected_grade(probabilities: Sequence[float], grades: Sequence[int]) -> float:
-    """Return the sum of grade times probability, to the bit as the annotator computes it."""
+    """Return the sum of grade times probability."""
     return math.fsum(p * g for p, g in zip(probabilities, grades, strict=True))
 
 
@@ -85,10 +94,7 @@ class Scaling:
         logs = [math.log(max(p, FLOOR)) for p in probabilities]
         top = max(logs)  # before the division, so that no temperature makes all of them infinite
         logits = [(value - top) / self.temperature + bias for value, bias in zip(logs, self.biases, strict=True)]
-        peak = max(logits)
-        weights = [math.exp(value - peak) for value in logits]
-        whole = math.fsum(weights)
-        scaled = tuple(weight / whole for weight in weights)
+        scaled, _ = softmax(logits)
         return grades[scaled.index(max(scaled))], scaled, expected_grade(scaled, grades)
 
 
@@ -120,6 +126,10 @@ class Calibration:
     fitted: Fitted | None = None
 
     def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "grades", tuple(map(index, self.grades)))
+        except TypeError:
+            raise InputError(f"the grades are {self.grades!r}; they must be integers") from None
         if len(self.grades) < 2 or list(self.grades) != sorted(set(self.grades)):
             raise InputError(f"the grades are {list(self.grades)}; at least 2 are needed, distinct and ascending")
         if self.method.grades != len(self.grades):
@@ -156,7 +166,9 @@ class Calibration:
     def apply(self, probabilities: tuple[float, ...], grades: tuple[int, ...]) -> Graded:
         """Return grade, probabilities and expected grade of a pair whose model gave it these probabilities."""
         self.require(grades)
-        return self.method.apply(probabilities, grades)
+        if not all(map(math.isfinite, probabilities)):
+            raise InputError(f"the probabilities are {list(probabilities)}; they must be finite")
+        return self.method.apply(probabilities, self.grades)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the calibration as its file holds it."""

@@ -133,12 +133,14 @@ def _between(low: float, high: float) -> float:
 
 
 def _places(probabilities: Floats, human: Ints, grades: tuple[int, ...]) -> Ints:
-    """Return the place of each human grade among the grades; InputError where it has none."""
+    """Return the place of each human grade among the grades; InputError for arrays that cannot be fitted to."""
     if probabilities.shape != (len(human), len(grades)) or not len(human):
         raise InputError(
             f"probabilities of the shape {probabilities.shape} for {len(human)} human grades and {len(grades)} grades "
             "of the rubric; there must be a row a pair and a column a grade, and at least one pair"
         )
+    if not np.isfinite(probabilities).all():
+        raise InputError("a probability is infinite or not a number; probabilities must be finite")
     if foreign := sorted(set(human.tolist()) - set(grades)):
         raise InputError(
             f"human grades {', '.join(map(str, foreign[:5]))} are not among the judgments' grades "

@@ -61,3 +61,7 @@ class MissingExtraError(PairgradeError, ImportError):
     def __init__(self, feature: str, package: str, extra: str | None = None) -> None:
         target = f"'pairgrade[{extra}]'" if extra else package
         super().__init__(f"{feature} needs the package {package}, which is not installed; run: pip install {target}")
+        self._made_of = feature, package, extra
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str, str | None]]:
+        return type(self), self._made_of  # a process of a pool sends it to another

@@ -1,9 +1,9 @@
 """How good rankings are by human grades: ir-measures' values, their intervals, and tests between runs.
 
-Every query of the qrels counts in every mean. A query that a run lacks scores what ir-measures gives an empty
-ranking, 0 for the usual measures, and is counted in ``RunScores.missing``; queries of a run that the qrels lack
-are left out and counted in ``unknown``. Documents are ordered as trec_eval orders them before any measure sees
-them, so that equal scores mean the same to all measures (ir-measures' providers differ there).
+Every query of the qrels counts in every mean. A query that a run lacks, or ranks nothing for, scores what
+ir-measures gives an empty ranking, 0 for the usual measures, and is counted in ``RunScores.missing``; queries of a
+run that the qrels lack are left out and counted in ``unknown``. Documents are ordered as trec_eval orders them before
+any measure sees them, so that equal scores mean the same to all measures (ir-measures' providers differ there).
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ import os
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 import numpy as np
 
+from pairgrade.agreement import check_scale
 from pairgrade.bootstrap import Floats
 from pairgrade.errors import InputError
 from pairgrade.evaluation_report import Comparison, Evaluation, Mean, RunScores
 from pairgrade.lines import shown
 from pairgrade.qrels import read_qrels
 from pairgrade.records import Qrel
-from pairgrade.run_files import Ranking, ordered, read_ranking
+from pairgrade.run_files import Ranking, check_ids, checked_ranking, ordered, read_ranking
 from pairgrade.significance import holm, mean_intervals, paired_t_test, randomization_test
 
 Grades = dict[str, dict[str, int]]  # grade of each document, by query
@@ -46,6 +48,9 @@ class EvaluationOptions:
     confidence: float = 0.95
 
     def __post_init__(self) -> None:
+        measures: object = self.measures
+        if isinstance(measures, str):
+            raise InputError(f"measures is one text, {shown(measures)}; give a tuple of measures")
         for name, least in (("resamples", 0), ("permutations", 1), ("seed", 0), ("threshold", 1)):
             number = getattr(self, name)
             if number is not None and number < least:
@@ -73,6 +78,8 @@ def evaluate_files(
 
 def run_names(paths: Sequence[str | os.PathLike[str]]) -> dict[str, str]:
     """Name runs by their file names without suffix, or by their paths where two would be named alike."""
+    if isinstance(paths, (str, os.PathLike)):
+        raise InputError(f"the runs are one path, {shown(str(paths))}; give a list of paths")
     texts = [str(path) for path in paths]
     if repeated := [text for text in texts if texts.count(text) > 1]:
         raise InputError(f"{repeated[0]} is given twice; give each run once")
@@ -93,12 +100,18 @@ def graded(qrels: Iterable[Qrel], path: str | os.PathLike[str] = "the qrels") ->
 
 
 def evaluate(runs: Mapping[str, Ranking], qrels: Grades, options: EvaluationOptions | None = None) -> Evaluation:
-    """Evaluate rankings by grades, and compare each with the baseline."""
+    """Evaluate rankings by grades, and compare each with the baseline.
+
+    InputError for ids that trec_eval cannot read, scores that are not finite and grades that are no integers or more
+    than 1,000 apart.
+    """
     options = options or EvaluationOptions()
     if not runs:
         raise InputError("no run is given; give at least one")
     if options.baseline is not None and options.baseline not in runs:
         raise InputError(f"the baseline {shown(options.baseline)} is no run; it can be {', '.join(map(shown, runs))}")
+    qrels = _checked(qrels)
+    runs = {name: checked_ranking(name, run) for name, run in runs.items()}
     threshold = _threshold(qrels, options.threshold)
     measures = _measures(options.measures or tuple(name.format(threshold) for name in _DEFAULT_MEASURES))
     queries = sorted(qrels)
@@ -122,6 +135,34 @@ def evaluate(runs: Mapping[str, Ranking], qrels: Grades, options: EvaluationOpti
         ),
         comparisons=tuple(_comparisons(names, values, list(measures), options)),
     )
+
+
+def _checked(qrels: Grades) -> Grades:
+    """Return the grades as int, as numpy's integers can be; InputError for what no measure can be computed by."""
+    check_ids("the qrels", qrels)
+    if not qrels:
+        raise InputError("the qrels hold no grades; there is nothing to evaluate by")
+    if without := [query_id for query_id, documents in qrels.items() if not documents]:
+        raise InputError(f"the qrels have no grade for {_examples(without)}; leave a query without grades out")
+    found = {
+        query_id: {doc_id: _whole(query_id, doc_id, grade) for doc_id, grade in documents.items()}
+        for query_id, documents in qrels.items()
+    }
+    grades = {0}.union(*(documents.values() for documents in found.values()))  # 0: trec_eval counts from there
+    check_scale(min(grades), max(grades))
+    return found
+
+
+def _whole(query_id: str, doc_id: str, grade: Any) -> int:
+    try:
+        if isinstance(grade, bool):
+            raise TypeError
+        return index(grade)
+    except TypeError:
+        raise InputError(
+            f"the qrels: the grade of document {shown(doc_id)} of query {shown(query_id)} is {shown(str(grade))}; "
+            "it must be an integer"
+        ) from None
 
 
 def _threshold(qrels: Grades, threshold: int | None) -> int:
@@ -169,8 +210,8 @@ def _values(name: str, run: Ranking, qrels: Grades, measures: Mapping[str, Any],
     known = {query: ordered(run[query]) for query in queries if query in run}
     if not known:
         raise InputError(
-            f"{name}: no query of the run is in the qrels; its queries: {_examples(run)}; those of the qrels: "
-            f"{_examples(qrels)}"
+            f"{name}: no query of the run is in the qrels; its queries: {_examples(run) or 'none'}; those of the "
+            f"qrels: {_examples(qrels)}"
         )
     # places instead of scores: no provider can find ties then, or round scores until there are some
     ranked = {

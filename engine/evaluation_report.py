@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pairgrade.foreign_text import in_markdown
+
 
 @dataclass(frozen=True, slots=True)
 class Mean:
@@ -21,7 +23,7 @@ class RunScores:
     """A run's values."""
 
     name: str
-    missing: int  # queries of the qrels that the run lacks
+    missing: int  # queries of the qrels that the run lacks, or ranks nothing for
     unknown: int  # queries of the run that the qrels lack, left out
     means: dict[str, Mean]  # by measure
     per_query: dict[str, dict[str, float]]  # by measure, then by query
@@ -96,12 +98,12 @@ def markdown(evaluation: Evaluation) -> str:
     e = evaluation
     lines = [*_rows(["run", *e.measures])]
     for run in e.runs:
-        lines += _row([_escaped(run.name), *(shown_mean(run.means[measure]) for measure in e.measures)])
+        lines += _row([in_markdown(run.name), *(shown_mean(run.means[measure]) for measure in e.measures)])
     if e.comparisons:
         lines += ["", *_rows(["measure", "run", "against", *COMPARISON_COLUMNS])]
         for c in e.comparisons:
-            lines += _row([c.measure, _escaped(c.run), _escaped(c.baseline), *comparison_cells(c)])
-    lines += ["", *(f"- {_escaped(note)}" for note in [f"{e.queries:,} queries, {e.judged:,} grades.", *notes(e)])]
+            lines += _row([c.measure, in_markdown(c.run), in_markdown(c.baseline), *comparison_cells(c)])
+    lines += ["", *(f"- {in_markdown(note)}" for note in [f"{e.queries:,} queries, {e.judged:,} grades.", *notes(e)])]
     return "\n".join(lines) + "\n"
 
 
@@ -136,7 +138,3 @@ def _rows(columns: list[str]) -> Iterator[str]:
 
 def _row(cells: list[str]) -> list[str]:
     return [f"| {' | '.join(cells)} |"]
-
-
-def _escaped(text: str) -> str:
-    return "".join(f"\\{letter}" if letter in "\\`*_[]<>|#" else letter for letter in text)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pairgrade.backend import Counters, Scores
+from pairgrade.backend import Counters, Scores, segments_in_common
 from pairgrade.tokenizer import Ids, encode_apart
 
 DEATHS = "PAIRGRADE_FAKE_DEATHS"
@@ -122,9 +122,7 @@ class FakeBackend:
     def _count(self, prefix: Sequence[Ids], suffixes: Sequence[Ids]) -> int:
         """Count the tokens, and return those of the prefix that were not kept."""
         names = tuple(segment.tobytes() for segment in prefix)
-        kept = 0
-        while kept < min(len(names), len(self._cached)) and names[kept] == self._cached[kept]:
-            kept += 1
+        kept = segments_in_common(names, self._cached)
         self._cached = names
         total = sum(len(segment) for segment in prefix)
         fresh = sum(len(segment) for segment in prefix[kept:])

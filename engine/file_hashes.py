@@ -44,16 +44,15 @@ def remembered_sha256(path: Path) -> str:
     found = path.stat()
     if found.st_size < _SMALL:
         return file_sha256(path)
-    known = _known()
     key = str(path.resolve())
     state = [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
-    entry = known.get(key)
+    entry = _known().get(key)
     if isinstance(entry, list) and entry[:-1] == state:
         return str(entry[-1])
     settled = time.time_ns() - found.st_mtime_ns > _TICK
     digest = file_sha256(path)
     if settled:
-        _remember({**known, key: [*state, digest]})
+        _remember({**_known(), key: [*state, digest]})  # what others added while this was hashed stays
     return digest
 
 
@@ -78,7 +77,9 @@ def _compare(manifest: Path, only: str | None) -> None:
             continue
         path = manifest.parent / name
         if not os.path.isfile(path):  # False also for a name that no file can have
-            raise ModelError(f"{manifest} lists {shown(name)}, which is not there")
+            raise ModelError(
+                f"{manifest} lists {shown(name)}, which is not there; copy all of the folder, or make it again"
+            )
         digest = remembered_sha256(path)
         if digest != expected.lower():
             raise ModelError(

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from pairgrade.errors import InputError, MissingExtraError, ModelError
+from pairgrade.errors import InputError, ModelError
+from pairgrade.extras import unusable
 from pairgrade.tokenizer import Ids, encode_apart
 
 _TEMPLATES = ("chat_template.jinja", "chat_template.json")
@@ -136,8 +137,8 @@ def _load(path: Path, text: str | None = None) -> Any:
     """Load a tokenizer.json, or ``text`` in its place."""
     try:
         from tokenizers import Tokenizer
-    except ImportError:
-        raise MissingExtraError("a model in a transformers folder", "tokenizers", "onnx") from None
+    except ImportError as error:
+        raise unusable(error, "a model in a transformers folder", "tokenizers", extra="onnx") from None
     try:
         return Tokenizer.from_file(str(path)) if text is None else Tokenizer.from_str(text)
     except Exception as error:  # the library raises plain Exception
@@ -155,6 +156,8 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from None
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path}: not JSON ({error})") from None
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from None
     if not isinstance(table, dict):
         raise ModelError(f"{path}: holds {type(table).__name__}, not an object")
     return table

@@ -7,6 +7,7 @@ from importlib import metadata
 from typing import Any
 
 from pairgrade.errors import InputError, MissingExtraError
+from pairgrade.extras import unusable
 from pairgrade.lines import Row
 from pairgrade.trec_input import Judged
 
@@ -21,10 +22,8 @@ class Catalogued:
         self.name = f"irds:{dataset_id}"
         try:
             import ir_datasets
-        except ModuleNotFoundError as error:
-            if error.name != "ir_datasets":
-                raise
-            raise MissingExtraError(f"the input {self.name}", "ir_datasets", "irds") from None
+        except ImportError as error:
+            raise unusable(error, f"the input {self.name}", "ir_datasets", extra="irds") from None
         try:
             self._dataset: Any = ir_datasets.load(dataset_id)
         except KeyError:

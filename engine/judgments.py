@@ -86,12 +86,12 @@ class JudgmentWriter:
         j = judgment
         try:
             _check(j, self._grades)
-        except ValueError as error:
+            head = (j.query_id, j.doc_id, index(j.grade), *map(float, j.probabilities), float(j.expected_grade))
+            mass = None if j.label_mass is None else float(j.label_mass)
+            row = (*head, mass, bool(j.truncated), *map(index, (j.prompt_tokens, j.document_tokens, j.cut_tokens)))
+        except (ValueError, TypeError, OverflowError) as error:
             raise InputError(f"{self._file.path}: cannot write judgment {self.rows + 1}: {error}") from None
-        head = (j.query_id, j.doc_id, index(j.grade), *map(float, j.probabilities), float(j.expected_grade))
-        mass = None if j.label_mass is None else float(j.label_mass)
-        counts = map(index, (j.prompt_tokens, j.document_tokens, j.cut_tokens))
-        self._file.write(self._encoder.add((*head, mass, bool(j.truncated), *counts)))
+        self._file.write(self._encoder.add(row))
         self.rows += 1
 
     def commit(self) -> None:
@@ -179,7 +179,9 @@ def _judgment(row: Mapping[str, object], types: Mapping[str, type], grades: int)
 
 def _check(j: Judgment, grades: Sequence[int]) -> None:
     """Raise ValueError with what is wrong with a judgment."""
-    for name, text in (("query_id", j.query_id), ("doc_id", j.doc_id)):
+    for name in ("query_id", "doc_id"):
+        if not isinstance(text := getattr(j, name), str):
+            raise ValueError(f"the {name} is {type(text).__name__}; it must be a str")
         if not text:
             raise ValueError(f"the {name} is empty")
         if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):

@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pairgrade.backend import Counters, Scores
+from pairgrade.backend import Counters, Scores, require_fit, segments_in_common
 from pairgrade.core_share import CoreShare
 from pairgrade.errors import InputError, ModelError
 from pairgrade.hardware import nvidia_gpus, usable_cores
-from pairgrade.llama_model import LlamaModel, LlamaTokenizer
+from pairgrade.llama_model import LlamaModel, LlamaTokenizer, freed_with
+from pairgrade.option_checks import require_whole
 from pairgrade.tokenizer import Ids
 
 _DEFAULT_CONTEXT = 2048
@@ -45,6 +46,7 @@ class LlamaOptions:
     reuse: bool = True  # keep the prefix's KV cells; off only to compare
 
     def __post_init__(self) -> None:
+        require_whole(self, "context", "threads", "gpu_layers", "sequences", "micro_batch")
         if self.context is not None and not 64 <= self.context <= _LONGEST_CONTEXT:
             raise InputError(
                 f"the context is {self.context} tokens; it must be at least 64 and at most {_LONGEST_CONTEXT:,}"
@@ -77,6 +79,7 @@ class LlamaBackend:
         self._lib = self._model.library
         self._share = CoreShare(self.threads if self._spins() else 1)
         self._context = self._open_context()
+        self._release = freed_with(self, self._lib.llama_free, self._context, self._model)
         self._memory = self._lib.llama_get_memory(self._context)
         self._batch = _TokenBatch(self._lib, self.context * (1 if options.sequences == 1 else 2))
 
@@ -135,15 +138,14 @@ class LlamaBackend:
 
     def close(self) -> None:
         """Free the context and the weights."""
-        if self._context:
-            self._lib.llama_free(self._context)
-            self._context = None
+        self._release()
+        self._context = None
         self._model.close()
 
     def _outputs(self, prefix: Sequence[Ids], suffixes: Sequence[Ids]) -> Iterator[Any]:
         """Yield the pointer to the vocabulary's logits for each suffix, valid until the next."""
         length = sum(len(segment) for segment in prefix)
-        self._check_lengths(length, suffixes)
+        require_fit(self.context, length, suffixes)
         if self.options.sequences > 1:
             yield from self._together(prefix, length, suffixes)
             return
@@ -188,15 +190,13 @@ class LlamaBackend:
         of a prompt is the same in both cases.
         """
         wanted = [segment.tobytes() for segment in prefix]
-        kept = 0
-        while kept < min(len(wanted), len(self._cached)) and wanted[kept] == self._cached[kept]:
-            kept += 1
+        kept = segments_in_common(wanted, self._cached)
         position = sum(len(segment) for segment in prefix[:kept])
         self.counters.reused += position
         if kept == len(wanted) == len(self._cached):
             return
+        del self._cached[kept:]  # first: what is cut short between the two is computed again
         self._remove(0, position)
-        del self._cached[kept:]
         for segment, name in zip(prefix[kept:], wanted[kept:], strict=True):
             if len(segment):
                 self._decode([(segment, position, 0)], want_logits=False)
@@ -229,13 +229,6 @@ class LlamaBackend:
     def _forget(self) -> None:
         self._lib.llama_memory_clear(self._memory, False)
         self._cached.clear()
-
-    def _check_lengths(self, prefix: int, suffixes: Sequence[Ids]) -> None:
-        longest = max(map(len, suffixes), default=0)
-        if prefix + longest > self.context:
-            raise ModelError(f"a prompt of {prefix + longest} tokens does not fit the context of {self.context}")
-        if not all(len(suffix) for suffix in suffixes):
-            raise ModelError("an empty suffix has no last token to read logits at")
 
     def _open_context(self) -> Any:
         lib, options = self._lib, self.options

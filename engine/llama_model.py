@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,21 @@ def _forward_log(level: int, text: bytes, _: object) -> None:
         _log.log(logging.WARNING if level == 4 else logging.DEBUG, "llama.cpp: %s", line)
 
 
+def freed_with(owner: object, free: Callable[[Any], object], handle: Any, *kept: object) -> weakref.finalize[..., Any]:
+    """Have the library free a handle when nobody holds its owner any more, or before by calling what this returns.
+
+    ``kept`` is alive until then. In a process that was forked off nothing is freed: the library's threads are missing.
+    """
+    final = weakref.finalize(owner, _free, os.getpid(), free, handle, *kept)
+    final.atexit = False
+    return final
+
+
+def _free(process: int, free: Callable[[Any], object], handle: Any, *_: object) -> None:
+    if os.getpid() == process:
+        free(handle)
+
+
 def require_gpu(lib: Any, gpu_layers: int) -> None:
     """Raise ModelError where layers are to be on a GPU and llama.cpp sees none."""
     if gpu_layers and not lib.llama_supports_gpu_offload():
@@ -47,7 +64,10 @@ def require_gpu(lib: Any, gpu_layers: int) -> None:
 
 
 class LlamaModel:
-    """The weights and the vocabulary of one GGUF file, or the vocabulary alone; ``close`` frees them."""
+    """The weights and the vocabulary of one GGUF file, or the vocabulary alone.
+
+    ``close`` frees them; so does Python, once neither this nor the tokenizer is held any more.
+    """
 
     def __init__(self, path: Path, gpu_layers: int = 0, vocab_only: bool = False) -> None:
         self.library = lib = library()
@@ -64,8 +84,10 @@ class LlamaModel:
             self._refuse_unfit()
             self.tokenizer = LlamaTokenizer(lib, lib.llama_model_get_vocab(self.handle), self._spaces_first())
         except BaseException:
-            self.close()
+            lib.llama_model_free(self.handle)
             raise
+        # its tables lie in the model, and no cycle of references may keep gigabytes until a collector comes
+        self._release = freed_with(self.tokenizer, lib.llama_model_free, self.handle)
 
     @property
     def trained_context(self) -> int:
@@ -85,9 +107,8 @@ class LlamaModel:
 
     def close(self) -> None:
         """Free the weights."""
-        if self.handle:
-            self.library.llama_model_free(self.handle)
-            self.handle = None
+        self._release()
+        self.handle = None
 
     def _refuse_unfit(self) -> None:
         lib = self.library
@@ -168,7 +189,7 @@ class LlamaTokenizer:
         try:
             data = (self._sentinel + text).encode()
         except UnicodeEncodeError as error:
-            raise InputError(f"the text holds a lone surrogate (U+{ord(text[error.start]):04X})") from None
+            raise InputError(f"the text holds a lone surrogate (U+{ord(error.object[error.start]):04X})") from None
         if len(self._buffer) < len(data) + 1:
             self._buffer = np.empty(len(data) + 1, np.int32)
         out = self._buffer.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))

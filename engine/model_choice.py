@@ -72,6 +72,8 @@ def choose_model(
     """
     if backend not in BACKENDS:
         raise ModelError(f"backend '{backend}': one of {', '.join(BACKENDS)}")
+    if not reference:
+        raise ModelError("the model's name is empty; give a .gguf file, a folder, pkg:PACKAGE or hf:org/repo/file.gguf")
     folder = Path(reference)
     if is_onnx_folder(folder):
         if backend == "llama":

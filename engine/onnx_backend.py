@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pairgrade.backend import Counters, Scores
+from pairgrade.backend import Counters, Scores, require_fit
 from pairgrade.environment import package_version
 from pairgrade.errors import InputError, ModelError
 from pairgrade.folder_tokenizer import FolderTokenizer, has_chat_template
@@ -25,6 +25,7 @@ from pairgrade.onnx_manifest import EMBEDDING, HEAD, PROBE, read_manifest
 from pairgrade.onnx_runner import OnnxRunner
 from pairgrade.onnx_session import CUDA, product_kind, runtime
 from pairgrade.onnx_table import Floats, TokenTable, label_logits
+from pairgrade.option_checks import require_whole
 from pairgrade.tokenizer import Ids
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": CUDA}
@@ -44,16 +45,23 @@ class OnnxOptions:
     # and the attention of a long one takes 12 to 16 bytes x heads x the square of its tokens
     label_mass: bool = False  # compute the log of the whole vocabulary's sum, too
     reuse: bool = True  # keep the prefix's keys and values; off only to compare
-    provider: str = PROVIDERS["cpu"]
-    profile: str | None = None  # a folder into which ONNX Runtime writes the time of each operator on close
+    provider: str = PROVIDERS["cpu"]  # cpu, cuda, or ONNX Runtime's name of one
+    profile: str | None = None  # a folder that is there; ONNX Runtime writes the time of each operator into it on close
 
     def __post_init__(self) -> None:
+        require_whole(self, "context", "threads", "batch_tokens")
+        for name in ("provider", "profile"):
+            if not isinstance(value := getattr(self, name), (str, type(None))):
+                raise InputError(f"{name} is {type(value).__name__}; it must be a str")
+        object.__setattr__(self, "provider", PROVIDERS.get(self.provider, self.provider))
         if self.context is not None and self.context < 64:
             raise InputError(f"the context is {self.context} tokens; it must be at least 64")
         if self.threads is not None and self.threads < 1:
             raise InputError(f"{self.threads} threads; at least 1 is needed")
         if self.batch_tokens < 1:
             raise InputError(f"batch_tokens is {self.batch_tokens}; it must be at least 1")
+        if self.profile is not None and not Path(self.profile).is_dir():
+            raise InputError(f"there is no folder {self.profile} for the profile; make it, or leave profile out")
 
 
 class OnnxBackend:
@@ -128,7 +136,7 @@ class OnnxBackend:
 
         Suffixes that there is no memory for, each by itself, are in the result's ``failed``.
         """
-        self._check_lengths(sum(map(len, prefix)), suffixes)
+        require_fit(self.context, sum(map(len, prefix)), suffixes)
         hidden = np.full((len(suffixes), self.manifest.hidden), np.nan, np.float32)
         lengths = [len(suffix) for suffix in suffixes]
         groups = list(cut(lengths, self.options.batch_tokens, self._least_rows))[::-1]
@@ -164,10 +172,3 @@ class OnnxBackend:
         if not self.options.reuse:
             self._runner.forget()
         return self._runner.run(documents, self._runner.hold(prefix))[0]
-
-    def _check_lengths(self, prefix: int, suffixes: Sequence[Ids]) -> None:
-        longest = max(map(len, suffixes), default=0)
-        if prefix + longest > self.context:
-            raise ModelError(f"a prompt of {prefix + longest} tokens does not fit the context of {self.context}")
-        if not all(map(len, suffixes)):
-            raise ModelError("an empty suffix has no last token to read logits at")

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from typing import Any
 
 from pairgrade.environment import package_version
 from pairgrade.errors import ModelError
-from pairgrade.file_hashes import MANIFEST, remembered_sha256
+from pairgrade.file_hashes import MANIFEST, verify_files
 from pairgrade.foreign_text import shown
 from pairgrade.hub_cache import is_foreign_link
 
@@ -98,15 +97,7 @@ def is_onnx_folder(path: Path) -> bool:
 def read_manifest(folder: Path) -> OnnxManifest:
     """Read a folder's manifest and check every file against it; ModelError where one is missing or altered."""
     manifest = read_facts(folder)
-    for name, digest in manifest.files.items():
-        file = folder / name
-        if not os.path.isfile(file):  # False also for a name that no file can have
-            raise ModelError(f"{folder}: {name} is missing; export the model again")
-        found = remembered_sha256(file)
-        if found != digest:
-            raise ModelError(
-                f"{file} is not the file that its manifest describes: its sha256 is {found}, expected is {digest}"
-            )
+    verify_files(folder)
     return manifest
 
 

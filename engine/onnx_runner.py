@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pairgrade.backend import Counters
+from pairgrade.backend import Counters, segments_in_common
 from pairgrade.denormals import flushed_denormals
 from pairgrade.errors import ModelError
 from pairgrade.onnx_layout import Layout, pack
@@ -72,9 +72,7 @@ class OnnxRunner:
     def hold(self, prefix: Sequence[Ids]) -> State:
         """Return the prefix's state, computing only the segments that are not kept."""
         segments = [segment for segment in prefix if len(segment)]
-        kept = 0
-        while kept < min(len(segments), len(self._states)) and segments[kept].tobytes() == self._states[kept].name:
-            kept += 1
+        kept = segments_in_common((segment.tobytes() for segment in segments), (state.name for state in self._states))
         del self._states[kept:]
         self._fresh = 0
         for segment in segments[kept:]:

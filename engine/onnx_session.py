@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from pairgrade.denormals import can_flush, flushed_denormals
-from pairgrade.errors import MissingExtraError, ModelError
+from pairgrade.errors import ModelError
+from pairgrade.extras import unusable
 from pairgrade.heap import large_blocks_given_back
 from pairgrade.onnx_check import check_onnx
 from pairgrade.onnx_manifest import MIN_ONNXRUNTIME, MIN_PYTHON, why_too_old
@@ -27,17 +28,17 @@ _FUSES = "QDQSelectorActionTransformer"
 
 
 def runtime(least: tuple[int, ...] = MIN_ONNXRUNTIME) -> Any:
-    """Import onnxruntime; MissingExtraError where it is not installed, ModelError where it is too old.
+    """Import onnxruntime; MissingExtraError where it is not installed, ModelError where it is too old or broken.
 
     ``least``: the oldest that a folder needs; one older than what this engine needs is no help.
     """
     try:
         import onnxruntime
-    except ImportError:
+    except ImportError as error:
         if sys.version_info[:2] < MIN_PYTHON:
             wanted, python = (".".join(map(str, version)) for version in (MIN_ONNXRUNTIME, MIN_PYTHON))
             raise ModelError(f"ONNX models need onnxruntime {wanted} or later, and that Python {python}") from None
-        raise MissingExtraError("a model in an ONNX folder", "onnxruntime", "onnx") from None
+        raise unusable(error, "a model in an ONNX folder", "onnxruntime", extra="onnx") from None
     why = why_too_old(onnxruntime.__version__, max(least, MIN_ONNXRUNTIME))
     if why:
         raise ModelError(f"onnxruntime {why}")

@@ -18,7 +18,7 @@ SHOWN_LINES = 6  # of each of them
 
 
 def checked_pair(source: str, line: int, values: Sequence[object]) -> Pair | Rejection:
-    """Make a pair of query id, document id, query, document, title and grade, or say why it is none."""
+    """Make a pair of query id, document id, query, document, title and perhaps grade, or say why it is none."""
     query_id = doc_id = None
     try:
         query_id = checked_identifier(values[0], "query_id")
@@ -27,10 +27,10 @@ def checked_pair(source: str, line: int, values: Sequence[object]) -> Pair | Rej
         document = checked_text(values[3], "document")
         title = checked_optional_text(values[4])
         if not query or query.isspace():
-            raise ValueError("query is blank")
+            return Rejection(source, line, "query is blank", query_id, doc_id, lacks_query=True)
         if (not document or document.isspace()) and (not title or title.isspace()):
             raise ValueError("document and title are both blank")
-        return Pair(query_id, doc_id, query, document, title, _grade(values[5]))
+        return Pair(query_id, doc_id, query, document, title, _grade(values[5]) if len(values) > 5 else None)
     except ValueError as error:
         return Rejection(source, line, str(error), query_id, doc_id)
 

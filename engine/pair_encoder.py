@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pairgrade.errors import InputError, MissingExtraError, ModelError
+from pairgrade.errors import InputError, ModelError
+from pairgrade.extras import unusable
 from pairgrade.lines import shown
 
 Ints = npt.NDArray[np.int64]
@@ -71,8 +72,8 @@ class PairEncoder:
 def _load(tokenizer_json: str) -> Any:
     try:
         from tokenizers import Tokenizer
-    except ImportError:
-        raise MissingExtraError("a re-ranker", "tokenizers", "onnx") from None
+    except ImportError as error:
+        raise unusable(error, "a re-ranker", "tokenizers", extra="onnx") from None
     try:
         return Tokenizer.from_str(tokenizer_json)
     except Exception as error:  # the library raises plain Exception

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pairgrade.errors import InputError
+from pairgrade.option_checks import require_whole
 from pairgrade.prompt import Prompt
 from pairgrade.tokenizer import Ids
 
@@ -23,6 +24,7 @@ class PlanOptions:
     by_length: bool = False  # sort each prefix's documents by length, for backends that pad
 
     def __post_init__(self) -> None:
+        require_whole(self, "batch_tokens")
         if self.batch_tokens < 1:
             raise InputError(f"batch_tokens is {self.batch_tokens}; it must be at least 1")
 

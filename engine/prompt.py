@@ -120,6 +120,23 @@ class PromptBuilder:
         return np.concatenate((turn, tokenizer.plain(rubric.cue)))
 
 
+def fitting_prompts(builder: PromptBuilder, pairs: Sequence[Pair], needed: str | None = None) -> dict[int, Prompt]:
+    """Return the prompts of those pairs whose query leaves room for a document, by their places.
+
+    ``needed``: what the pairs do, for the InputError where none is left.
+    """
+    found: dict[int, Prompt] = {}
+    reason = "there is no pair"
+    for place, pair in enumerate(pairs):
+        try:
+            found[place] = builder.build(pair)
+        except InputError as error:
+            reason = str(error)
+    if needed and not found:
+        raise InputError(f"none of {len(pairs):,} {needed}: {reason}")
+    return found
+
+
 def chat_format(name: str, tokenizer: Tokenizer) -> ChatFormat:
     """Look up a chat format by name; one whose control tokens the vocabulary lacks is refused."""
     for candidate in FORMATS:
@@ -137,6 +154,11 @@ def chat_format(name: str, tokenizer: Tokenizer) -> ChatFormat:
 def detect_chat_format(tokenizer: Tokenizer, is_chat_model: bool) -> str:
     """Return the name of the chat format of a vocabulary; plain for models that are not made for chat."""
     return _fitting(tokenizer)[0] if is_chat_model else PLAIN.name
+
+
+def chat_in_force(name: str, tokenizer: Tokenizer, is_chat_model: bool) -> str:
+    """Return the name of a chat format; for "auto" that of the vocabulary."""
+    return detect_chat_format(tokenizer, is_chat_model) if name == "auto" else name
 
 
 def _fitting(tokenizer: Tokenizer) -> Sequence[str]:

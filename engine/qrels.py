@@ -7,10 +7,13 @@ below a header of ``query-id corpus-id score``.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
+from operator import index
+from typing import Any
 
 from pairgrade.atomic import AtomicFile
 from pairgrade.errors import InputError
@@ -79,7 +82,10 @@ def _check_width(
 
 
 def write_qrels(path: str | os.PathLike[str], rows: Iterable[tuple[str, str, int]]) -> int:
-    """Write (query_id, doc_id, grade) as qrels, whole or not at all, and return how many lines there are."""
+    """Write (query_id, doc_id, grade) as qrels, whole or not at all, and return how many lines there are.
+
+    InputError for an id that a line cannot hold and for a grade that is no integer.
+    """
     count = 0
     with AtomicFile(path) as file:
         for row in rows:
@@ -100,25 +106,51 @@ def write_run(path: str | os.PathLike[str], rows: Iterable[tuple[str, str, float
     """Write (query_id, doc_id, score) as a run, each query's documents by falling score; return the lines.
 
     Equal scores are ranked by falling document id, as trec_eval does, and queries stay in the order of their first row.
+    InputError for an id that a line cannot hold, a score that is no finite number and a pair that comes twice.
     """
-    queries: dict[str, list[tuple[float, str]]] = {}
+    queries: dict[str, dict[str, float]] = {}
     for query_id, doc_id, score in rows:
-        queries.setdefault(_id(path, query_id), []).append((score, _id(path, doc_id)))
+        documents = queries.setdefault(_id(path, query_id), {})
+        if _id(path, doc_id) in documents:
+            raise InputError(f"{path}: the pair {shown(query_id)} {shown(doc_id)} comes twice; keep one")
+        documents[doc_id] = _score(path, query_id, doc_id, score)
     count = 0
     with AtomicFile(path) as file:
         for query_id, documents in queries.items():
-            for rank, (score, doc_id) in enumerate(sorted(documents, reverse=True), start=1):
+            ranked = sorted(((score, doc_id) for doc_id, score in documents.items()), reverse=True)
+            for rank, (score, doc_id) in enumerate(ranked, start=1):
                 file.write(f"{query_id} Q0 {doc_id} {rank} {score!r} pairgrade\n".encode())
             count += len(documents)
     return count
 
 
 def _qrels_line(path: str | os.PathLike[str], query_id: str, doc_id: str, grade: int) -> bytes:
-    return f"{_id(path, query_id)} 0 {_id(path, doc_id)} {grade:d}\n".encode()
+    try:
+        return f"{_id(path, query_id)} 0 {_id(path, doc_id)} {index(grade):d}\n".encode()
+    except TypeError:
+        raise InputError(
+            f"{path}: the grade of the pair {shown(query_id)} {shown(doc_id)} is {shown(str(grade))}; it must be an "
+            "integer"
+        ) from None
 
 
-def _id(path: str | os.PathLike[str], text: str) -> str:
+def _score(path: str | os.PathLike[str], query_id: str, doc_id: str, score: Any) -> float:
+    try:
+        number = float(score)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(
+            f"{path}: the score of the pair {shown(query_id)} {shown(doc_id)} is {shown(str(score))}; it must be a "
+            "finite number"
+        )
+    return number
+
+
+def _id(path: str | os.PathLike[str], text: object) -> str:
     """Return an id that a line can hold; InputError for another."""
+    if not isinstance(text, str):
+        raise InputError(f"{path}: the id {shown(str(text))} is {type(text).__name__}; it must be a str")
     if not text or _UNFIT.search(text):
         reason = "holds white space or no text" if text else "is empty"
         raise InputError(f"{path}: the id {shown(text)} {reason}; TREC files cannot hold it: rename it")

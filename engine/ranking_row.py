@@ -1,10 +1,12 @@
-"""The row of a ranking set, and what makes a file's values one. ``pairgrade.ranking_set`` says what it means."""
+"""The row of a ranking set, and what makes values one. ``pairgrade.ranking_set`` says what it means."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from numbers import Real
 
 from pairgrade.lines import shown
 from pairgrade.pair_checks import checked_identifier, checked_optional_text, checked_text
@@ -38,7 +40,7 @@ class RankingRow:
 
 
 def checked_row(values: Mapping[str, object]) -> RankingRow:
-    """Make a row of a file's values; ValueError says what is wrong with one."""
+    """Make a row of the values of its columns; ValueError says what is wrong with one."""
     query_id, doc_id = (checked_identifier(values.get(name), name) for name in ("query_id", "doc_id"))
     query, document = (checked_text(values.get(name), name) for name in ("query", "document"))
     label = _number(values, "label")
@@ -47,7 +49,7 @@ def checked_row(values: Mapping[str, object]) -> RankingRow:
     judged, probabilities = values.get("judged"), values.get("probabilities")
     if judged not in (None, True, False):
         raise ValueError(f"judged is {shown(str(judged))}; it must be true, false or null")
-    if probabilities is not None and not isinstance(probabilities, list):
+    if probabilities is not None and not isinstance(probabilities, (list, tuple)):
         raise ValueError("probabilities is no list")
     row = RankingRow(
         query_id=query_id,
@@ -65,7 +67,7 @@ def checked_row(values: Mapping[str, object]) -> RankingRow:
         expected_grade=_number(values, "expected_grade"),
         probabilities=None if probabilities is None else tuple(_float("probabilities", p) for p in probabilities),
     )
-    check_row(row)
+    _check(row)
     return row
 
 
@@ -75,8 +77,12 @@ def _number(values: Mapping[str, object], name: str) -> float | None:
 
 
 def _float(name: str, value: object) -> float:
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
+    number = math.nan
+    if isinstance(value, (int, float, Real)) and not isinstance(value, bool):
+        with suppress(OverflowError):  # an integer beyond all floats
+            number = float(value)
+    if math.isfinite(number):
+        return number
     raise ValueError(f"{name} is {shown(str(value))}; it must be a finite number")
 
 
@@ -89,15 +95,13 @@ def _integer(values: Mapping[str, object], name: str) -> int | None:
     return int(value)
 
 
-def check_row(row: RankingRow) -> None:
-    """Raise ValueError with what is wrong with a row."""
-    checked_identifier(row.query_id, "query_id")
-    checked_identifier(row.doc_id, "doc_id")
+def _check(row: RankingRow) -> None:
+    """Raise ValueError with what is wrong with values of the right types."""
     if not row.query or row.query.isspace():
         raise ValueError("query is blank")
     if not row.text or row.text.isspace():
         raise ValueError("document and title are both blank")
-    if not (math.isfinite(row.label) and row.label >= 0):
+    if row.label < 0:
         raise ValueError(f"label is {row.label}; it must be 0 or more")
     if row.probabilities is not None and not (
         all(share >= 0 for share in row.probabilities) and abs(sum(row.probabilities) - 1) <= _SLACK

@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -46,7 +46,7 @@ from pairgrade.errors import InputError
 from pairgrade.judgment_rows import column_names, encoder, rows
 from pairgrade.lines import shown
 from pairgrade.ranking_row import RankingRow as RankingRow
-from pairgrade.ranking_row import check_row, checked_row
+from pairgrade.ranking_row import checked_row
 
 PathLike = str | os.PathLike[str]
 
@@ -61,6 +61,7 @@ _JUDGED: dict[str, Any] = {
     "expected_grade": float,
     "probabilities": list[float],
 }
+_COLUMNS = tuple(field.name for field in fields(RankingRow))
 _NULLABLE = ("rank", "score", "original_label", "judged_grade", "expected_grade", "probabilities")
 _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 
@@ -189,7 +190,7 @@ class RankingSetWriter(TableWriter):
     def __init__(self, path: PathLike, *, relabelled: bool = False) -> None:
         types = _BASE | _JUDGED if relabelled else _BASE
         super().__init__(path, types, _NULLABLE)
-        self._width = len(types)
+        self._names = tuple(types)
 
     def __enter__(self) -> RankingSetWriter:
         super().__enter__()
@@ -198,10 +199,10 @@ class RankingSetWriter(TableWriter):
     def write(self, row: RankingRow) -> None:
         """Add a row; InputError where it does not fit a ranking set."""
         try:
-            check_row(row)
+            sound = checked_row({name: getattr(row, name) for name in _COLUMNS})
         except ValueError as error:
             raise InputError(f"{self._file.path}: cannot write row {self.rows + 1}: {error}") from None
-        self.add(astuple(row)[: self._width])
+        self.add([getattr(sound, name) for name in self._names])
 
 
 def set_format(path: PathLike) -> str:

@@ -47,30 +47,32 @@ _TEXT_NAMES = {"text", "query", "title", "document", "passage", "body"}
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The names of a table's columns; it may lack title and grade."""
+    """The names of a table's columns; it may lack title and grade. Without a name of its column no grade is read."""
 
     query_id: str = "query_id"
     doc_id: str = "doc_id"
     query: str = "query"
     document: str = "document"
     title: str = "title"
-    grade: str = "grade"
+    grade: str | None = "grade"
 
     def __post_init__(self) -> None:
         for role in fields(self):
-            if not getattr(self, role.name):
+            if not getattr(self, role.name) and (role.name, self.grade) != ("grade", None):
                 raise InputError(f"the name of the {role.name} column is empty; give a name or leave it out")
 
     def wanted(self) -> list[Field]:
         """Describe the columns to a table reader, in the order of a pair's fields."""
-        return [
+        found = [
             Field((self.query_id,), option="--query-id-column", integers=True),
             Field((self.doc_id,), option="--doc-id-column", integers=True),
             Field((self.query,), option="--query-column"),
             Field((self.document,), option="--document-column"),
             Field((self.title,), False, self.title != "title", "--title-column"),
-            Field((self.grade,), False, self.grade != "grade", "--grade-column", integers=True),
         ]
+        if self.grade is not None:
+            found.append(Field((self.grade,), False, self.grade != "grade", "--grade-column", integers=True))
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +87,16 @@ class Source:
     max_row_bytes: int = 16 * 2**20  # longer rows are rejected
 
     def __post_init__(self) -> None:
+        for role in ("pairs", "queries", "docs"):
+            if isinstance(path := getattr(self, role), Path):
+                object.__setattr__(self, role, str(path))
         if any("\0" in path for path in (self.pairs, self.queries, self.docs) if path):
             raise InputError("a path holds a NUL character; no file has such a name")
         if self.max_row_bytes < 1:
             raise InputError(f"max_row_bytes is {self.max_row_bytes}; it must be at least 1")
         if (self.queries is None) != (self.docs is None):
             raise InputError("give the texts of both queries and docs (--queries, --docs), or of neither for a table")
-        if self.columns != Columns() and (self.in_catalogue or self.docs is not None):
+        if self.columns not in (Columns(), Columns(grade=None)) and (self.in_catalogue or self.docs is not None):
             raise InputError("column names are for a table of pairs, not for TREC files or an irds: input")
         if self.in_catalogue:
             if self.pairs == _CATALOGUE:
@@ -154,7 +159,8 @@ def numbered_pairs(source: Source, scratch: Path | None = None) -> Generator[tup
             if isinstance(item, Rejection):
                 yield item.line, item
             else:
-                yield item[0], checked_pair(source.pairs, *item)
+                line, values = item
+                yield line, checked_pair(source.pairs, line, values if source.columns.grade is not None else values[:5])
 
 
 def digest(source: Source) -> str:
@@ -175,13 +181,23 @@ def digest(source: Source) -> str:
 
 def stamps(source: Source) -> dict[str, tuple[int, int]]:
     """Return size and time of change of the input's files, by which to tell whether they are still the same."""
-    files = () if source.in_catalogue else filter(None, (source.pairs, source.queries, source.docs))
+    return {} if source.in_catalogue else file_stamps(source.pairs, source.queries, source.docs)
+
+
+def file_stamps(*paths: str | Path | None) -> dict[str, tuple[int, int]]:
+    """Return size and time of change of those files that are there."""
     found = {}
-    for path in files:
+    for path in map(str, filter(None, paths)):
         with suppress(OSError):  # reading it will tell
             status = os.stat(path)
             found[path] = status.st_size, status.st_mtime_ns
     return found
+
+
+def require_same(before: dict[str, tuple[int, int]], now: dict[str, tuple[int, int]]) -> None:
+    """Raise InputError where a file's stamp is another: what was read and its digest may be of other bytes."""
+    if changed := next((name for name in before if now.get(name) != before[name]), None):
+        raise InputError(f"{changed} changed while it was read; when it is whole, run the same command again")
 
 
 def read_texts(path: str, role: str, max_row_bytes: int = 16 * 2**20) -> Iterator[Entry | Rejection]:

@@ -26,7 +26,7 @@ class Rejection:
     reason: str
     query_id: str | None = None
     doc_id: str | None = None
-    lacks_query: bool = field(default=False, compare=False)  # the query's text is what was not found
+    lacks_query: bool = field(default=False, compare=False)  # the query's text was not found, or is blank
 
     @property
     def told(self) -> str:

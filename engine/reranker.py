@@ -13,7 +13,7 @@ not depend on the other documents of the call: in fp32 not beyond 1e-5, in int8 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -63,26 +63,23 @@ class Reranker:
         encoder = PairEncoder(tokenizer, manifest.max_length, manifest.pad_id)
         return cls(open_graph(model, quant, threads or usable_cores()), encoder, quant)
 
-    def score(self, query: str, documents: Sequence[str], batch_size: int = 32) -> Scores:
+    def score(self, query: str, documents: Iterable[str], batch_size: int = 32) -> Scores:
         """Return the score of each document for the query, shape (documents,)."""
-        _require_texts("documents", documents)
-        return self.predict([(query, document) for document in documents], batch_size)
+        return self.predict([(query, document) for document in _listed("documents", documents)], batch_size)
 
-    def predict(self, pairs: Sequence[Sequence[str]], batch_size: int = 32) -> Scores:
+    def predict(self, pairs: Iterable[Sequence[str]], batch_size: int = 32) -> Scores:
         """Return the score of each pair of query and document; ``batch_size`` is the most that run at a time.
 
-        InputError for a query that leaves no room for a document, or a closed re-ranker; NonFiniteError where a score
-        is not a number.
+        InputError for what is no pair of texts, a query that leaves no room for a document, or a closed re-ranker;
+        NonFiniteError where a score is not a number.
         """
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; it must be at least 1")
-        if self._session is None:
-            raise InputError("the re-ranker is closed; score inside the `with`")
-        for pair in pairs:
-            _require_texts("a pair", pair)
-        scores = np.empty(len(pairs), np.float32)
-        for start in range(0, len(pairs), _CHUNK):
-            rows = self._encoder.rows([(query, document) for query, document in pairs[start : start + _CHUNK]])
+        self._require_open()
+        texts = [_pair(place, pair) for place, pair in enumerate(_listed("pairs", pairs))]
+        scores = np.empty(len(texts), np.float32)
+        for start in range(0, len(texts), _CHUNK):
+            rows = self._encoder.rows(texts[start : start + _CHUNK])
             for places in length_batches([len(ids) for ids, _ in rows], batch_size):
                 inputs = self._encoder.padded([rows[place] for place in places])
                 scores[[start + place for place in places]] = self._run(inputs)
@@ -98,10 +95,18 @@ class Reranker:
             return str(error)
         return None
 
+    def _require_open(self) -> Any:
+        """Return the session; InputError after ``close``, which another thread may have called."""
+        session = self._session
+        if session is None:
+            raise InputError("the re-ranker is closed; score inside the `with`")
+        return session
+
     def _run(self, inputs: dict[str, Any]) -> Scores:
+        session = self._require_open()
         try:
             with flushed_denormals():
-                (found,) = self._session.run(None, {name: inputs[name] for name in self._inputs})
+                (found,) = session.run(None, {name: inputs[name] for name in self._inputs})
         except Exception as error:  # the library raises its own kinds, which have no common root but this
             raise ModelError(f"ONNX Runtime cannot run the re-ranker ({error})") from None
         scores: Scores = found
@@ -110,7 +115,7 @@ class Reranker:
     def rank(
         self,
         query: str,
-        documents: Sequence[str],
+        documents: Iterable[str],
         top_k: int | None = None,
         return_documents: bool = False,
         batch_size: int = 32,
@@ -121,12 +126,13 @@ class Reranker:
         """
         if top_k is not None and top_k < 0:
             raise InputError(f"top_k is {top_k}; it must be at least 0, or None for all documents")
-        scores = self.score(query, documents, batch_size)
+        texts = _listed("documents", documents)
+        scores = self.score(query, texts, batch_size)
         order = np.argsort(-scores, kind="stable")[:top_k].tolist()
         hits: list[dict[str, Any]] = [{"corpus_id": place, "score": float(scores[place])} for place in order]
         if return_documents:
             for hit in hits:
-                hit["text"] = documents[hit["corpus_id"]]
+                hit["text"] = texts[hit["corpus_id"]]
         return hits
 
     def close(self) -> None:
@@ -142,10 +148,25 @@ class Reranker:
         self.close()
 
 
-def _require_texts(what: str, given: object) -> None:
-    """Raise InputError for one string in the place of several: its letters would be scored."""
+def _listed(what: str, given: object) -> list[Any]:
+    """Return what was given as a list; InputError for a string, whose letters, or a dict, whose keys it would be."""
     if isinstance(given, (str, bytes)):
         raise InputError(f"{what} is one text, {str(given)[:40]!r}; give a list of texts")
+    if isinstance(given, (Mapping, set, frozenset)) or not isinstance(given, Iterable):
+        raise InputError(f"{what} is {type(given).__name__}; give a list of texts")
+    return list(given)
+
+
+def _pair(place: int, given: object) -> tuple[str, str]:
+    """Return a query and a document; InputError for anything else."""
+    texts = _listed(f"pairs[{place}]", given)
+    if len(texts) != 2:
+        raise InputError(f"pairs[{place}] has {len(texts)} parts; a pair is a query and a document")
+    query, document = texts
+    for name, text in (("query", query), ("document", document)):
+        if not isinstance(text, str):
+            raise InputError(f"pairs[{place}]: its {name} is {type(text).__name__}; it must be a str")
+    return query, document
 
 
 def open_graph(path: Path, quant: str, threads: int) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -92,7 +93,7 @@ class Rubric:
             text = (files("pairgrade") / "rubrics" / f"{name}.toml").read_text(encoding="utf-8")
             return parse_rubric(text, name)
         path = Path(name_or_path)
-        if not path.is_file():
+        if not os.path.isfile(path):  # False also for a name that no file can have
             raise RubricError(
                 f"no rubric '{name}': it is neither a file nor one of the built-in {', '.join(BUILT_IN)}; "
                 "`pairgrade rubric show trec` prints one to start from"

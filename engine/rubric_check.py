@@ -8,7 +8,7 @@ from typing import Any
 from pairgrade.backends import one_model, open_backend
 from pairgrade.llama import LlamaOptions
 from pairgrade.onnx_backend import OnnxOptions
-from pairgrade.prompt import PromptBuilder, detect_chat_format
+from pairgrade.prompt import PromptBuilder, chat_in_force
 from pairgrade.records import Pair
 from pairgrade.rubric import Rubric
 from pairgrade.trained_prompt import prompt_in_force
@@ -26,9 +26,9 @@ def check_rubric(rubric: Rubric, model: str | Path, chat: str = "auto", show_pro
     backend, _ = open_backend(chosen, LlamaOptions(context=context), OnnxOptions(context=context), isolate=True)
     try:
         tokenizer = backend.tokenizer
-        if chat == "auto":
-            chat = detect_chat_format(tokenizer, backend.is_chat_model)
-        builder = PromptBuilder(rubric, tokenizer, backend.context, chat)
+        builder = PromptBuilder(
+            rubric, tokenizer, backend.context, chat_in_force(chat, tokenizer, backend.is_chat_model)
+        )
         prompt = builder.build(_EXAMPLE)
         cue = tokenizer.plain(rubric.cue)
         unnatural = [

@@ -75,6 +75,7 @@ class _Run:
         self._qrels = RunQrels(job.qrels, job.out) if job.qrels else None
         self._finished: Manifest | None = None
         self._running: Manifest | None = None
+        self._may_replace = job.overwrite  # what lies at OUT
 
     def complete(self, open_annotator: Callable[[], AbstractContextManager[Annotator]]) -> Summary:
         try:
@@ -142,7 +143,7 @@ class _Run:
         return None
 
     def _work(self, annotator: Annotator, identity: Identity, prepare: float, load: float) -> Summary:
-        self._claim(identity, annotator)
+        running = self._claim(identity, annotator)
         with (
             closing(Spool(self._spool(identity))) as spool,
             Heartbeat(self._folder.heartbeat, len(spool), spool.rejected()) as heartbeat,
@@ -150,6 +151,10 @@ class _Run:
             loop = LabelLoop(self._folder, self._progress, self._stop, self._canaries, self._job.canary_every)
             effort, offsets = loop.run(annotator, spool, identity_digest(identity), heartbeat)
             self._clock.lap()
+            if not self._may_replace:
+                self._require_no_output()
+                running = replace(running, environment=running.environment | {_MAY_REPLACE: True})
+                running.save(self._folder.manifest)  # from here on OUT may be this run's own
             self._progress.phase("writing")
             heartbeat.writing()
             grades = annotator.rubric.values
@@ -184,16 +189,27 @@ class _Run:
         if finished.environment != known:
             replace(finished, environment=known).save(self._job.manifest)
 
-    def _claim(self, identity: Identity, annotator: Annotator) -> None:
+    def _claim(self, identity: Identity, annotator: Annotator) -> Manifest:
         """Make the folder this job's own, or see that it is; another job's is refused or, if told so, replaced."""
         self._refuse_others(self._running, identity)
+        if self._running is not None and self._running.identity == identity:
+            self._may_replace |= self._running.environment.get(_MAY_REPLACE) is True
+        if not self._may_replace:
+            self._require_no_output(identity)
         if self._running is None or self._running.identity != identity:
-            if not self._job.overwrite and self._job.out.exists():
-                how = _difference(self._finished, identity) if self._finished else "it was not made by this command"
-                raise ResumeError(f"{self._job.out} exists already, of another job: {how}. {_WAYS_OUT}")
             self._folder.journal.unlink(missing_ok=True)
             self._folder.canaries.unlink(missing_ok=True)
-        Manifest(identity, self._environment(annotator)).save(self._folder.manifest)
+        running = Manifest(identity, self._environment(annotator) | {_MAY_REPLACE: self._may_replace})
+        running.save(self._folder.manifest)
+        return running
+
+    def _require_no_output(self, identity: Identity | None = None) -> None:
+        """Refuse to replace a file that is not this run's."""
+        if self._job.out.exists():
+            how = "it was not made by this command"
+            if self._finished is not None and identity is not None:
+                how = _difference(self._finished, identity)
+            raise ResumeError(f"{self._job.out} exists already, of another job: {how}. {_WAYS_OUT}")
 
     def _refuse_others(self, running: Manifest | None, identity: Identity) -> None:
         """Refuse to touch the unfinished run of another job."""
@@ -213,10 +229,11 @@ class _Run:
             self._folder.remove_scratch()
             rows = readers.numbered_pairs(self._job.source, self._folder.path)
             build(path, rows, self._job.selection, self._job.source.pairs)
-            if (now := readers.stamps(self._job.source)) != self._stamps:  # the digest is of other bytes
+            try:
+                readers.require_same(self._stamps, readers.stamps(self._job.source))
+            except InputError:
                 self._folder.remove_scratch()
-                changed = next(name for name in self._stamps if now.get(name) != self._stamps[name])
-                raise InputError(f"{changed} changed while it was read; when it is whole, run the same command again")
+                raise
         return path
 
     def _require_pairs(self, path: Path) -> None:
@@ -228,6 +245,7 @@ class _Run:
                 raise InputError(f"{spool.name}: no usable pair came of it{told}")
 
 
+_MAY_REPLACE = "may_replace_output"  # key of an unfinished run's environment
 _WAYS_OUT = "Name another output, or replace it with --overwrite"
 
 

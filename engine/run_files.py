@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from pairgrade.errors import InputError
 from pairgrade.judgments import read_judgments, suffix_format
@@ -52,6 +52,51 @@ def read_ranking(path: PathLike) -> Ranking:
     if not ranking:
         raise InputError(f"{path}: holds no lines; a run needs at least one")
     return ranking
+
+
+def checked_ranking(name: str, ranking: Ranking) -> Ranking:
+    """Return the queries that have documents; InputError for ids that do not fit, and scores that are not finite."""
+    check_ids(name, ranking)
+    for query_id, documents in ranking.items():
+        for doc_id, score in documents.items():
+            if not _is_finite(score):
+                raise InputError(
+                    f"{name}: the score of document {shown(doc_id)} of query {shown(query_id)} is {shown(str(score))}; "
+                    "it must be a finite number"
+                )
+    return {query_id: documents for query_id, documents in ranking.items() if documents}
+
+
+def check_ids(name: str, table: Mapping[str, Any]) -> None:
+    """Raise InputError for an id that ends trec_eval's process, or that it reads as another."""
+    for query_id, documents in table.items():
+        if fault := _fault(query_id):
+            raise InputError(f"{name}: the query id {shown(str(query_id))} {fault}")
+        if not isinstance(documents, Mapping):
+            raise InputError(
+                f"{name}: query {shown(query_id)} has {type(documents).__name__}; give it a dict of document ids and "
+                "their values"
+            )
+        for doc_id in documents:
+            if fault := _fault(doc_id):
+                raise InputError(f"{name}: the document id {shown(str(doc_id))} of query {shown(query_id)} {fault}")
+
+
+def _fault(value: object) -> str | None:
+    if not isinstance(value, str):
+        return f"is {type(value).__name__}; it must be a str"
+    if not value:
+        return "is empty; give each query and document a name"
+    if "\0" in value or (not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value)):
+        return "holds a NUL or a lone surrogate, which trec_eval cannot read; rename it"
+    return None
+
+
+def _is_finite(score: Any) -> bool:
+    try:
+        return math.isfinite(score)
+    except (TypeError, OverflowError):  # no number, or an integer beyond all floats
+        return False
 
 
 def ordered(documents: dict[str, float]) -> list[tuple[str, float]]:

@@ -26,6 +26,7 @@ class PoliteStop:
     def __init__(self) -> None:
         self._shielded = False
         self._pending: int | None = None
+        self._heard: list[signal.Signals] = []
 
     @property
     def heard(self) -> bool:
@@ -48,8 +49,8 @@ class PoliteStop:
             yield  # only the main thread may install handlers; elsewhere the caller's stay
             return
         numbers = (signal.SIGINT, signal.SIGTERM)
-        heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]  # nohup stays nohup
-        old = {number: signal.signal(number, self._handle) for number in heard}
+        self._heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]  # nohup stays nohup
+        old = {number: signal.signal(number, self._handle) for number in self._heard}
         try:
             yield
         finally:
@@ -68,7 +69,8 @@ class PoliteStop:
             raise StopRequested(self._pending)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)
+        for heard in self._heard:
+            signal.signal(heard, signal.SIG_DFL)
         self._pending = number
         if not self._shielded:
             raise StopRequested(number)

@@ -182,8 +182,11 @@ class WorkerBackend:
                 self._worker = WorkerProcess(self._job, self._start_seconds)
             except WorkerDiedError as death:
                 self._died(f"{death} while it loaded the model again")
-        if self._worker.facts != self._facts:
-            raise ModelError(f"{self._job['model']} is not the same model any more: the file was changed under the run")
+        if _apart_from_threads(self._worker.facts) != _apart_from_threads(self._facts):
+            raise ModelError(
+                f"{self._job['model']} is not the same model any more: the file was changed under the run, or it runs "
+                "on so many cores, now others, that they decide the result (--threads holds them)"
+            )
         return self._worker
 
     def _died(self, how: str) -> None:
@@ -206,6 +209,11 @@ class WorkerBackend:
     def _count(self, header: dict[str, Any]) -> None:
         for name, value in header["counters"].items():
             setattr(self.counters, name, getattr(self._before, name) + value)
+
+
+def _apart_from_threads(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return what tells a model: how many cores a process may use can change while it runs."""
+    return {name: value for name, value in facts.items() if name != "threads"}
 
 
 def _checked(header: dict[str, Any], arrays: list[Any], rows: int, labels: int) -> Scores:

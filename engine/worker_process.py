@@ -18,6 +18,7 @@ import numpy as np
 
 from pairgrade import errors
 from pairgrade import worker_frames as frames
+from pairgrade.backend import segments_in_common
 from pairgrade.errors import ModelError, PairgradeError
 from pairgrade.tokenizer import Ids
 
@@ -94,9 +95,7 @@ class WorkerProcess:
         WorkerDiedError where it dies on that; ModelError where it cannot.
         """
         names = [segment.tobytes() for segment in prefix]
-        kept = 0
-        while kept < min(len(names), len(self._sent)) and names[kept] == self._sent[kept]:
-            kept += 1
+        kept = segments_in_common(names, self._sent)
         segments, lengths = [len(segment) for segment in prefix[kept:]], [len(suffix) for suffix in suffixes]
         header = {"kept": kept, "segments": segments, "suffixes": lengths}
         self.busy = True

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pairgrade.advisories import refuse_known_bad
-from pairgrade.errors import MissingExtraError, ModelError, PairgradeError
+from pairgrade.errors import ModelError, PairgradeError
+from pairgrade.extras import unusable
 from pairgrade.folder_check import check_folder
 
 
@@ -23,7 +24,7 @@ def load_causal(folder: Path, **settings: Any) -> Any:
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM
     except ImportError as error:
-        raise MissingExtraError("running a transformers folder", error.name or "transformers", "train") from None
+        raise unusable(error, "running a transformers folder", "torch", "transformers", extra="train") from None
     refuse_known_bad("torch", "transformers")
     check_folder(folder)
     settings = {"dtype": torch.float32} | settings | {"local_files_only": True, "trust_remote_code": False}

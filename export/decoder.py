@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pairgrade.errors import MissingExtraError, ModelError, PairgradeError
+from pairgrade.errors import ModelError, PairgradeError
+from pairgrade.extras import unusable
 
 FAMILIES = {
     "LlamaForCausalLM": "llama",
@@ -200,6 +201,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{folder} has no config.json; give the folder that save_pretrained wrote") from None
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{folder}/config.json: not JSON ({error})") from None
+    except OSError as error:
+        raise ModelError(f"{folder}/config.json cannot be read: {error.strerror or error}") from None
     if not isinstance(table, dict):
         raise ModelError(f"{folder}/config.json: not a JSON object")
     return table
@@ -211,7 +214,7 @@ def _standard_config(folder: Path) -> tuple[Any, Any]:
         from optimum.utils.normalized_config import NormalizedTextConfigWithGQA
         from transformers import AutoConfig
     except ImportError as error:
-        raise MissingExtraError("exporting a model", error.name or "transformers", "train") from None
+        raise unusable(error, "exporting a model", "optimum", "transformers", extra="train") from None
     try:
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         return config, NormalizedTextConfigWithGQA(config)

@@ -26,6 +26,7 @@ from pairgrade.export.provenance import Origin, read_origin, shared_pairs
 from pairgrade.export.quantize import QUANTS, Importance, Quant, quantize
 from pairgrade.export.torch_backend import TorchBackend, TorchOptions
 from pairgrade.export.verify import STRINGS, Floor, Verification, compare, floor_of, open_model
+from pairgrade.folder_check import check_folder
 from pairgrade.progress import Progress
 
 _log = logging.getLogger(__name__)
@@ -95,6 +96,8 @@ def export_gguf(folder: Path, out: Path, options: GgufOptions, progress: Progres
     """
     progress = progress or Progress()
     with new_folder(out) as work:
+        if folder.is_dir():  # else there is a better message
+            check_folder(folder)
         progress.phase("writing")
         origin = read_origin(folder)
         _warn_of_the_old_grid(origin, options.quants)

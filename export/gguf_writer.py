@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from pairgrade.errors import MissingExtraError, StorageError
+from pairgrade.errors import StorageError
 from pairgrade.export.decoder import Decoder, not_exported, read_decoder
 from pairgrade.export.gguf_tensors import tensors
 from pairgrade.export.gguf_tokenizer import Vocabulary, read_vocabulary
 from pairgrade.export.weights import TensorSource, Weights
+from pairgrade.extras import unusable
 
 
 def write_gguf(folder: Path, path: Path, name: str | None = None, weights: TensorSource | None = None) -> None:
@@ -31,8 +32,8 @@ def write_gguf(folder: Path, path: Path, name: str | None = None, weights: Tenso
     sizes = [4 * int(np.prod(tensor.shape)) for tensor in plan]  # bytes of float32
     try:
         from gguf import GGUFWriter
-    except ImportError:
-        raise MissingExtraError("writing a GGUF file", "gguf", "train") from None
+    except ImportError as error:
+        raise unusable(error, "writing a GGUF file", "gguf", extra="train") from None
     writer = GGUFWriter(path, decoder.family)
     try:
         writer.add_name(name or folder.resolve().name)

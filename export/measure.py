@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pairgrade.backend import Backend
-from pairgrade.errors import InputError, ModelError, NonFiniteError
+from pairgrade.errors import ModelError, NonFiniteError
 from pairgrade.export.hostile_strings import hostile_strings
 from pairgrade.folder_tokenizer import FolderTokenizer
 from pairgrade.llama_model import LlamaTokenizer
 from pairgrade.plan import PlanOptions, plan
 from pairgrade.progress import Progress
-from pairgrade.prompt import Prompt, PromptBuilder, detect_chat_format
+from pairgrade.prompt import Prompt, PromptBuilder, chat_in_force, fitting_prompts
 from pairgrade.records import Pair
 from pairgrade.rubric import Rubric
 from pairgrade.tokenizer import Tokenizer
@@ -72,15 +71,9 @@ def measure(name: str, backend: Backend, task: Task, progress: Progress | None =
 
 def prompts_of(backend: Backend, task: Task) -> tuple[PromptBuilder, dict[int, Prompt]]:
     """Build the prompts of a task's pairs, by their places; pairs whose query is too long have none."""
-    chat = task.chat
-    if chat == "auto":
-        chat = detect_chat_format(backend.tokenizer, backend.is_chat_model)
+    chat = chat_in_force(task.chat, backend.tokenizer, backend.is_chat_model)
     builder = PromptBuilder(task.rubric, backend.tokenizer, backend.context, chat)
-    prompts: dict[int, Prompt] = {}
-    for place, pair in enumerate(task.pairs):
-        with contextlib.suppress(InputError):
-            prompts[place] = builder.build(pair)
-    return builder, prompts
+    return builder, fitting_prompts(builder, task.pairs)
 
 
 def texts_for(tokenizer: Tokenizer, count: int) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +32,7 @@ from pairgrade.folder_tokenizer import FolderTokenizer, has_chat_template
 from pairgrade.onnx_manifest import DOCUMENTS, EMBEDDING, HEAD, PREFIX, PROBE, WEIGHTS, OnnxManifest
 from pairgrade.onnx_probe import probe_model
 from pairgrade.onnx_table import TokenTable, save_table
-from pairgrade.prompt import Prompt, PromptBuilder, detect_chat_format
+from pairgrade.prompt import Prompt, PromptBuilder, chat_in_force, fitting_prompts
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json")
 _CONTEXT = 2048  # of the calibration, where none is given
@@ -103,6 +102,7 @@ def _ranges(work: Path, source: Path, settings: OnnxSettings, decoder: Decoder, 
     observed = ObservedLinear()
     _write_graphs(folder, decoder, weights, settings.how, (observed, observed))
     embedding = TokenTable(work / EMBEDDING, decoder.vocabulary, decoder.hidden)
+    assert settings.calibration  # the settings see to it
     prompts = _prompts(source, settings.calibration, settings.context or min(_CONTEXT, decoder.context))
     with_prefix = settings.how.prefix == "same"
     ranges = calibrate(folder, embedding, prompts, with_prefix=with_prefix, threads=settings.threads)
@@ -110,21 +110,12 @@ def _ranges(work: Path, source: Path, settings: OnnxSettings, decoder: Decoder, 
     return ranges
 
 
-def _prompts(source: Path, task: Task | None, context: int) -> list[Prompt]:
-    if task is None:
-        return []
+def _prompts(source: Path, task: Task, context: int) -> list[Prompt]:
     tokenizer = FolderTokenizer(source)
-    chat = task.chat
-    if chat == "auto":
-        chat = detect_chat_format(tokenizer, has_chat_template(source))
+    chat = chat_in_force(task.chat, tokenizer, has_chat_template(source))
     builder = PromptBuilder(task.rubric, tokenizer, context, chat)
-    found = []
-    for pair in task.pairs:
-        with suppress(InputError):  # a query that does not fit
-            found.append(builder.build(pair))
-    if not found:
-        raise InputError(f"none of {len(task.pairs):,} calibration pairs fits the context of {context} tokens")
-    return found
+    needed = f"calibration pairs fits the context of {context:,} tokens"
+    return list(fitting_prompts(builder, task.pairs, needed).values())
 
 
 def _write_graphs(

@@ -31,6 +31,7 @@ class Origin:
         return {
             "source": {"name": self.folder.resolve().name, "sha256": folder_digest(self.folder)},
             "base": self.manifest.get("base"),
+            "base_source": self.manifest.get("base_source"),
             "adapter": self.manifest.get("adapter"),
             "data": identity.get("input") if isinstance(identity, dict) else None,  # what the adapter was trained on
             "validation": self.manifest.get("validation"),  # of the adapter beside its base
@@ -51,8 +52,8 @@ class Origin:
     @property
     def name(self) -> str:
         """The folder's name, and that of its base."""
-        base = self.manifest.get("base")
-        return f"`{self.folder.resolve().name}`" + (f" (base: {Path(str(base)).name})" if base else "")
+        base = base_name(self.manifest)
+        return f"`{self.folder.resolve().name}`" + (f" (base: {base})" if base else "")
 
     def history(self) -> list[str]:
         """Return the lines of a model card that tell of the training, if there was one."""
@@ -70,24 +71,41 @@ class Origin:
 
 def history(manifest: dict[str, Any], trained: TrainedPrompt | None) -> list[str]:
     """Return lines of a model card: base, adapter, data, rubric and figures of a training; none without one."""
-    identity, adapter, found, merged = (manifest.get(k) or {} for k in ("identity", "adapter", "validation", "merge"))
-    rows: list[tuple[str, object]] = []
-    if isinstance(adapter, dict) and isinstance(identity, dict):
-        rows = [
-            ("adapter", adapter.get("name")),
-            ("its base", Path(str(manifest.get("base"))).name),
-            ("sha256 of the graded pairs that it was trained on", identity.get("input")),
-        ]
+    identity, adapter, found, merged = (_table(manifest, k) for k in ("identity", "adapter", "validation", "merge"))
+    rows: list[tuple[str, object]] = [
+        ("adapter", adapter.get("name")),
+        ("its base", base_name(manifest)),
+        ("sha256 of the base's GGUF", _table(manifest, "base_source").get("sha256")),
+        ("sha256 of the graded pairs that it was trained on", identity.get("input")),
+    ]
     if trained:
         name = f"`{trained.rubric.name}`, " if trained.rubric else ""
         rows.append(("rubric", f"{name}sha256 {trained.digest}"))
-    if isinstance(found, dict):
-        names = (("quadratic kappa", "kappa"), ("Kendall's tau-b", "tau"))
-        rows += [(f"{words}, the training's validation pairs", _figure(found.get(name))) for words, name in names]
-    if isinstance(merged, dict):
-        rows.append(("merged and adapter-on logits differ by", _figure(merged.get("difference"))))
+    names = (("quadratic kappa", "kappa"), ("Kendall's tau-b", "tau"))
+    rows += [(f"{words}, the training's validation pairs", _figure(found.get(name))) for words, name in names]
+    rows.append(("merged and adapter-on logits differ by", _figure(merged.get("difference"))))
     told = [f"| {words} | {value} |" for words, value in rows if value]
     return ["| | |", "|---|---|", *told, ""] if told else []
+
+
+def base_name(manifest: dict[str, Any]) -> str | None:
+    """Return the name of the base as it was given, with its GGUF's or its revision; None where there is no base.
+
+    Older manifests do not tell what was given; there it is the folder's name.
+    """
+    base, source = manifest.get("base"), _table(manifest, "base_source")
+    if not base:
+        return None
+    name = str(source.get("given") or base)
+    if not name.startswith(("hf:", "pkg:")):
+        name = Path(name).name
+    exactly = str(source.get("gguf") or source.get("revision") or "")
+    return name if exactly in name else f"{name} ({exactly})"
+
+
+def _table(manifest: dict[str, Any], key: str) -> dict[str, Any]:
+    found = manifest.get(key)
+    return found if isinstance(found, dict) else {}
 
 
 def _figure(value: object) -> str | None:

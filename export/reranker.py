@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from pairgrade.advisories import refuse_known_bad
-from pairgrade.errors import MissingExtraError, ModelError
+from pairgrade.errors import ModelError
 from pairgrade.export.first_token import read_first_token_only
 from pairgrade.export.onnx_constants import transpose_constants
 from pairgrade.export.reranker_int8 import write_int8
+from pairgrade.extras import unusable
 from pairgrade.pair_encoder import Row
 from pairgrade.reranker import Reranker, Scores, open_graph
 from pairgrade.reranker_manifest import MODELS
@@ -124,8 +125,8 @@ def _exporter() -> Any:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         try:
             __import__(package)
-        except ImportError:
-            raise MissingExtraError("exporting a re-ranker", package, "rerank") from None
+        except ImportError as error:
+            raise unusable(error, "exporting a re-ranker", package, extra="rerank") from None
     refuse_known_bad("onnx", "torch")
     import torch
 

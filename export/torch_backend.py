@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from pairgrade.backend import Counters, Scores
+from pairgrade.backend import Counters, Scores, require_fit, segments_in_common
 from pairgrade.environment import package_version
-from pairgrade.errors import InputError, ModelError
+from pairgrade.errors import InputError
 from pairgrade.export.causal_model import load_causal
 from pairgrade.export.head import Head, require_known_head
 from pairgrade.export.shared_prefix import require_shared_prefix
@@ -57,10 +57,10 @@ class TorchBackend:
     def __init__(self, folder: Path, options: TorchOptions | None = None) -> None:
         options = options or TorchOptions()
         self.folder = folder
+        self.counters = Counters()
+        self.model = load_folder(folder, options.threads)  # which compares the sha256 of all files first
         self.tokenizer = FolderTokenizer(folder)
         self.is_chat_model = has_chat_template(folder)
-        self.counters = Counters()
-        self.model = load_folder(folder, options.threads)
         self.threads = options.threads or usable_cores()
         require_shared_prefix(self.model, folder)
         require_known_head(self.model, folder)
@@ -79,9 +79,7 @@ class TorchBackend:
         import torch
 
         length = sum(map(len, prefix))
-        longest = max(map(len, suffixes), default=0)
-        if length + longest > self.context:
-            raise ModelError(f"a prompt of {length + longest} tokens does not fit the context of {self.context}")
+        require_fit(self.context, length, suffixes)
         logits = np.empty((len(suffixes), len(labels)), np.float32)
         totals = np.empty(len(suffixes), np.float64)
         start = time.perf_counter()
@@ -103,9 +101,7 @@ class TorchBackend:
 
     def _hold(self, prefix: Sequence[Ids]) -> list[tuple[Any, Any]]:
         """Compute the segments of the prefix that are not kept, each as a pass of its own."""
-        kept = 0
-        while kept < min(len(prefix), len(self._held)) and prefix[kept].tobytes() == self._held[kept].segment:
-            kept += 1
+        kept = segments_in_common((part.tobytes() for part in prefix), (held.segment for held in self._held))
         del self._held[kept:]
         self.counters.reused += self._held[-1].length if self._held else 0
         for segment in prefix[kept:]:

@@ -17,10 +17,10 @@ import numpy.typing as npt
 
 from pairgrade.errors import ModelError
 from pairgrade.export.decoder import Decoder, not_exported
+from pairgrade.safetensors_check import MAX_HEADER
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
-_HEADER_LIMIT = 100 * 2**20  # bytes, as in the reference implementation
 _STORED = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
@@ -161,8 +161,11 @@ def _header(path: Path) -> dict[str, _Place]:
         size = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= min(size - 8, _HEADER_LIMIT):
-                raise ModelError(f"{path}: not a safetensors file, or cut off (a header of {length:,} bytes)")
+            if not 2 <= length <= min(size - 8, MAX_HEADER):
+                raise ModelError(
+                    f"{path}: not a safetensors file, or cut off (a header of {length:,} bytes; {MAX_HEADER:,} are the "
+                    "most)"
+                )
             table = _parse(path, file.read(length))
     except FileNotFoundError:
         raise ModelError(f"{path} is missing, though the folder's index names it") from None

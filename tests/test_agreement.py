@@ -63,6 +63,12 @@ def test_every_value_equals_that_of_the_weights_behind_the_intervals(data: Data,
         assert value == pytest.approx(weighted[name][0], abs=1e-12, rel=0), name
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_probabilities_are_finite(bad: float) -> None:
+    with pytest.raises(InputError, match="a probability is infinite or not a number; probabilities must be finite"):
+        agreement(["q", "q"], [0, 1], [0, 1], probabilities=[[0.5, 0.5], [bad, 0.5]], grades=(0, 1), options=FEW)
+
+
 def test_per_query_values_and_their_means(data: Data) -> None:
     queries, human, predicted, scores = data
     report = agreement(*data, options=FEW)

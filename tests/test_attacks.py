@@ -152,3 +152,47 @@ def test_the_command(tmp_path: Path) -> None:
     both = CliRunner().invoke(command, [*arguments, "--irrelevant", "2"])
     assert "up to 2 count as irrelevant and those from 2 on" in str(both.exception)
     assert "left out: 1 of as it is, 1 of claim" in left_out.stderr
+
+
+def test_an_earlier_report_is_compared_with(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "pairs.jsonl", make_pairs(6, 8))
+    arguments = [str(path), "--model", "fake:", "--sample", "5", "--attacks", "claim,query-alone", "--json"]
+    before = tmp_path / "before.json"
+    before.write_text(CliRunner().invoke(command, arguments).stdout)
+    against = [*arguments, "--against", str(before)]
+    same = CliRunner().invoke(command, against)
+    assert same.exit_code == 0, same.output
+    assert json.loads(same.stdout)["risen"] == []
+    table = json.loads(before.read_text())
+    claim = next(row for row in table["results"] if row["name"] == "claim")
+    now, claim["rate"] = claim["rate"], claim["rate"] - 0.1
+    assert now > 0.1
+    before.write_text(json.dumps(table))
+    worse = CliRunner().invoke(command, against)
+    assert worse.exit_code == 1
+    assert json.loads(worse.stdout)["risen"] == [{"name": "claim", "before": pytest.approx(now - 0.1), "after": now}]
+    assert f"claim: {now - 0.1:.1%} in {before}, now {now:.1%}" in worse.stderr
+    assert CliRunner().invoke(command, [*against, "--max-rise", "0.1"]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"rubric": "binary"}, "not comparable: its rubric 'binary', here trec"),
+        ({"threshold": 3}, "its threshold '3', here 2"),
+        ({"results": []}, "is no report of"),
+        ({"results": [{"name": "as it is", "rate": 2, "pairs": 5, "unfit": 0}]}, "a rate is no share"),
+        ({"results": [{"name": "as it is", "rate": 0.5, "pairs": 4, "unfit": 0}]}, "its pairs '4', here 5"),
+        ({"results": [{"name": "as it is", "rate": 0.5, "pairs": 4, "unfit": 1}]}, "has no 'claim'"),
+    ],
+)
+def test_what_is_not_comparable_is_told_before_the_work(
+    change: dict[str, object], match: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_jsonl(tmp_path / "pairs.jsonl", make_pairs(6, 8))
+    results = [{"name": name, "rate": 0.5, "pairs": 5, "unfit": 0} for name in ("as it is", "claim")]
+    (tmp_path / "before.json").write_text(json.dumps({"rubric": "trec", "threshold": 2, "results": results} | change))
+    arguments = [str(path), "--model", "fake:", "--sample", "5", "--attacks", "claim"]
+    monkeypatch.setattr("pairgrade.cli.attack.attack", lambda *_: pytest.fail("it was labelled"))
+    with pytest.raises(InputError, match=match):
+        CliRunner().invoke(command, [*arguments, "--against", str(tmp_path / "before.json")], catch_exceptions=False)

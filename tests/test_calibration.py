@@ -59,6 +59,29 @@ def test_a_cut_point_belongs_to_the_grade_above_and_equal_ones_leave_grades_out(
     assert {skipping.apply((1 - p, 0.0, p), (0, 1, 2))[0] for p in (0.0, 0.3, 0.5, 0.8, 1.0)} == {0, 2}
 
 
+@pytest.mark.parametrize("grades", [list(GRADES), np.array(GRADES), tuple(map(np.int8, GRADES))])
+def test_grades_are_whole_numbers_of_any_sequence(grades: Any, tmp_path: Path) -> None:
+    calibration = replace(CUTS, grades=grades)
+    assert calibration == CUTS
+    calibration.require(GRADES)
+    calibration.save(tmp_path / "c.json")
+    assert Calibration.load(tmp_path / "c.json") == CUTS
+    assert type(calibration.apply((0.1, 0.2, 0.3, 0.4), tuple(grades))[0]) is int
+
+
+@pytest.mark.parametrize("grades", [(0, 1, 2, 3.0), (0, 1, 2, None), "0123", 4])
+def test_grades_that_are_no_integers_are_refused(grades: Any) -> None:
+    with pytest.raises(InputError, match=r"the grades are .*; they must be integers"):
+        replace(CUTS, grades=grades)
+
+
+@pytest.mark.parametrize("calibration", [CUTS, SCALING])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_probabilities_are_finite(calibration: Calibration, bad: float) -> None:
+    with pytest.raises(InputError, match=r"the probabilities are \[0\.5, .*, 0\.0, 0\.5\]; they must be finite"):
+        calibration.apply((0.5, bad, 0.0, 0.5), GRADES)
+
+
 def test_ties_go_to_the_lower_grade() -> None:
     assert Calibration((0, 1), Scaling(3.0, (1.0, 1.0))).apply((0.5, 0.5), (0, 1)) == (0, (0.5, 0.5), 0.5)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations_with_replacement
+from typing import Any
 
 import numpy as np
 import pytest
@@ -181,6 +182,26 @@ def test_grades_that_the_rubric_lacks_are_refused_and_both_named(method: str) ->
         fit(method, np.full((3, 4), 0.25), np.array([1, 2]), GRADES)
     with pytest.raises(InputError, match="no method 'magic' of calibration; there are cuts, scaling"):
         fit("magic", np.full((3, 4), 0.25), np.array([1, 2, 2]), GRADES)
+
+
+@pytest.mark.parametrize("method", ["cuts", "scaling"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_probabilities_that_are_not_finite_are_refused(method: str, bad: float) -> None:
+    queries, human, probabilities = sample(24)
+    probabilities[7, 2] = bad
+    with pytest.raises(InputError, match="a probability is infinite or not a number; probabilities must be finite"):
+        fit(method, probabilities, human, GRADES)
+    with pytest.raises(InputError, match="must be finite"):
+        cross_fitted(method, queries, human, human, probabilities, GRADES)
+
+
+@pytest.mark.parametrize("method", ["cuts", "scaling"])
+@pytest.mark.parametrize("grades", [list(GRADES), np.array(GRADES)])
+def test_a_fit_to_grades_of_any_sequence_is_for_these_grades(method: str, grades: Any) -> None:
+    _, human, probabilities = sample(24)
+    found = fit(method, probabilities, human, grades)
+    found.require(GRADES)
+    assert found == fit(method, probabilities, human, GRADES)
 
 
 @pytest.mark.parametrize("method", ["cuts", "scaling"])

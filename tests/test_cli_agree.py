@@ -181,6 +181,18 @@ def test_pictures(files: tuple[Path, Path], tmp_path: Path, suffix: str, start: 
     assert b"CreationDate" not in first
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_picture_is_drawn_though_nobody_reads_the_tables(files: tuple[Path, Path], tmp_path: Path) -> None:
+    out, qrels = files
+    arguments = [str(out), "--qrels", str(qrels), "--picture", str(tmp_path / "p.svg"), "--resamples", "0"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "pairgrade.cli", "agree", *arguments], stdout=full, stderr=subprocess.PIPE
+        )
+    assert done.returncode != 0
+    assert (tmp_path / "p.svg").stat().st_size > 1000
+
+
 def test_the_picture_shows_counts_shares_and_kappas() -> None:
     from matplotlib.figure import Figure
 

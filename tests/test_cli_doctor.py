@@ -34,12 +34,17 @@ def test_doctor_for_people_and_machines() -> None:
         "no_such_wing",
         "llama-cpp",
         "[onnx]",  # no markup
+        "versions that are refused",
+        "before 2.10.0: CVE-2025-32434, CVE-2026-24747",
+        "ceiling │ not measured; --measure does",
+        "NVIDIA GPUs",
     ):
         assert expected in text
     found = json.loads(CliRunner().invoke(cli, ["doctor", "--json"]).output)
     assert [v["works"] for v in found["verdicts"]] == [True, False]
     assert found["advisories"] == []
     assert found["ceilings"] == {}
+    assert found["refused_before"]["torch"] == "2.10.0"
 
 
 @pytest.mark.parametrize(("product", "shown"), [

@@ -48,6 +48,15 @@ def test_json_is_one_object_with_the_figures(pairs: Path, tmp_path: Path) -> Non
     assert summary["effort"]["pairs_per_second"] > 0
 
 
+@pytest.mark.parametrize("grade", ["2.33", "E", "1"])
+def test_a_grade_that_is_none_of_ours_is_no_hindrance(tmp_path: Path, grade: str) -> None:
+    table = tmp_path / "pairs.csv"
+    table.write_text(f"query_id,doc_id,query,document,grade\n1,a,boil an egg,some text,{grade}\n", encoding="utf-8")
+    done = pairgrade("label", table, "--model", "fake:", "--out", tmp_path / "out.jsonl")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [judgment.doc_id for judgment in read_judgments(tmp_path / "out.jsonl")] == ["a"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

@@ -14,6 +14,7 @@ import pytest
 
 import tiny_models
 from pairgrade import ModelError
+from pairgrade.folder_tokenizer import FolderTokenizer
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("optimum")
@@ -155,6 +156,13 @@ def test_folders_without_a_config(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(ModelError, match="not a JSON object"):
         read_decoder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_a_file_that_cannot_be_read_is_told(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(ModelError, match=rf"{name} cannot be read: Is a directory"):
+        read_decoder(tmp_path) if name == "config.json" else FolderTokenizer(tmp_path)
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:

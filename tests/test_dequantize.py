@@ -21,7 +21,7 @@ from pairgrade.export.gguf_writer import write_gguf  # noqa: E402
 from pairgrade.export.quantize import QUANTS, quantize  # noqa: E402
 from pairgrade.export.torch_backend import load_folder  # noqa: E402
 from pairgrade.train import gguf_rope  # noqa: E402
-from pairgrade.train.dequantize import dequantize  # noqa: E402
+from pairgrade.train.dequantize import base_source, dequantize  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
 
@@ -111,21 +111,34 @@ def test_a_quantized_file_is_near_enough(quant: str, tmp_path: Path, tiny_folder
     assert (dequantize(tmp_path / "model.gguf", tmp_path / "folder") / "model.safetensors").is_file()
 
 
+def test_what_is_told_of_a_base_that_is_no_gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    nothing = {"given": None, "gguf": None, "sha256": None, "revision": None}
+    assert base_source(Path()) == nothing
+    assert base_source(Path(), ".") == nothing | {"given": str(tmp_path)}
+    hub = {"given": "hf:org/tiny@v1", "revision": "7ae5"}
+    assert base_source(tmp_path / "snapshots" / "7ae5", "hf:org/tiny@v1") == nothing | hub
+
+
 def test_a_folder_that_was_made_without_the_scaling_is_not_taken_again(
     tmp_path: Path, tiny_folder: Callable[[str], Path]
 ) -> None:
     write_gguf(tiny_folder("llama"), tmp_path / "model.gguf")
     folder = dequantize(tmp_path / "model.gguf", tmp_path / "folder")
     assert dequantize(tmp_path / "model.gguf", folder) == folder
-    mark = json.loads((folder / "dequantized.json").read_text())
+    whole = (folder / "dequantized.json").read_text()
+    mark = json.loads(whole)
     assert mark.pop("compared")
     (folder / "dequantized.json").write_text(json.dumps(mark))
+    sound = (folder / "config.json").read_text()
+    without = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
+    (folder / "config.json").write_text(json.dumps(json.loads(sound) | without))
+    for _ in range(2):
+        with pytest.raises(ModelError, match="a setting of the model is lost on the way"):
+            dequantize(tmp_path / "model.gguf", folder)
+    (folder / "config.json").write_text(sound)
     assert dequantize(tmp_path / "model.gguf", folder) == folder
-    config = json.loads((folder / "config.json").read_text())
-    config["rope_parameters"] = {"rope_type": "default", "rope_theta": 10000.0}
-    (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match="a setting of the model is lost on the way"):
-        dequantize(tmp_path / "model.gguf", folder)
+    assert (folder / "dequantized.json").read_text() == whole  # so that it is compared once
     for damaged in ("{", "[1]", "[" * 5000):
         (folder / "dequantized.json").write_text(damaged)
         with pytest.raises(ModelError, match="exists and was not made from"):

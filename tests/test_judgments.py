@@ -164,6 +164,8 @@ def test_the_suffix_names_the_format_unless_it_is_given(tmp_path: Path) -> None:
     ("change", "reason"),
     [
         ({"query_id": ""}, "query_id is empty"),
+        ({"query_id": 5}, "query_id is int; it must be a str"),
+        ({"doc_id": b"d"}, "doc_id is bytes; it must be a str"),
         ({"doc_id": "a\ud800"}, "half of a surrogate pair"),
         ({"grade": 3}, "grade is 3; allowed are 0, 1, 2"),
         ({"probabilities": (0.5, 0.5)}, "2 probabilities for 3 grades"),
@@ -174,6 +176,9 @@ def test_the_suffix_names_the_format_unless_it_is_given(tmp_path: Path) -> None:
         ({"label_mass": float("nan")}, "label_mass is nan"),
         ({"cut_tokens": -1}, "cut_tokens is -1"),
         ({"cut_tokens": 2**63}, "63 bits"),
+        ({"cut_tokens": 1.5}, "cannot be interpreted as an integer"),
+        ({"probabilities": None}, "NoneType"),
+        ({"expected_grade": 10**400}, "too large"),
     ],
 )
 def test_a_judgment_that_does_not_fit_is_never_written(tmp_path: Path, change: dict[str, Any], reason: str) -> None:

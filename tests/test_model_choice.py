@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 pytest.importorskip("torch")
 pytest.importorskip("gguf")
@@ -19,6 +22,7 @@ from pairgrade.bench.benchmark import BenchOptions, bench
 from pairgrade.bench.estimate import EstimateOptions, estimate
 from pairgrade.bench.matrix import Data, Matrix, Rounds
 from pairgrade.cli import options
+from pairgrade.cli.attack import command as attack
 from pairgrade.cli.label import command
 from pairgrade.export.gguf_writer import write_gguf
 from pairgrade.export.quantize import QUANTS, quantize
@@ -161,6 +165,18 @@ def test_whatever_opens_a_model_takes_a_folder_of_several_and_logs_why(
             assert of_folder.identity() == named.identity()
             assert list(of_folder.label(pairs)) == list(named.label(pairs))
     assert len(caplog.messages) == 1  # with one model there is nothing to tell
+
+
+def test_an_attack_names_the_chosen_one(folder: Path, tmp_path: Path) -> None:
+    pairs = [replace(pair, grade=0) for pair in make_pairs(2, 2)]
+    arguments = [str(write_jsonl(tmp_path / "pairs.jsonl", pairs)), "--model", str(folder), "--attacks", "claim"]
+    found = CliRunner().invoke(attack, [*arguments, "--in-process", "--json"])
+    assert json.loads(found.stdout)["model"] == choose_model(str(folder)).model
+
+
+def test_a_model_without_a_name_is_none() -> None:
+    with pytest.raises(ModelError, match="the model's name is empty"):
+        Annotator.open("")
 
 
 def test_the_experiment_labels_with_the_chosen_one(folder: Path, tmp_path: Path) -> None:

@@ -53,7 +53,9 @@ def test_where_it_comes_from_and_how_it_compared(tiny_folder: Callable[[str], Pa
 
 def test_both_files_are_listed_with_their_digests(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     out = export(tiny_folder("qwen3"), tmp_path / "out")
-    assert "It was not compared with the original." in (out / "README.md").read_text()
+    card = (out / "README.md").read_text()
+    assert "It was not compared with the original." in card
+    assert "its base" not in card  # it was not trained
     assert json.loads((out / "provenance.json").read_text())["verification"] is None
     manifest = read_manifest(out)
     assert {*manifest.files, "manifest.json"} == {path.name for path in out.iterdir()}

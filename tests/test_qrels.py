@@ -6,8 +6,10 @@ import gzip
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import ir_measures
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -96,6 +98,47 @@ def test_an_id_that_a_line_cannot_hold_is_refused_and_nothing_written(tmp_path: 
         with pytest.raises(InputError, match=r"the id .* rename it"):
             write(tmp_path / "out", [("q", "d", 1), (*pair, 1)])
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("bad", [None, 5, b"d"])
+@pytest.mark.parametrize("place", [0, 1])
+def test_an_id_is_a_str(tmp_path: Path, bad: Any, place: int) -> None:
+    pair = ["q", "d"]
+    pair[place] = bad
+    for write in (write_qrels, write_run):
+        with pytest.raises(InputError, match=r"the id .* is (NoneType|int|bytes); it must be a str"):
+            write(tmp_path / "out", [(*pair, 1)])
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("grade", [1.0, np.float64(1), float("nan"), None, "1"])
+def test_a_grade_that_is_no_integer_is_refused_and_nothing_written(tmp_path: Path, grade: Any) -> None:
+    with pytest.raises(InputError, match=r"out\.qrels: the grade of the pair 'q' 'b' is '.*'; it must be an integer"):
+        write_qrels(tmp_path / "out.qrels", [("q", "a", 1), ("q", "b", grade)])
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), np.float32("nan"), None, "high", 10**400])
+def test_a_score_that_is_not_finite_is_refused_and_nothing_written(tmp_path: Path, score: Any) -> None:
+    with pytest.raises(InputError, match=r"out\.run: the score of the pair 'q' 'b' is .*; it must be a finite number"):
+        write_run(tmp_path / "out.run", [("q", "a", 1.0), ("q", "b", score)])
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_pair_that_comes_twice_in_a_run_is_refused_and_nothing_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"out\.run: the pair 'q' 'a' comes twice; keep one"):
+        write_run(tmp_path / "out.run", [("q", "a", 1.0), ("r", "a", 1.0), ("q", "a", 1.0)])
+    assert os.listdir(tmp_path) == []
+
+
+def test_numbers_of_numpy_are_written_as_numbers(tmp_path: Path) -> None:
+    scores: list[Any] = [np.float32(0.5), np.int64(2), np.float64(0.1), 1, "0.25"]
+    write_run(tmp_path / "out.run", [("q", f"d{k}", score) for k, score in enumerate(scores)])
+    written = [line.split()[4] for line in (tmp_path / "out.run").read_text().splitlines()]
+    assert written == ["2.0", "1.0", "0.5", "0.25", "0.1"]
+    grades: list[Any] = [np.int8(2), np.uint64(0), True]
+    write_qrels(tmp_path / "out.qrels", [("q", f"d{k}", grade) for k, grade in enumerate(grades)])
+    assert [qrel.grade for qrel in read_qrels(tmp_path / "out.qrels")] == [2, 0, 1]
 
 
 def test_a_run_is_ranked_within_each_query(tmp_path: Path) -> None:

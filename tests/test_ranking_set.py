@@ -6,7 +6,9 @@ import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -101,6 +103,7 @@ def test_gzip_is_read_and_other_columns_are_told(tmp_path: Path) -> None:
         ({"query": " "}, "query is blank"),
         ({"document": ""}, "document and title are both blank"),
         ({"doc_id": "a b"}, "doc_id 'a b' holds white space"),
+        ({"score": 10**400}, r"score is '1000.*'; it must be a finite number"),
         ({"rank": 1.5}, r"rank is 1\.5; it must be a whole number"),
         ({"judged": "yes"}, "judged is 'yes'"),
         ({"probabilities": [0.5, 0.6]}, r"probabilities is \[0\.5, 0\.6\]"),
@@ -127,9 +130,49 @@ def test_what_cannot_be_a_set_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_row_that_does_not_fit_leaves_no_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"cannot write row 2: label is nan"):
+    with pytest.raises(InputError, match=r"cannot write row 2: label is 'nan'"):
         write_ranking_set(tmp_path / "set.jsonl", [ROWS[0], replace(ROWS[1], label=float("nan"))])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"query": 5}, "query is the number '5'; it must be a string"),
+        ({"title": "a\ud800"}, r"title holds a lone surrogate \(U\+D800\) at character 2"),
+        ({"source": b"x"}, "source is not valid UTF-8"),
+        ({"label": True}, "label is 'True'; it must be a finite number"),
+        ({"label": None}, "label is null"),
+        ({"label": np.float32("nan")}, "label is 'nan'"),
+        ({"score": float("inf")}, "score is 'inf'"),
+        ({"score": 10**400}, r"score is '1000.*'; it must be a finite number"),
+        ({"rank": "first"}, "rank is 'first'; it must be a finite number"),
+        ({"rank": 1.5}, r"rank is 1\.5; it must be a whole number"),
+        ({"judged": "yes"}, "judged is 'yes'"),
+        ({"judged_grade": 2**60}, "judged_grade is .*; it must be a whole number"),
+        ({"probabilities": (0.5, float("nan"))}, "probabilities is 'nan'"),
+        ({"probabilities": 0.5}, "probabilities is no list"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_what_would_not_be_read_is_not_written(
+    suffix: str, change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=rf"set\.{suffix}: cannot write row 2: {message}"):
+        write_ranking_set(tmp_path / f"set.{suffix}", [ROWS[0], replace(ROWS[1], **change)], relabelled=True)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_numbers_of_numpy_are_written_as_numbers(suffix: str, tmp_path: Path) -> None:
+    numbers: dict[str, Any] = {
+        "label": np.float32(0.5), "rank": np.int64(3), "score": np.float64(2.5), "judged": np.True_,
+        "original_label": np.int8(1), "judged_grade": np.uint8(2), "expected_grade": np.float16(1.5),
+        "probabilities": (np.float32(0.25), np.float32(0.75)),
+    }  # fmt: skip
+    path = tmp_path / f"set.{suffix}"
+    write_ranking_set(path, [replace(ROWS[0], **numbers)], relabelled=True)
+    assert list(read_ranking_set(path)) == [replace(ROWS[0], **numbers)]
 
 
 def test_rows_are_gathered_by_query(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,31 @@ def test_columns_have_any_name_and_others_are_ignored(tmp_path: Path, name: str)
     assert outcomes(source) == [Pair("id2", "id1", "query", "document", "title", 3)]
 
 
+@pytest.mark.parametrize("name", WRITERS)
+def test_without_a_grade_column_no_grade_is_read(tmp_path: Path, name: str) -> None:
+    WRITERS[name](tmp_path / name, PAIRS)
+    source = Source(str(tmp_path / name), columns=Columns(grade=None))
+    assert any(pair.grade is not None for pair in PAIRS)
+    assert outcomes(source) == [replace(pair, grade=None) for pair in PAIRS]
+
+
+def test_without_a_grade_column_no_grade_of_qrels_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.qrels").write_text("q 0 d 1\nq 0 e E\nq 0 f 2.33\n")
+    (tmp_path / "q.tsv").write_text("q\ta query\n")
+    (tmp_path / "d.tsv").write_text("".join(f"{name}\ttext\n" for name in "def"))
+    files = str(tmp_path / "a.qrels"), str(tmp_path / "q.tsv"), str(tmp_path / "d.tsv")
+    found = outcomes(Source(*files, columns=Columns(grade=None)))
+    assert found == [Pair("q", name, "a query", "text") for name in "def"]
+    assert sum(isinstance(row, Pair) for row in outcomes(Source(*files))) == 1
+
+
+def test_a_source_may_be_given_by_paths(tmp_path: Path) -> None:
+    WRITERS["c.csv"](tmp_path / "c.csv", PAIRS)
+    source = Source(tmp_path / "c.csv")  # type: ignore[arg-type]
+    assert source == Source(str(tmp_path / "c.csv"))
+    assert outcomes(source) == PAIRS
+
+
 def test_the_format_can_be_given(tmp_path: Path) -> None:
     for name, form in (("a.jsonl", "jsonl"), ("c.csv", "csv"), ("d.tsv", "tsv"), ("e.parquet", "parquet")):
         WRITERS[name](tmp_path / "input.txt", PAIRS)
@@ -160,8 +186,11 @@ def test_sources_that_make_no_sense_are_refused(options: dict[str, Any], match: 
 
 
 def test_a_column_needs_a_name() -> None:
-    with pytest.raises(InputError, match="the name of the query column is empty"):
-        Columns(query="")
+    for nothing in ("", None):
+        with pytest.raises(InputError, match="the name of the query column is empty"):
+            Columns(query=nothing)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="the name of the grade column is empty"):
+        Columns(grade="")
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.tsv", "a.parquet", "a.jsonl.gz"])

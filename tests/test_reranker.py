@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 
 from pairgrade import InputError, ModelError, Reranker
 from pairgrade.cli.rerank import command as rerank_command
-from pairgrade.pair_encoder import PairEncoder
+from pairgrade.pair_encoder import Ints, PairEncoder, Row
 from pairgrade.rerank_job import RerankJob, rerank
 from pairgrade.reranker import length_batches, open_graph
 from pairgrade.run_files import read_ranking
@@ -216,6 +217,22 @@ def test_a_query_without_text_keeps_its_order_and_examples_are_of_what_is_left_o
     assert [line.split()[2] for line in lines if line.startswith("q3 ")] == [f"q3-d{d}" for d in range(8)]
 
 
+@pytest.mark.parametrize("blank", ["", " \t"])
+def test_a_query_that_is_blank_keeps_its_order(
+    blank: str, folder: Path, texts: tuple[str, str, str], tmp_path: Path
+) -> None:
+    queries = [json.loads(line) for line in Path(texts[1]).read_text().splitlines()]
+    queries[3]["text"] = blank
+    Path(texts[1]).write_text("".join(json.dumps(row) + "\n" for row in queries))
+    with Reranker.open(folder, threads=1) as reranker:
+        result = rerank(RerankJob(*texts, tmp_path / "out.run", top_k=3), reranker)
+    assert (result.queries, result.ranked, result.scored, result.without_text) == (4, 3, 9, 0)
+    assert (result.unfit_queries, result.unfit, result.examples) == (1, 3, [])
+    assert "query is blank" in (result.unfit_reason or "")
+    lines = (tmp_path / "out.run").read_text().splitlines()
+    assert [line.split()[2] for line in lines if line.startswith("q3 ")] == [f"q3-d{d}" for d in range(8)]
+
+
 def test_a_run_has_no_name_of_judgments(texts: tuple[str, str, str], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"out\.tsv: a TREC run by that suffix is taken for judgments; .* out\.run"):
         RerankJob(*texts, tmp_path / "out.tsv")
@@ -276,6 +293,64 @@ def test_misuse_is_told(folder: Path) -> None:
     for documents in ([], ["bread"]):
         with pytest.raises(InputError, match="the re-ranker is closed"):
             reranker.score("salt", documents)
+
+
+@pytest.mark.parametrize("given", [{"salt": "a"}, {"salt", "sea"}, frozenset({"salt"}), None, 5])
+def test_what_is_no_list_of_texts_is_told(folder: Path, given: Any) -> None:
+    with Reranker.open(folder) as reranker:
+        for misuse in (
+            lambda: reranker.score("salt", given),
+            lambda: reranker.rank("salt", given),
+            lambda: reranker.predict(given),
+            lambda: reranker.predict([("salt", "sea"), given]),
+        ):
+            with pytest.raises(InputError, match=rf" is {type(given).__name__}; give a list of texts"):
+                misuse()
+
+
+@pytest.mark.parametrize("text", [None, float("nan"), 7, b"bread", ["bread"]])
+def test_a_text_is_a_str(folder: Path, text: Any) -> None:
+    said = f"is {type(text).__name__}; it must be a str"
+    with Reranker.open(folder) as reranker:
+        for call in (reranker.score, reranker.rank):
+            with pytest.raises(InputError, match=rf"pairs\[1\]: its document {said}"):
+                call("salt", ["bread", text])
+            with pytest.raises(InputError, match=rf"its query {said}"):
+                call(text, ["bread"])
+        with pytest.raises(InputError, match=rf"pairs\[1\]: its document {said}"):
+            reranker.predict([("salt", "bread"), ("salt", text)])
+
+
+@pytest.mark.parametrize("pair", [("q", "d", "x"), ("q",), ()])
+def test_a_pair_has_two_texts(folder: Path, pair: Any) -> None:
+    with (
+        Reranker.open(folder) as reranker,
+        pytest.raises(InputError, match=rf"pairs\[1\] has {len(pair)} parts; a pair is a query and a document"),
+    ):
+        reranker.predict([("q", "d"), pair])
+
+
+def test_texts_come_from_any_iterable(folder: Path) -> None:
+    with Reranker.open(folder, threads=1) as reranker:
+        expected = reranker.score("salt", DOCUMENTS)
+        assert reranker.score("salt", (text for text in DOCUMENTS)).tolist() == expected.tolist()
+        pairs = zip(["salt"] * len(DOCUMENTS), DOCUMENTS, strict=True)
+        assert reranker.predict(pairs).tolist() == expected.tolist()
+        hits = reranker.rank("salt", iter(DOCUMENTS), top_k=3, return_documents=True)
+        assert hits == reranker.rank("salt", DOCUMENTS, top_k=3, return_documents=True)
+        assert [hit["text"] for hit in hits] == [DOCUMENTS[hit["corpus_id"]] for hit in hits]
+
+
+def test_a_reranker_that_is_closed_while_it_scores_says_so(folder: Path) -> None:
+    class Closing(PairEncoder):
+        def padded(self, rows: list[Row]) -> dict[str, Ints]:
+            reranker.close()  # as another thread would
+            return super().padded(rows)
+
+    encoder = Closing((folder / "tokenizer.json").read_text(), 32, 0)
+    reranker = Reranker(open_graph(folder / "model.onnx", "fp32", 1), encoder, "fp32")
+    with pytest.raises(InputError, match="the re-ranker is closed"):
+        reranker.score("salt", ["bread"])
 
 
 def test_what_the_runtime_cannot_run_is_told(folder: Path, tmp_path: Path) -> None:

@@ -25,6 +25,12 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     assert rubric.examples[0].grade == 1
 
 
+@pytest.mark.parametrize("name", ["no-such", "a" * 5000, "a\0b"])
+def test_a_rubric_that_is_not_there_is_told(name: str) -> None:
+    with pytest.raises(RubricError, match="it is neither a file nor one of the built-in"):
+        Rubric.load(name)
+
+
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_a_rubric_is_written_as_the_toml_it_was_read_from(name: str) -> None:
     rubric = Rubric.load(name)

@@ -20,7 +20,6 @@ import pytest
 import tiny_models
 from helpers import run_command, write_jsonl
 from pairgrade import InputError, MissingExtraError, ModelError, Pair, ResumeError, Rubric, StorageError, spool
-from pairgrade.agreement import agreement
 from pairgrade.file_hashes import file_sha256
 from pairgrade.judgments import open_writer
 from pairgrade.llama import LlamaBackend
@@ -325,6 +324,21 @@ def test_pairs_of_the_same_ids_are_told_as_label_tells_them(tmp_path: Path) -> N
     assert str(of_label.value) == f"{of_train.value}, or take the first of each with --duplicates first"
 
 
+def test_an_input_that_grows_while_it_is_read_is_told(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def growing(given: Source) -> Iterator[Any]:
+        yield from numbered_pairs(given)
+        with open(given.pairs, "a") as file:
+            file.write(json.dumps(asdict(graded_pairs()[0]) | {"query_id": "late"}) + "\n")
+
+    monkeypatch.setattr(run.readers, "numbered_pairs", growing)
+    job = TrainJob(source, "no model is looked for", tmp_path / "a", RUBRIC)
+    with pytest.raises(InputError, match=r"graded\.jsonl changed while it was read; when it is whole, run the same"):
+        train(job, SMALL)
+    assert not (tmp_path / "a.run").exists()
+
+
 def test_the_ordinal_loss_makes_far_misses_dearer() -> None:
     targets = torch.eye(4)[[0, 0]]
     near, far = torch.tensor([[0.0, 4.0, 0.0, 0.0], [0.0, 0.0, 0.0, 4.0]])
@@ -372,14 +386,23 @@ def test_micro_batches_stay_within_the_budget() -> None:
     assert all(len(batch) * max(lengths[i] for i in batch) <= 100 for batch in batches[1:])
 
 
-def test_kappa_weighs_by_the_grades_as_agree_does() -> None:
+def test_figures_are_those_of_the_reference_implementations() -> None:
+    from scipy.stats import kendalltau
+    from sklearn.metrics import cohen_kappa_score
+
     grades, truth, answer = (0, 1, 10), [0, 1, 10, 0, 1, 10, 10, 0], [0, 1, 1, 1, 1, 10, 10, 0]
     targets = [tuple(float(grade == true) for grade in grades) for true in truth]
     prompt: Any = None  # plays no part
     found = [Example("q", "d", prompt, target, true) for target, true in zip(targets, truth, strict=True)]
     logits = np.array([[5.0 * (grade == given) for grade in grades] for given in answer], np.float32)
-    told = agreement(["q"] * 8, truth, answer, grades=grades).statistics["quadratic_kappa"].value
-    assert evaluation(1, logits, found, grades).kappa == pytest.approx(told)
+    figures = evaluation(1, logits, found, grades)
+    kappa = cohen_kappa_score(truth, answer, weights="quadratic", labels=range(11))  # by the grades, not their places
+    assert figures.kappa == pytest.approx(kappa)
+    assert figures.tau == pytest.approx(kendalltau(truth, answer).statistic)
+    assert figures.accuracy == 6 / 8
+    assert figures.confusion == ((2, 1, 0), (0, 2, 0), (0, 1, 2))
+    same = evaluation(1, logits[:1], found[:1], grades)
+    assert (same.kappa, same.tau, same.accuracy) == (None, None, 1.0)
 
 
 def test_what_better_means() -> None:

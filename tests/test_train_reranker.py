@@ -286,6 +286,24 @@ def test_a_query_that_does_not_fit_is_told_before_the_first_step(tmp_path: Path,
     assert not started
 
 
+@pytest.mark.parametrize("changed", ["set", "dev"])
+def test_a_set_that_grows_while_it_is_read_is_told(changed: str, tmp_path: Path, encoder: Path) -> None:
+    sets = {"set": tmp_path / "set.jsonl", "dev": tmp_path / "dev.jsonl"}
+    write_set(sets["set"])
+    write_ranking_set(sets["dev"], [replace(row, query=f"dev {row.query}") for row in ranking_rows(3)])
+
+    class Late(TrainProgress):
+        def phase(self, name: str) -> None:
+            if name == "loading":
+                with sets[changed].open("a") as file:
+                    file.write("\n")
+
+    job = RerankerJob(sets["set"], tmp_path / "a", str(encoder), dev=sets["dev"])
+    with pytest.raises(InputError, match=rf"{changed}\.jsonl changed while it was read; when it is whole"):
+        train_reranker(job, SMALL, Late())
+    assert not list(tmp_path.glob("a*"))
+
+
 def test_positions_behind_the_paddings_are_counted(tmp_path: Path) -> None:
     encoder = make_encoder(tmp_path / "roberta", family="Roberta")
     load_reranker(encoder, replace(SMALL, max_length=62))

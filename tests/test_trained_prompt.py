@@ -14,7 +14,17 @@ from typing import Any
 import pytest
 
 from helpers import make_pairs, run_command, write_jsonl
-from pairgrade import Annotator, AnnotatorOptions, LlamaOptions, ModelError, OnnxOptions, Pair, Rubric, RubricError
+from pairgrade import (
+    Annotator,
+    AnnotatorOptions,
+    InputError,
+    LlamaOptions,
+    ModelError,
+    OnnxOptions,
+    Pair,
+    Rubric,
+    RubricError,
+)
 from pairgrade.file_hashes import file_sha256
 from pairgrade.readers import Source
 from pairgrade.rubric_check import check_rubric
@@ -215,6 +225,11 @@ def test_the_merge_compares_the_prompts_of_the_training(
     base = Path(json.loads((adapter / "manifest.json").read_text())["base"])
     trained_on = TrainOptions(context=CONTEXT, chat="plain")
     assert seen[0][0].tolist() == merging.builder_of(base, mine, trained_on).build(long).ids.tolist()
+
+
+def test_a_merge_without_pairs_is_told(adapter: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="none of 0 pairs fits the context that the adapter was trained for"):
+        merge(adapter, tmp_path / "merged", [], threads=1)
 
 
 def test_another_rubric_is_warned_of(

@@ -295,5 +295,5 @@ def test_catalogue_errors_name_the_data_set(
     with pytest.raises(InputError, match="ir_datasets cannot read it: expected 2 fields, got 4"):
         list(read_pairs(Source(f"irds:{catalogue[0]}")))
     monkeypatch.setitem(sys.modules, "ir_datasets", None)
-    with pytest.raises(MissingExtraError, match="irds:x needs the package ir_datasets"):
+    with pytest.raises(MissingExtraError, match="irds:x needs the package ir-datasets"):
         list(read_pairs(Source("irds:x")))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from pairgrade import ModelError
 from pairgrade.export.weights import Weights
+from pairgrade.safetensors_check import MAX_HEADER
 
 
 @pytest.fixture
@@ -72,6 +74,17 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path: Path, tensors: dict[str, np
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(ModelError, match="cut off"):
         Weights(tmp_path)
+
+
+def test_a_header_has_the_limit_of_the_check_before_loading(tmp_path: Path, tensors: dict[str, np.ndarray]) -> None:
+    _save(tmp_path, tensors)
+    path = tmp_path / "model.safetensors"
+    stored = path.read_bytes()
+    end = 8 + int.from_bytes(stored[:8], "little")
+    for length, refused in ((MAX_HEADER, False), (MAX_HEADER + 1, True)):
+        path.write_bytes(length.to_bytes(8, "little") + stored[8:end].ljust(length) + stored[end:])
+        with pytest.raises(ModelError, match="10,000,000 are the most") if refused else contextlib.nullcontext():
+            assert Weights(tmp_path).names() == sorted(tensors)
 
 
 def test_other_types_and_names_are_refused(tmp_path: Path) -> None:

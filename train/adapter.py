@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 from pairgrade.atomic import write_text
 from pairgrade.errors import InputError, ModelError
 from pairgrade.export.output import new_folder
+from pairgrade.export.provenance import base_name
 from pairgrade.file_hashes import MANIFEST, folder_sha256s
 from pairgrade.manifest import Identity
 from pairgrade.qrels import write_qrels
 from pairgrade.rubric import Rubric
 from pairgrade.train.curves import draw_confusions, draw_curves
+from pairgrade.train.dequantize import base_source
 from pairgrade.trained_prompt import write_rubric
 
 if TYPE_CHECKING:
@@ -47,11 +49,12 @@ def save_adapter(
                 _log.warning("%s is not written: %s", HELD_OUT, error)
         draw_curves(trained.losses, trained.evaluations, work / "curves.png")
         draw_confusions(trained.evaluations[0], trained.best, rubric.values, work / "confusion.png")
-        write_text(work / "README.md", _card(trained, options, rubric, identity, work))
+        base = {"base": str(trained.base.resolve()), "base_source": base_source(trained.base, trained.given)}
+        write_text(work / "README.md", _card(trained, options, rubric, identity, base, work))
         write_rubric(rubric, work)
         table = {
             "kind": "adapter",
-            "base": str(trained.base.resolve()),
+            **base,
             "rubric": rubric.name,
             "identity": identity,
             "validation": asdict(trained.best),
@@ -98,8 +101,11 @@ def _report(trained: Trained, options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _card(trained: Trained, options: dict[str, Any], rubric: Rubric, identity: Identity, work: Path) -> str:
+def _card(
+    trained: Trained, options: dict[str, Any], rubric: Rubric, identity: Identity, base: dict[str, Any], work: Path
+) -> str:
     before, best = trained.evaluations[0], trained.best
+    digest = base["base_source"]["sha256"]  # of the GGUF, where it is one
     rows = [("loss", before.loss, best.loss), ("quadratic kappa", before.kappa, best.kappa)]
     rows += [("Kendall tau-b", before.tau, best.tau), ("accuracy", before.accuracy, best.accuracy)]
     held = ["`held-out.qrels` has what people graded of the validation queries, not trained on: calibrate there."]
@@ -107,7 +113,7 @@ def _card(trained: Trained, options: dict[str, Any], rubric: Rubric, identity: I
         f"# {trained.adapter.name}",
         "",
         f"A LoRA adapter (rank {options['rank']}) that grades query-document pairs by the rubric `{rubric.name}`, "
-        f"trained with pairgrade on {trained.base.name}.",
+        f"trained with pairgrade on {base_name(base)}{f', sha256 {digest}' if digest else ''}.",
         "",
         f"Trained on {len(trained.split.train)} pairs of {trained.split.train_queries} queries "
         f"({counted(trained.split.train_grades)}; of the input with sha256 {identity['input']}), "

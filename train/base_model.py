@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pairgrade.errors import InputError, MissingExtraError, ModelError
+from pairgrade.errors import InputError, ModelError
 from pairgrade.export.causal_model import load_causal, quiet_transformers
 from pairgrade.export.head import require_known_head
 from pairgrade.export.shared_prefix import require_shared_prefix
+from pairgrade.extras import unusable
 from pairgrade.file_hashes import remembered_sha256
 from pairgrade.folder_check import check_folder
 from pairgrade.hub_cache import verify_snapshot
@@ -156,8 +157,8 @@ def _libraries() -> tuple[Any, Any]:
     for package in ("torch", "transformers", "peft"):
         try:
             __import__(package)
-        except ImportError:
-            raise MissingExtraError("training", package, "train") from None
+        except ImportError as error:
+            raise unusable(error, "training", package, extra="train") from None
     import torch
     import transformers
 
@@ -172,8 +173,8 @@ def _quantized(torch: Any, transformers: Any) -> dict[str, Any]:
         )
     try:
         import bitsandbytes  # type: ignore[import-not-found, unused-ignore]  # noqa: F401
-    except ImportError:
-        raise MissingExtraError("--qlora", "bitsandbytes") from None
+    except ImportError as error:
+        raise unusable(error, "--qlora", "bitsandbytes") from None
     config = transformers.BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from pairgrade.errors import MissingExtraError
 from pairgrade.export.causal_model import quiet_transformers
+from pairgrade.extras import unusable
 from pairgrade.ranking_set import RankingGroup
 from pairgrade.train.encoder import resolve_encoder
 
@@ -35,8 +35,8 @@ def _bi_encoder(encoder: str, threads: int | None) -> Any:
     try:
         import torch
         from sentence_transformers import SentenceTransformer
-    except ImportError:
-        raise MissingExtraError("the cosine of an encoder", "sentence-transformers", "rerank") from None
+    except ImportError as error:
+        raise unusable(error, "the cosine of an encoder", "torch", "sentence_transformers", extra="rerank") from None
     if threads:
         torch.set_num_threads(threads)
     with quiet_transformers():

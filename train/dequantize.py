@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -14,11 +15,12 @@ import numpy as np
 
 from pairgrade.advisories import refuse_known_bad
 from pairgrade.atomic import write_text
-from pairgrade.errors import MissingExtraError, ModelError
+from pairgrade.errors import ModelError
 from pairgrade.export.causal_model import quiet_transformers
 from pairgrade.export.hostile_strings import hostile_strings
 from pairgrade.export.output import new_folder
 from pairgrade.export.quantize import QUANTS, quant_of
+from pairgrade.extras import unusable
 from pairgrade.file_hashes import file_sha256
 from pairgrade.folder_tokenizer import FolderTokenizer
 from pairgrade.gguf_check import check_gguf
@@ -53,6 +55,7 @@ def dequantize(gguf: Path, folder: Path) -> Path:
         if known.get("sha256") == digest:
             if not known.get("compared"):  # made before logits were
                 _check_logits(gguf, folder)
+                _write_mark(folder, known | {"compared": True})
             return folder
         raise ModelError(f"{folder} exists and was not made from {gguf}; move it away")
     with new_folder(folder) as work:
@@ -60,8 +63,7 @@ def dequantize(gguf: Path, folder: Path) -> Path:
         write_tokenizer(gguf, work)
         _check_logits(gguf, work)
         quant = quant_of(gguf)
-        mark_table = {"from": gguf.name, "sha256": digest, "quant": quant and quant.name, "compared": True}
-        write_text(work / _MARK, json.dumps(mark_table, indent=2) + "\n")
+        _write_mark(work, {"from": gguf.name, "sha256": digest, "quant": quant and quant.name, "compared": True})
     return folder
 
 
@@ -69,6 +71,20 @@ def quant_before(folder: Path) -> str | None:
     """Return what a dequantized folder was quantized as; None where it was not, or that is not known."""
     quant = _mark_of(folder).get("quant")
     return quant if isinstance(quant, str) and quant in QUANTS else None
+
+
+def base_source(folder: Path, given: str | None = None) -> dict[str, str | None]:
+    """Return what a manifest tells of a base: what the user gave, and what its folder was made of.
+
+    A GGUF that was dequantized has name and sha256, a hub repository the revision that was had. What was given is None
+    where it is not known, and a path absolute, so that "." has a name.
+    """
+    mark = _mark_of(folder)
+    gguf, digest = (value if isinstance(value, str) else None for value in (mark.get("from"), mark.get("sha256")))
+    revision = folder.name if given and given.startswith("hf:") and gguf is None else None
+    if given and not given.startswith(("hf:", "pkg:")):
+        given = os.path.abspath(given)
+    return {"given": given, "gguf": gguf, "sha256": digest, "revision": revision}
 
 
 def _mark_of(folder: Path) -> dict[str, Any]:
@@ -85,7 +101,7 @@ def write_tokenizer(gguf: Path, folder: Path) -> None:
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
-        raise MissingExtraError("the tokenizer of a GGUF", error.name or "transformers", "train") from None
+        raise unusable(error, "the tokenizer of a GGUF", "transformers", extra="train") from None
     refuse_known_bad(*_READERS)
     with quiet_transformers(), _alone(gguf) as (source, settings):
         try:
@@ -133,6 +149,10 @@ def _check_logits(gguf: Path, folder: Path) -> None:
         )
 
 
+def _write_mark(folder: Path, mark: dict[str, Any]) -> None:
+    write_text(folder / _MARK, json.dumps(mark, indent=2) + "\n")
+
+
 def _unreadable(gguf: Path, error: Exception) -> ModelError:
     return ModelError(
         f"{gguf}: transformers cannot turn it into a trainable model ({error}); start from the model's own folder in "
@@ -145,7 +165,7 @@ def _convert(gguf: Path, folder: Path) -> None:
         import torch
         from transformers import AutoModelForCausalLM
     except ImportError as error:
-        raise MissingExtraError("training from a GGUF", error.name or "transformers", "train") from None
+        raise unusable(error, "training from a GGUF", "torch", "transformers", extra="train") from None
     refuse_known_bad(*_READERS)
     with quiet_transformers(), _alone(gguf) as (source, settings):
         try:

@@ -16,19 +16,19 @@ import numpy.typing as npt
 
 from pairgrade.atomic import write_text
 from pairgrade.environment import package_version
-from pairgrade.errors import InputError, ModelError
+from pairgrade.errors import ModelError
 from pairgrade.export.causal_model import quiet_transformers
 from pairgrade.export.output import new_folder, require_absent
-from pairgrade.export.provenance import history
+from pairgrade.export.provenance import base_name, history
 from pairgrade.export.torch_backend import load_folder
 from pairgrade.file_hashes import MANIFEST, folder_sha256s
 from pairgrade.folder_check import check_folder
-from pairgrade.prompt import Prompt, PromptBuilder
+from pairgrade.prompt import fitting_prompts
 from pairgrade.records import Pair
 from pairgrade.rubric import Rubric
 from pairgrade.train.adapter import read_manifest
 from pairgrade.train.base_model import folder_digest
-from pairgrade.train.dequantize import quant_before
+from pairgrade.train.dequantize import base_source, quant_before
 from pairgrade.train.options import TrainOptions
 from pairgrade.train.prompts import builder_of
 from pairgrade.trained_prompt import TrainedPrompt, read_trained_prompt, rubric_in_force
@@ -88,7 +88,8 @@ def merge(
     if trained.rubric is None and rubric.digest == trained.digest:
         trained = replace(trained, rubric=rubric)
     builder = builder_of(folder, rubric, TrainOptions(context=trained.context, chat=trained.chat))
-    prompts = [prompt.ids for prompt in _fitting(builder, pairs)]
+    needed = "pairs fits the context that the adapter was trained for"
+    prompts = [prompt.ids for prompt in fitting_prompts(builder, pairs, needed).values()]
     model = load_folder(folder, threads)  # float32, on any machine
     plain = _logits(model, prompts)
     with quiet_transformers():
@@ -126,19 +127,6 @@ def merge(
     return found
 
 
-def _fitting(builder: PromptBuilder, pairs: Sequence[Pair]) -> list[Prompt]:
-    """Return the prompts of those pairs whose query leaves room for a document; InputError where none does."""
-    found = []
-    for pair in pairs:
-        try:
-            found.append(builder.build(pair))
-        except InputError as error:
-            reason = error
-    if not found:
-        raise InputError(f"none of {len(pairs)} pairs fits the context that the adapter was trained for: {reason}")
-    return found
-
-
 def _in_4_bits(manifest: dict[str, Any]) -> bool:
     return str(manifest["identity"].get("option.qlora")) == "True"
 
@@ -169,10 +157,12 @@ def _save(model: Any, base: Path, work: Path) -> None:
 
 
 def _describe(work: Path, found: Merged, manifest: dict[str, Any], trained: TrainedPrompt) -> None:
+    source = manifest.get("base_source") or base_source(found.base)  # adapters of before do not tell it
+    base = {"base": str(found.base.resolve()), "base_source": source}
     card = [
         f"# {found.out.name}",
         "",
-        f"`{found.base.name}` with the LoRA adapter `{found.adapter.name}` folded in, in float32: an annotator that "
+        f"`{base_name(base)}` with the LoRA adapter `{found.adapter.name}` folded in, in float32: an annotator that "
         f"grades query-document pairs by the rubric `{manifest['rubric']}`"
         f"{' (rubric.toml)' if trained.rubric else ''}, in prompts of at most {trained.context} tokens.",
         "",
@@ -180,13 +170,13 @@ def _describe(work: Path, found: Merged, manifest: dict[str, Any], trained: Trai
         "of the largest logit.",
         "",
         *([f"The adapter was trained beside {_NOT_ITS_BASE}.", ""] if _in_4_bits(manifest) else []),
-        *history(manifest, trained),
+        *history(manifest | base, trained),
         "The licence is that of the base model. Next: `pairgrade export`, which makes GGUF or ONNX of it.",
     ]
     write_text(work / "README.md", "\n".join(card) + "\n")
     table = {
         "kind": "model",
-        "base": str(found.base.resolve()),
+        **base,
         "base_quant": quant_before(found.base),
         "adapter": {"name": found.adapter.name, "files": manifest["files"]},
         "identity": manifest["identity"],

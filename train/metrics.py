@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from pairgrade.agreement import AgreementOptions, agreement
 from pairgrade.train.examples import Example
 
 
@@ -40,8 +40,6 @@ def evaluation(
 ) -> Evaluation:
     """Compare label logits, shape (n, k), with the examples' targets and grades."""
     import torch
-    from scipy.stats import kendalltau
-    from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
     from pairgrade.train.losses import label_loss
 
@@ -50,19 +48,15 @@ def evaluation(
     truth = np.array([example.grade for example in examples])
     predicted = np.array(grades)[logits.argmax(1)]
     expected = torch.softmax(torch.from_numpy(logits).double(), 1).numpy() @ np.array(grades, float)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # one grade only: the figures are NaN, which becomes None
-        scale = np.arange(grades[0], grades[-1] + 1)  # distances are those of the grades, not of their places
-        kappa = float(cohen_kappa_score(truth, predicted, weights="quadratic", labels=scale))
-        tau = float(kendalltau(expected, truth).statistic)
-    table = confusion_matrix(truth, predicted, labels=list(grades))
+    queries, options = [example.query_id for example in examples], AgreementOptions(resamples=0, per_query=False)
+    report = agreement(queries, truth, predicted, expected, grades=grades, options=options)
     return Evaluation(
         step=step,
         loss=float(loss),
-        kappa=None if np.isnan(kappa) else kappa,
-        tau=None if np.isnan(tau) else tau,
+        kappa=report.statistics["quadratic_kappa"].value,
+        tau=report.statistics["tau_b"].value,
         accuracy=float(np.mean(truth == predicted)),
-        confusion=tuple(tuple(int(n) for n in row) for row in table),
+        confusion=report.confusion,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pairgrade.folder_tokenizer import FolderTokenizer, has_chat_template
-from pairgrade.prompt import PromptBuilder, detect_chat_format
+from pairgrade.prompt import PromptBuilder, chat_in_force
 from pairgrade.rubric import Rubric
 from pairgrade.train.options import TrainOptions
 
@@ -13,7 +13,5 @@ from pairgrade.train.options import TrainOptions
 def builder_of(folder: Path, rubric: Rubric, options: TrainOptions) -> PromptBuilder:
     """Return the prompt builder that the engine would use for the model of a folder."""
     tokenizer = FolderTokenizer(folder)
-    chat = options.chat
-    if chat == "auto":
-        chat = detect_chat_format(tokenizer, has_chat_template(folder))
+    chat = chat_in_force(options.chat, tokenizer, has_chat_template(folder))
     return PromptBuilder(rubric, tokenizer, options.context, chat)

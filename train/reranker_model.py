@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pairgrade.errors import MissingExtraError, ModelError
+from pairgrade.errors import ModelError
 from pairgrade.export.causal_model import quiet_transformers
+from pairgrade.extras import unusable
 from pairgrade.pair_encoder import PairEncoder
 from pairgrade.train.examples import micro_batches
 from pairgrade.train.reranker_data import Slate
@@ -173,5 +174,5 @@ def _check_libraries() -> None:
     for package in ("torch", "sentence_transformers"):
         try:
             __import__(package)
-        except ImportError:
-            raise MissingExtraError("training a re-ranker", package.replace("_", "-"), "rerank") from None
+        except ImportError as error:
+            raise unusable(error, "training a re-ranker", package, extra="rerank") from None

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pairgrade import readers
 from pairgrade.environment import package_version
 from pairgrade.errors import InputError
 from pairgrade.export.causal_model import quiet_transformers
@@ -93,11 +94,13 @@ def train_in(
 ) -> TrainedReranker:
     """Do what ``train_reranker`` does, in the folder of a run that ``at_work`` holds."""
     progress.phase("reading")
+    stamps = readers.file_stamps(job.set, job.dev)
     groups, dev = _queries(job, options)
     slates = Slates(groups, options)
     progress.phase("loading")
     base = resolve_encoder(job.base)
     identity = _identity(job, options, base)
+    readers.require_same(stamps, readers.file_stamps(job.set, job.dev))
     claim(folder, identity, job.overwrite)
     model = load_reranker(base, options)
     # now, and not at the step that meets it

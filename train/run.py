@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pairgrade import readers
+from pairgrade.agreement import check_scale
 from pairgrade.environment import package_version
 from pairgrade.errors import InputError
 from pairgrade.export.decoder import why_not_exported
@@ -62,6 +63,7 @@ class Trained:
 
     adapter: Path
     base: Path
+    given: str  # the base, as the job names it
     split: Split
     rejected: int  # rows of the input that are no usable pairs, or have no grade
     rejection: str | None  # the first that is no usable pair, with its line and the reason
@@ -98,7 +100,9 @@ def _train(job: TrainJob, options: TrainOptions, folder: Path, progress: TrainPr
     checkpoints = Checkpoints(folder)
     if job.finish and not checkpoints.has_best():
         raise checkpoints.nothing_to_finish_with()
+    check_scale(job.rubric.values[0], job.rubric.values[-1])  # else the first look at the validation would tell
     progress.phase("reading")
+    stamps = _stamps(job)
     blend = Blend(job.rubric.values, *_soft_targets(job.soft, job.rubric), options.soft_weight)
     found, rejected, rejection = _rows(job.source, blend)
     softened = sum((row.query_id, row.doc_id) in blend.soft for row in found)
@@ -108,13 +112,15 @@ def _train(job: TrainJob, options: TrainOptions, folder: Path, progress: TrainPr
         )
     chosen = split(found, options.train_pairs, options.validation_pairs, options.seed)
     pairs = _pairs(job.source, {*chosen.train, *chosen.validation})
+    digests = readers.digest(job.source), file_sha256(job.soft) if job.soft else "none"
+    readers.require_same(stamps, _stamps(job))
     progress.phase("loading")
     base = resolve_folder(job.base, job.out.with_name(f"{job.out.name}.base"))
     reason = why_not_exported(base)
     if reason:
         _log.warning("this base can be trained and merged, and what comes of it not exported: %s", reason)
     builder = builder_of(base, job.rubric, options)
-    identity = _identity(job, options, base, builder)
+    identity = _identity(job, options, base, builder, digests)
     claim(folder, identity, job.overwrite, job.finish)
     data = Data(
         train=list(examples((pairs[place] for place in chosen.train), blend, builder)),
@@ -133,8 +139,8 @@ def _train(job: TrainJob, options: TrainOptions, folder: Path, progress: TrainPr
     held = [row for row in found if row.place in places]
     held_out = [(row.query_id, row.doc_id, row.grade) for row in held if row.by_people]
     trained = Trained(
-        job.out, base, chosen, rejected, rejection, softened, state.step, state.losses, state.evaluations, state.best,
-        state.stopped_early, state.seconds, list(dict.fromkeys(row.query_id for row in held)), held_out,
+        job.out, base, job.base, chosen, rejected, rejection, softened, state.step, state.losses, state.evaluations,
+        state.best, state.stopped_early, state.seconds, list(dict.fromkeys(row.query_id for row in held)), held_out,
         is_better(state.best, state.evaluations[0], options.select_by),
     )  # fmt: skip
     save_adapter(model, trained, identity, asdict(options), job.rubric, replace=job.overwrite)
@@ -182,6 +188,10 @@ def _numbered(source: Source) -> Iterator[tuple[int, int, Pair | Rejection]]:
             yield place, line, pair
 
 
+def _stamps(job: TrainJob) -> dict[str, tuple[int, int]]:
+    return readers.stamps(job.source) | readers.file_stamps(job.soft)
+
+
 def _soft_targets(path: Path | None, rubric: Rubric) -> tuple[Targets, dict[tuple[str, str], int]]:
     """Return probabilities and grade of each judged pair."""
     if path is None:
@@ -192,13 +202,15 @@ def _soft_targets(path: Path | None, rubric: Rubric) -> tuple[Targets, dict[tupl
     return {ids: p for ids, (p, _) in judged.items()}, {ids: grade for ids, (_, grade) in judged.items()}
 
 
-def _identity(job: TrainJob, options: TrainOptions, base: Path, builder: PromptBuilder) -> Identity:
+def _identity(
+    job: TrainJob, options: TrainOptions, base: Path, builder: PromptBuilder, digests: tuple[str, str]
+) -> Identity:
     """Name what decides the adapter."""
     own = {
         "pairgrade": package_version(),
         "base": folder_digest(base),
-        "input": readers.digest(job.source),
-        "soft": file_sha256(job.soft) if job.soft else "none",
+        "input": digests[0],
+        "soft": digests[1],
         "rubric": job.rubric.digest,
         "prompt_version": str(PROMPT_VERSION),
         "chat_format": builder.format.name,

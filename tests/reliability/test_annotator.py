@@ -21,6 +21,7 @@ from pairgrade.annotator import Unfit
 from pairgrade.backend import Scores
 from pairgrade.fake import FakeBackend
 from pairgrade.judgments import open_writer, read_judgments
+from pairgrade.records import Rejection
 from pairgrade.tokenizer import Ids
 from pairgrade.windows import windows
 
@@ -157,7 +158,7 @@ def test_a_forked_process_does_not_use_the_model_of_another() -> None:
 
 
 def test_a_text_that_is_none_costs_its_pair() -> None:
-    pairs = make_pairs(1, 3)
+    pairs = [*make_pairs(1, 3), Pair("q", 7, "x", "y")]  # type: ignore[arg-type]
     pairs[1] = replace(pairs[1], title=None)  # type: ignore[arg-type]
     pairs[2] = replace(pairs[2], document=math.nan)  # type: ignore[arg-type]
     annotator = Annotator(FakeBackend(), TREC)
@@ -166,9 +167,30 @@ def test_a_text_that_is_none_costs_its_pair() -> None:
     assert [one.reason for one in others if isinstance(one, Unfit)] == [
         "its title is NoneType; it must be a str",
         "its document is float; it must be a str",
+        "its doc_id is int; it must be a str",
     ]
     with pytest.raises(InputError, match=r"pair \(q0, .*\): its title is NoneType; it must be a str"):
         list(annotator.label(pairs))
+
+
+def test_what_is_no_pair_is_told() -> None:
+    for wrong, what in (
+        ({"query": "x"}, "a dict came"),
+        (Rejection("a.csv", 3, "no text"), r"Rejection came .*a\.csv"),
+    ):
+        with pytest.raises(InputError, match=what):
+            list(Annotator(FakeBackend(), TREC).label([*make_pairs(1, 1), wrong]))  # type: ignore[list-item]
+
+
+def test_a_judgment_comes_as_soon_as_it_and_those_before_it_are_there() -> None:
+    pairs = make_pairs(4, 6)
+    for order in (pairs, random.Random(3).sample(pairs, len(pairs))):
+        backend = FakeBackend()
+        found = Annotator(backend, TREC, AnnotatorOptions(plan=PlanOptions(batch_tokens=1))).label(order)
+        first, computed = next(found), backend.counters.computed
+        rest = list(found)
+        assert computed < backend.counters.computed / 3
+        assert [j.doc_id for j in (first, *rest)] == [pair.doc_id for pair in order]
 
 
 def test_a_cut_is_marked_and_counted() -> None:
@@ -210,9 +232,17 @@ def test_a_window_of_long_documents_holds_fewer(monkeypatch: pytest.MonkeyPatch)
     assert [[p.doc_id for p in w] for w in windows(pairs, 10)] == [["0", "1"], ["2"], ["3", "4"]]
 
 
-@pytest.mark.parametrize("wrong", [{"too_long": "drop"}, {"window": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"too_long": "drop"}, {"window": 0}, {"window": 2.5}, {"window": True}, {"window": None}]
+)
 def test_options_are_checked(wrong: dict) -> None:  # type: ignore[type-arg]
     with pytest.raises(InputError, match=str(next(iter(wrong.values())))):
+        AnnotatorOptions(**wrong)
+
+
+@pytest.mark.parametrize(("wrong", "kind"), [({"plan": None}, "PlanOptions"), ({"calibration": "c"}, "Calibration")])
+def test_options_of_another_kind_are_told(wrong: dict, kind: str) -> None:  # type: ignore[type-arg]
+    with pytest.raises(InputError, match=f"{next(iter(wrong))} is .*; it must be {kind}"):
         AnnotatorOptions(**wrong)
 
 

@@ -196,12 +196,17 @@ def test_a_new_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
     assert (tmp_path / "out.txt").stat().st_mode == (tmp_path / "plain.txt").stat().st_mode
 
 
-def test_permissions_of_the_replaced_file_are_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", [0o600, 0o664])
+def test_permissions_of_the_replaced_file_are_kept(tmp_path: Path, mode: int) -> None:
     path = tmp_path / "out.txt"
     path.write_text("old")
-    path.chmod(0o600)
-    write_text(path, "new")
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.chmod(mode)
+    umask = os.umask(0o022)
+    try:
+        write_text(path, "new")
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
 @pytest.mark.parametrize(("path", "what"), [("/dev/null", "no regular file"), ("", "a folder"), ("/", "a folder")])

@@ -135,6 +135,24 @@ def test_a_large_file_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert remembered_sha256(path) == "computed again"
 
 
+def test_what_another_process_remembers_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PAIRGRADE_CACHE", str(tmp_path / "cache"))
+    paths = [tmp_path / "one.bin", tmp_path / "two.bin"]
+    for path in paths:
+        path.write_bytes(os.urandom(2**20 + 1))
+        os.utime(path, (1, 1))
+
+    def slow(path: Path) -> str:
+        if path == paths[0]:
+            remembered_sha256(paths[1])  # as another process does in the minutes that a large file takes
+        return file_sha256(path)
+
+    monkeypatch.setattr(file_hashes, "file_sha256", slow)
+    remembered_sha256(paths[0])
+    monkeypatch.setattr(file_hashes, "file_sha256", lambda _: pytest.fail("hashed again"))
+    assert [remembered_sha256(path) for path in paths] == [file_sha256(path) for path in paths]
+
+
 def test_a_file_that_has_just_changed_is_hashed_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PAIRGRADE_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "large.bin"

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from helpers import make_pairs
-from pairgrade import InputError, LlamaOptions, ModelError, Rubric
+from pairgrade import Annotator, InputError, LlamaOptions, ModelError, Rubric
 from pairgrade.llama import LlamaBackend
+from pairgrade.llama_model import library
 from pairgrade.prompt import Prompt, PromptBuilder
 
 pytestmark = pytest.mark.model
@@ -133,10 +134,35 @@ def test_the_log_total_is_that_of_the_whole_vocabulary(smollm2: LlamaBackend) ->
     assert some.log_totals[0] == result.log_totals[0]
 
 
-@pytest.mark.parametrize("wrong", [{"context": 8}, {"threads": 0}, {"sequences": 0}, {"sequences": 64}])
+def test_a_model_that_nobody_holds_is_freed(tiny_gguf_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lib, freed = library(), []
+    for name in ("llama_free", "llama_model_free"):
+        real = getattr(lib, name)
+        monkeypatch.setattr(lib, name, lambda handle, name=name, real=real: (freed.append(name), real(handle)))
+    annotator = Annotator.open(tiny_gguf_path)
+    assert len(list(annotator.label(make_pairs(1, 2)))) == 2
+    tokenizer = annotator._backend.tokenizer
+    del annotator  # no collector is asked
+    assert freed == ["llama_free"]  # the vocabulary lies in the model
+    assert tokenizer.plain("some text").size > 0
+    del tokenizer
+    assert freed == ["llama_free", "llama_model_free"]
+    with Annotator.open(tiny_gguf_path):
+        pass
+    assert len(freed) == 4  # once each
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"context": 8}, {"threads": 0}, {"sequences": 0}, {"sequences": 64}, {"threads": 1.5}, {"threads": True}]
+)
 def test_options_are_checked(wrong: dict[str, int]) -> None:
     with pytest.raises(InputError, match=str(next(iter(wrong.values())))):
         LlamaOptions(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_whole_number_of_numpy_is_one() -> None:
+    assert LlamaOptions(threads=np.int64(2)) == LlamaOptions(threads=2)  # type: ignore[arg-type]
+    assert type(LlamaOptions(threads=np.int64(2)).threads) is int  # type: ignore[arg-type]
 
 
 def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from pairgrade import (
     ModelError,
     NonFiniteError,
     Pair,
+    PairgradeError,
     PlanOptions,
     ResumeError,
     Rubric,
@@ -33,12 +34,14 @@ from pairgrade import (
     run,
     run_qrels,
 )
+from pairgrade.backend import Counters
 from pairgrade.calibration import Calibration, Cuts
 from pairgrade.fake import FakeBackend
 from pairgrade.heartbeat import read_beat
 from pairgrade.job import LabelJob
 from pairgrade.judgments import read_judgments
 from pairgrade.manifest import Manifest
+from pairgrade.progress import Progress
 from pairgrade.qrels import read_qrels
 from pairgrade.readers import Source
 from pairgrade.run import label
@@ -49,6 +52,16 @@ from pairgrade.stop import StopRequested
 TREC = Rubric.load("trec")
 OPTIONS = AnnotatorOptions(window=16, plan=PlanOptions(batch_tokens=300))
 PAIRS = random.Random(4).sample(make_pairs(9, 8), 72)
+
+
+class Meanwhile(Progress):
+    """Does something while pairs are labelled."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._act = act
+
+    def advance(self, pairs: int, counters: Counters) -> None:
+        self._act()
 
 
 class Fakes:
@@ -393,8 +406,10 @@ def test_overwrite_replaces_another_jobs_output_only_at_the_end(job: LabelJob) -
 def test_a_file_that_is_no_output_of_ours_is_not_touched(job: LabelJob) -> None:
     job.out.parent.mkdir()
     job.out.write_text("precious")
+    fakes = Fakes()
     with pytest.raises(ResumeError, match="not made by this command"):
-        label(job, Fakes())
+        label(job, fakes)
+    assert fakes.scored == 0  # it is told before the work
     assert job.out.read_text() == "precious"
 
 
@@ -523,6 +538,25 @@ def test_no_grade_is_made_of_a_logit_that_is_no_number(job: LabelJob) -> None:
     with pytest.raises(NonFiniteError, match=r"not finite numbers for pair \(q, bad\)"):
         label(job, Fakes(nonfinite=ord("~")))
     assert not job.out.exists()
+
+
+@pytest.mark.parametrize("moment", ["stopped", "labelling"])
+def test_an_output_that_came_after_the_run_began_is_not_touched(job: LabelJob, moment: str) -> None:
+    def foreign() -> None:
+        job.out.write_text("another's work\n")
+
+    fakes = Fakes(fail_at=7 if moment == "stopped" else None)
+    with pytest.raises(PairgradeError) as caught:
+        label(job, fakes, Meanwhile(foreign) if moment == "labelling" else None)
+    if moment == "stopped":
+        assert "broke down" in str(caught.value)
+        foreign()
+        with pytest.raises(ResumeError) as caught:
+            label(job, Fakes())
+    assert f"{job.out} exists already, of another job: it was not made by this command" in str(caught.value)
+    assert job.out.read_text() == "another's work\n"
+    assert label(replace(job, overwrite=True), Fakes()).effort.resumed > 0  # and nothing is lost
+    assert len(list(read_judgments(job.out))) == 72
 
 
 def test_a_second_run_on_the_same_output_is_locked_out(job: LabelJob) -> None:

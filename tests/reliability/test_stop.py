@@ -35,6 +35,21 @@ def test_a_write_is_finished_first() -> None:
     assert done == ["written"]
 
 
+@pytest.mark.parametrize(("first", "second"), [(signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)])
+def test_a_second_signal_of_either_kind_ends_the_process(first: signal.Signals, second: signal.Signals) -> None:
+    found = []
+
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), first)
+        finally:  # where a run cleans up
+            found.append(signal.getsignal(second))
+
+    with pytest.raises(StopRequested):
+        _listen(PoliteStop(), work)
+    assert found == [signal.SIG_DFL]
+
+
 def test_handlers_are_put_back() -> None:
     def own(*_: object) -> None:
         """Be another handler than the system's, which a signal leaves behind in any case."""

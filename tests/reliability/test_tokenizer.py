@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import tiny_models
 from helpers import folder_tokenizer
-from pairgrade import Grade, Pair, Rubric
+from pairgrade import Grade, InputError, Pair, Rubric
 from pairgrade.fake import FakeTokenizer
 from pairgrade.folder_tokenizer import FolderTokenizer, has_chat_template
 from pairgrade.llama import LlamaBackend
@@ -124,6 +124,11 @@ def space_first(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaToken
 def test_no_space_is_added_in_the_middle_of_a_prompt(space_first: LlamaTokenizer, text: str, pieces: str) -> None:
     assert "|".join(space_first.piece(i) for i in space_first.plain(text).tolist()) == pieces
     assert "|".join(space_first.piece(i) for i in space_first.scaffold(text).tolist()) == pieces
+
+
+def test_a_lone_surrogate_is_named(space_first: LlamaTokenizer) -> None:
+    with pytest.raises(InputError, match=r"a lone surrogate \(U\+D801\)"):
+        space_first.plain("abc\ud801")
 
 
 def test_label_words_of_such_a_vocabulary_are_one_token(space_first: LlamaTokenizer) -> None:

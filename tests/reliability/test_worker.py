@@ -137,6 +137,16 @@ def test_a_death_from_outside_costs_no_pair(backend: WorkerBackend, caplog: pyte
     assert "the model process died (SIGKILL); it is started again" in caplog.text
 
 
+def test_a_worker_with_other_cores_is_the_same_model(backend: WorkerBackend) -> None:
+    backend._facts = {**backend._facts, "threads": 99}  # the process was given fewer since
+    assert backend.pid is not None
+    os.kill(backend.pid, signal.SIGKILL)
+    assert same(backend.score(START, [ids("a")], LABELS), FakeBackend().score(START, [ids("a")], LABELS))
+    backend._facts = {**backend._facts, "context": 99}
+    with pytest.raises(ModelError, match="not the same model any more"):
+        backend.score(START, [ids("a")], LABELS)
+
+
 def test_deaths_without_end_are_given_up(deadly: WorkerBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "MOST_DEATHS", 5)
     with pytest.raises(ModelError, match="died 5 times in a row, last by SIGSEGV"):
