@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,23 +12,18 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 from click.core import ParameterSource
 from rich.markup import escape
-from rich.table import Table as RichTable
 
 from pairgrade.bench.matrix import ENGINES
-from pairgrade.cli.consoles import progress_console, result_console
+from pairgrade.cli.bench_tables import give, print_comparison
+from pairgrade.cli.consoles import progress_console
 from pairgrade.cli.declare import Finite, Unlimited
-from pairgrade.cli.report import figures_table
 from pairgrade.errors import InputError
 from pairgrade.onnx_backend import PROVIDERS
 from pairgrade.run_folder import no_empty_parents
 
 if TYPE_CHECKING:
-    from pairgrade.bench.compare import Comparison
     from pairgrade.bench.matrix import Matrix
-    from pairgrade.bench.report_tables import Table
-    from pairgrade.bench.results import BenchResult
 
-_NAME_WIDTH, _CELL_WIDTH = 30, 20  # columns of the terminal, of a figure's name and of a cell
 _GIVEN = ParameterSource.COMMANDLINE
 _WHAT, _DATA, _ROUNDS, _PRICE, _OUTPUT = "What is measured", "Data", "Rounds", "Price", "Output"
 
@@ -131,7 +125,7 @@ def command(
             except StopRequested as stopped:
                 click.echo(f"\npairgrade: stopped by {stopped}; nothing was kept", err=True)
                 sys.exit(128 + stopped.signal)
-        _give(result, out, as_json)
+        give(result, out, as_json)
     if stop.number is not None:
         named = signal.Signals(stop.number).name
         click.echo(f"\npairgrade: stopped by {named}; the rounds before it are what is told", err=True)
@@ -159,7 +153,7 @@ def compare_command(before: Path, after: Path, tolerance: float, level: float, a
     if as_json:
         click.echo(json.dumps(found.to_dict(), ensure_ascii=False, allow_nan=False))
     else:
-        _print_comparison(found)
+        print_comparison(found)
     if found.slower or found.lost:
         sys.exit(1)
 
@@ -172,7 +166,7 @@ def report_command(result: Path, out: Path | None) -> None:
     """Show a results.json again, and write its report anew."""
     from pairgrade.bench.results import load_result
 
-    _give(load_result(result), out, as_json=False)
+    give(load_result(result), out, as_json=False)
 
 
 @command.command("prices")
@@ -231,67 +225,3 @@ def _sample() -> Path:
     from importlib.resources import files
 
     return Path(str(files("pairgrade") / "sample" / "pairs.jsonl"))
-
-
-def _give(result: BenchResult, out: Path | None, as_json: bool) -> None:
-    from pairgrade.bench.report_folder import write_report
-
-    try:
-        if out is not None:  # before anything is printed, which may fail
-            written = write_report(result, out)
-            click.echo(f"written to {out}: {', '.join(path.name for path in written)}", err=True)
-    finally:  # the measuring is not lost where the disk refuses the report
-        if as_json:
-            click.echo(json.dumps(result.to_dict(), ensure_ascii=False, allow_nan=False))
-        else:
-            _print(result)
-
-
-def _print(result: BenchResult) -> None:
-    from pairgrade.bench.report_tables import tables
-
-    console = result_console()
-    console.print(
-        f"{result.data['pairs']:,} pairs of {result.data['queries']:,} queries; {result.environment['cpu']}\n",
-    )
-    dominated = {cell.name for cell in result.cells if cell.dominated}
-    fitting = max(2, (console.width - _NAME_WIDTH) // _CELL_WIDTH)
-    for table in tables(result):
-        if table.header[0] != "cell":
-            shown = figures_table(table.title, table.header[0], *table.header[1:])
-            for row in table.rows:
-                shown.add_row(*row)
-            console.print(shown)
-            continue
-        for start in range(0, len(table.rows), fitting):
-            console.print(_across(table, table.rows[start : start + fitting], dominated))
-    console.print("\n".join(result.notes))
-    if dominated:
-        console.print(f"Dimmed: by {result.measure} another cell is as good and as cheap.")
-
-
-def _across(table: Table, cells: Sequence[tuple[str, ...]], dominated: set[str]) -> RichTable:
-    """Lay out some cells beside each other, a row for each figure, which stays narrow."""
-    shown = figures_table(table.title, "", *(name for name, *_ in cells))
-    for column, (name, *_) in zip(shown.columns[1:], cells, strict=True):
-        column.overflow = "fold"
-        column.style = "dim" if name in dominated else ""
-    for place, name in enumerate(table.header[1:], start=1):
-        shown.add_row(name, *(cell[place].replace(" (", "\n(") for cell in cells))
-    return shown
-
-
-def _print_comparison(found: Comparison) -> None:
-    console = result_console()
-    table = figures_table("pairs a second", "cell", "before", "after", "ratio", "interval", "memory", "verdict")
-    for c in found.changes:
-        between = "-" if c.low is None or c.high is None else f"{c.low:.3f} to {c.high:.3f}"
-        table.add_row(c.name, f"{c.before:,.2f}", f"{c.after:,.2f}", f"{c.ratio:.3f}", between,
-                      f"{c.memory_ratio:.2f}", c.verdict)  # fmt: skip
-    console.print(table)
-    others = tuple(name for name in found.only_before if name not in found.lost)
-    for title, names in (("No longer measured", found.lost), ("Only in A", others), ("Only in B", found.only_after)):
-        if names:
-            console.print(f"{title}: {', '.join(names)}")
-    for warning in found.warnings:
-        console.print(f"Beware: {warning}.")

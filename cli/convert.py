@@ -9,9 +9,9 @@ import rich_click as click
 
 from pairgrade.cli.outputs import check_outputs, refuse_existing
 from pairgrade.errors import InputError
-from pairgrade.judgment_rows import FORMATS
 from pairgrade.judgments import JudgmentsFile, open_writer, read_judgments, suffix_format
 from pairgrade.qrels import write_qrels, write_run
+from pairgrade.table_rows import FORMATS
 
 _TREC_SUFFIXES = {".qrels": "qrels", ".txt": "qrels", ".run": "run"}
 

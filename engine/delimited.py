@@ -1,4 +1,4 @@
-"""Rows of tables with a header: CSV and TSV, and Parquet, whose schema is one.
+"""Rows of tables with a header in text: CSV and TSV.
 
 A file whose header lacks a wanted column is an InputError.
 """
@@ -7,18 +7,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from itertools import repeat
-from typing import Any
 
 from pairgrade.errors import InputError
 from pairgrade.lines import (
     Field,
     Row,
     bad_utf8,
-    missing,
+    locate,
     numbered_lines,
-    readable,
-    shown,
     text_lines,
     too_long,
 )
@@ -27,25 +23,10 @@ from pairgrade.records import Rejection
 _Line = tuple[int, bytes | None]  # number; bytes, or None for a line above the limit
 
 _MAX_RECORD_LINES = 10_000  # physical lines of one CSV record
-_BATCH_BYTES = 8 * 2**20  # of Parquet rows held at a time, uncompressed
-_BATCH_ROWS = 1024
 
 
 class _UnsoundError(Exception):
     """Lines that are no CSV record, and why."""
-
-
-def _locate(path: str, fields: Sequence[Field], found: Sequence[str]) -> list[int | None]:
-    """Find each field's place among a header's columns."""
-    places: list[int | None] = []
-    for field in fields:
-        name = next((name for name in field.names if name in found), None)
-        if name is None and (field.required or field.named):
-            raise InputError(f"{path}: {missing(field, found)}")
-        if name is not None and found.count(name) > 1:
-            raise InputError(f"{path}: {found.count(name)} columns are named {shown(name)}; keep one")
-        places.append(None if name is None else found.index(name))
-    return places
 
 
 def tab_separated(path: str, max_bytes: int) -> Iterator[tuple[int, list[str]] | Rejection]:
@@ -72,7 +53,7 @@ def tsv_rows(path: str, fields: Sequence[Field], max_bytes: int) -> Iterator[Row
             continue
         line, cells = item
         if places is None:
-            places = _locate(path, fields, cells)
+            places = locate(path, fields, cells)
             width = len(cells)
         elif len(cells) != width:
             yield Rejection(path, line, f"{field_count(len(cells))}, the header has {width}")
@@ -97,7 +78,7 @@ def csv_rows(path: str, fields: Sequence[Field], max_bytes: int) -> Iterator[Row
         return
     if isinstance(header, Rejection):
         raise InputError(f"{path}: the header cannot be read: {header.reason}")
-    places = _locate(path, fields, header[1])
+    places = locate(path, fields, header[1])
     for record in records:
         if isinstance(record, Rejection):
             yield record
@@ -221,77 +202,3 @@ def _closing_quote(text: str, at: int) -> int:
     while (quote := text.find('"', at)) >= 0 and text.startswith('"', quote + 1):
         at = quote + 2
     return quote
-
-
-def parquet_rows(path: str, fields: Sequence[Field], max_bytes: int) -> Iterator[Row | Rejection]:
-    """Read a Parquet file batch by batch; the line is the row's number from 1.
-
-    A cell that is not UTF-8 comes as bytes.
-    """
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    with readable(path) as stream:
-        try:
-            table = parquet.ParquetFile(stream, buffer_size=2**20, pre_buffer=False)
-            names = table.schema_arrow.names
-            places = _locate(path, fields, names)
-            for field, place in zip(fields, places, strict=True):
-                if place is not None:
-                    _check_type(path, field, names[place], table.schema_arrow.field(place).type)
-            columns = [None if place is None else names[place] for place in places]
-            batches = table.iter_batches(
-                _batch_rows(table.metadata), columns=[name for name in columns if name], use_threads=False
-            )
-            row = 0
-            for batch in batches:
-                cells = [repeat(None) if name is None else _cells(batch.column(name)) for name in columns]
-                for values in zip(*cells, strict=False):
-                    row += 1
-                    if batch.nbytes > max_bytes and _size(values) > max_bytes:
-                        yield Rejection(path, row, f"the row is longer than {max_bytes:,} bytes")
-                    else:
-                        yield row, values
-        except InputError:
-            raise
-        except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a name that is not UTF-8, say
-            raise InputError(f"{path}: not a sound Parquet file: {error}") from None
-
-
-def _check_type(path: str, field: Field, name: str, kind: Any) -> None:
-    """Refuse a column whose values could never be used."""
-    from pyarrow import types
-
-    inner = kind.value_type if types.is_dictionary(kind) else kind
-    if types.is_string(inner) or types.is_large_string(inner) or types.is_string_view(inner):
-        return
-    if field.integers and types.is_integer(inner):
-        return
-    if not field.required and (types.is_null(inner) or (field.integers and types.is_floating(inner))):
-        return
-    allowed = "strings or integers" if field.integers else "strings"
-    raise InputError(f"{path}: the column {shown(name)} is {kind}; it must hold {allowed}: cast it")
-
-
-def _batch_rows(metadata: Any) -> int:
-    groups = [metadata.row_group(k) for k in range(metadata.num_row_groups)]
-    widest = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=1)
-    return max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, widest)))
-
-
-def _cells(column: Any) -> list[object]:
-    try:
-        return list(column.to_pylist())
-    except UnicodeDecodeError:
-        return [_cell(scalar) for scalar in column]
-
-
-def _cell(scalar: Any) -> object:
-    try:
-        return scalar.as_py()
-    except UnicodeDecodeError:
-        return scalar.as_buffer().to_pybytes()
-
-
-def _size(values: Sequence[object]) -> int:
-    return sum(len(value.encode(errors="surrogatepass")) for value in values if isinstance(value, str))

@@ -27,11 +27,11 @@ from pathlib import Path
 
 from pairgrade.delimited import csv_records, field_count, tab_separated
 from pairgrade.errors import InputError
-from pairgrade.judgment_rows import Row, json_objects, rows
 from pairgrade.lines import shown
 from pairgrade.pair_checks import checked_identifier, checked_optional_text, checked_text
 from pairgrade.ranking_set import RankingRow
 from pairgrade.records import Rejection
+from pairgrade.table_rows import Row, json_objects, rows
 from pairgrade.trec_input import plain_tsv
 
 _QUERY = ("query", "anchor", "question")

@@ -20,9 +20,10 @@ from typing import Any
 
 from pairgrade.atomic import AtomicFile
 from pairgrade.errors import InputError
-from pairgrade.judgment_rows import FORMATS, column_names, encoder, rows
 from pairgrade.lines import shown
 from pairgrade.records import Judgment
+from pairgrade.row_encoders import encoder
+from pairgrade.table_rows import FORMATS, column_names, rows
 
 PathLike = str | os.PathLike[str]
 

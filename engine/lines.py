@@ -135,6 +135,19 @@ class Field:
     integers: bool = False  # a Parquet column of numbers will do
 
 
+def locate(path: str, fields: Sequence[Field], found: Sequence[str]) -> list[int | None]:
+    """Find each field's place among a header's columns; InputError where one must be there and is not, or is twice."""
+    places: list[int | None] = []
+    for field in fields:
+        name = next((name for name in field.names if name in found), None)
+        if name is None and (field.required or field.named):
+            raise InputError(f"{path}: {missing(field, found)}")
+        if name is not None and found.count(name) > 1:
+            raise InputError(f"{path}: {found.count(name)} columns are named {shown(name)}; keep one")
+        places.append(None if name is None else found.index(name))
+    return places
+
+
 def missing(field: Field, found: Iterable[str]) -> str:
     """Say that a column is missing, which ones there are, and what to do."""
     given = list(islice(found, 21))

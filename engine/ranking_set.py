@@ -43,10 +43,11 @@ from typing import Any
 
 from pairgrade.atomic import AtomicFile
 from pairgrade.errors import InputError
-from pairgrade.judgment_rows import column_names, encoder, rows
 from pairgrade.lines import shown
 from pairgrade.ranking_row import RankingRow as RankingRow
 from pairgrade.ranking_row import checked_row
+from pairgrade.row_encoders import encoder
+from pairgrade.table_rows import column_names, rows
 
 PathLike = str | os.PathLike[str]
 

@@ -15,11 +15,12 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TypeVar
 
-from pairgrade.delimited import csv_rows, parquet_rows, tsv_rows
+from pairgrade.delimited import csv_rows, tsv_rows
 from pairgrade.errors import InputError
 from pairgrade.irds import Catalogued, catalogue_version
 from pairgrade.lines import Field, Row, file_blocks, has_gzip_name, json_rows
 from pairgrade.pair_checks import checked_identifier, checked_optional_text, checked_pair, checked_text
+from pairgrade.parquet_rows import parquet_rows
 from pairgrade.records import Pair, Rejection
 from pairgrade.trec_input import Entry, join, judged_lines, plain_tsv
 

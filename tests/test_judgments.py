@@ -17,11 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pairgrade import judgment_rows
+from pairgrade import row_encoders
 from pairgrade.errors import InputError
-from pairgrade.judgment_rows import FORMATS
 from pairgrade.judgments import JudgmentWriter, columns, open_writer, read_judgments, suffix_format
 from pairgrade.records import Judgment
+from pairgrade.table_rows import FORMATS
 
 GRADES = (0, 1, 2)
 FIRST = Judgment("q1", "d1", 1, (0.1, 0.7, 0.2), 1.1, 0.98, False, 120, 80, 0)
@@ -127,7 +127,7 @@ def test_a_file_without_judgments(tmp_path: Path, suffix: str) -> None:
 def test_parquet_comes_in_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pyarrow import parquet
 
-    monkeypatch.setattr(judgment_rows, "_GROUP_ROWS", 10)
+    monkeypatch.setattr(row_encoders, "_GROUP_ROWS", 10)
     many = [replace(FIRST, doc_id=f"d{number}") for number in range(35)]
     assert write(tmp_path / "out.parquet", many).rows == 35
     metadata = parquet.read_metadata(tmp_path / "out.parquet")

@@ -15,9 +15,9 @@ import pytest
 from pairgrade import atomic
 from pairgrade.atomic import AtomicFile, write_bytes, write_text
 from pairgrade.errors import InputError, StorageError
-from pairgrade.judgment_rows import FORMATS
 from pairgrade.judgments import open_writer, read_judgments
 from pairgrade.records import Judgment
+from pairgrade.table_rows import FORMATS
 
 GRADES = (0, 1, 2)
 FIRST = Judgment("q1", "d1", 1, (0.1, 0.7, 0.2), 1.1, 0.98, False, 120, 80, 0)
