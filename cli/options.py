@@ -137,7 +137,7 @@ def source(pairs: str, values: dict[str, Any]) -> Source:
     return Source(pairs, values["queries"], values["docs"], columns, values["file_format"])
 
 
-def refuse_unused(values: dict[str, Any], pairs: str | None, option: str = "--pairs") -> None:
+def refuse_unused(values: dict[str, Any], pairs: str | None) -> None:
     """Raise InputError where options say how pairs are to be read and there are none."""
     if pairs is not None:
         return
@@ -147,7 +147,7 @@ def refuse_unused(values: dict[str, Any], pairs: str | None, option: str = "--pa
     columns = [name for name in _FIELDS if values[f"{name}_column"] != getattr(usual, name)]
     given += [f"--{name.replace('_', '-')}-column" for name in columns]
     if given:
-        raise InputError(f"{', '.join(given)} says how {option} is to be read; give {option} too, or leave that out")
+        raise InputError(f"{', '.join(given)} says how --pairs is to be read; give --pairs too, or leave that out")
 
 
 def selection(values: dict[str, Any]) -> Selection:

@@ -170,8 +170,9 @@ def _result(name: str, outcomes: Sequence[Outcome], plain: Sequence[Outcome], th
     )
 
 
-def _wilson(hits: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
+def _wilson(hits: int, trials: int) -> tuple[float, float]:
     """Return the 95% score interval of a share (Wilson 1927)."""
+    z = 1.959964
     share = hits / trials
     middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials)) / (1 + z * z / trials)

@@ -49,8 +49,8 @@ _RANGES = {
     "nextn_predict_layers": (0, 512),
 }
 _REALS = {  # the same for real numbers: zero, infinity and NaN end as NaN, or as an abort
-    "attention.layer_norm_epsilon": (0.0, 1.0),
-    "attention.layer_norm_rms_epsilon": (0.0, 1.0),
+    "attention.layer_norm_epsilon": (1e-20, 1.0),
+    "attention.layer_norm_rms_epsilon": (1e-20, 1.0),
     "rope.freq_base": (1e-3, 1e12),
     "rope.freq_base_swa": (1e-3, 1e12),
     "rope.scaling.factor": (1e-6, 1e6),

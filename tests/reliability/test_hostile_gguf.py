@@ -75,6 +75,7 @@ BAD: dict[str, tuple[bytes, str]] = {
         "nextn_predict_layers",
     ),
     "epsilon NaN": (SOUND.entry(llama__attention__layer_norm_rms_epsilon=real(float("nan"))).bytes(), "epsilon = nan"),
+    "epsilon zero": (SOUND.entry(llama__attention__layer_norm_rms_epsilon=real(0.0)).bytes(), "epsilon = 0.0"),
     "rope base 0": (SOUND.entry(llama__rope__freq_base=real(0.0)).bytes(), "rope.freq_base = 0.0"),
     "unknown rope scaling": (SOUND.entry(llama__rope__scaling__type=(STRING, text("x"))).bytes(), "scaling.type = 'x'"),
     "no tokenizer": (SOUND.entry(tokenizer__ggml__model=None).bytes(), "model is None"),
