@@ -10,7 +10,7 @@ from typing import Any
 
 from pairgrade.attacks import AttackReport
 from pairgrade.errors import InputError
-from pairgrade.lines import shown
+from pairgrade.lines import quoted
 
 _SLACK = 1e-9  # of a difference of two shares
 
@@ -34,7 +34,7 @@ class EarlierReport:
         ]
         for what, before, now in facts:
             if before != now:
-                raise InputError(f"{self.path} is not comparable: its {what} {shown(str(before))}, here {now}")
+                raise InputError(f"{self.path} is not comparable: its {what} {quoted(str(before))}, here {now}")
         if missing := [name for name in names if name not in self.rates]:
             raise InputError(f"{self.path} has no '{missing[0]}'; --attacks can be {', '.join(list(self.rates)[1:])}")
 

@@ -21,7 +21,7 @@ from pairgrade.agreement import check_scale
 from pairgrade.bootstrap import Floats
 from pairgrade.errors import InputError
 from pairgrade.evaluation_report import Comparison, Evaluation, Mean, RunScores
-from pairgrade.lines import shown
+from pairgrade.lines import quoted
 from pairgrade.qrels import read_qrels
 from pairgrade.records import Qrel
 from pairgrade.run_files import Ranking, check_ids, checked_ranking, ordered, read_ranking
@@ -50,7 +50,7 @@ class EvaluationOptions:
     def __post_init__(self) -> None:
         measures: object = self.measures
         if isinstance(measures, str):
-            raise InputError(f"measures is one text, {shown(measures)}; give a tuple of measures")
+            raise InputError(f"measures is one text, {quoted(measures)}; give a tuple of measures")
         for name, least in (("resamples", 0), ("permutations", 1), ("seed", 0), ("threshold", 1)):
             number = getattr(self, name)
             if number is not None and number < least:
@@ -79,7 +79,7 @@ def evaluate_files(
 def run_names(paths: Sequence[str | os.PathLike[str]]) -> dict[str, str]:
     """Name runs by their file names without suffix, or by their paths where two would be named alike."""
     if isinstance(paths, (str, os.PathLike)):
-        raise InputError(f"the runs are one path, {shown(str(paths))}; give a list of paths")
+        raise InputError(f"the runs are one path, {quoted(str(paths))}; give a list of paths")
     texts = [str(path) for path in paths]
     if repeated := [text for text in texts if texts.count(text) > 1]:
         raise InputError(f"{repeated[0]} is given twice; give each run once")
@@ -93,7 +93,7 @@ def graded(qrels: Iterable[Qrel], path: str | os.PathLike[str] = "the qrels") ->
     grades: Grades = {}
     for query_id, doc_id, grade in ((q.query_id, q.doc_id, q.grade) for q in qrels):
         if grades.setdefault(query_id, {}).setdefault(doc_id, grade) != grade:
-            raise InputError(f"{path}: the pair {shown(query_id)} {shown(doc_id)} has two grades; keep one line")
+            raise InputError(f"{path}: the pair {quoted(query_id)} {quoted(doc_id)} has two grades; keep one line")
     if not grades:
         raise InputError(f"{path}: holds no grades; there is nothing to evaluate by")
     return grades
@@ -109,7 +109,7 @@ def evaluate(runs: Mapping[str, Ranking], qrels: Grades, options: EvaluationOpti
     if not runs:
         raise InputError("no run is given; give at least one")
     if options.baseline is not None and options.baseline not in runs:
-        raise InputError(f"the baseline {shown(options.baseline)} is no run; it can be {', '.join(map(shown, runs))}")
+        raise InputError(f"the baseline {quoted(options.baseline)} is no run; it can be {', '.join(map(quoted, runs))}")
     qrels = _checked(qrels)
     runs = {name: checked_ranking(name, run) for name, run in runs.items()}
     threshold = _threshold(qrels, options.threshold)
@@ -160,7 +160,7 @@ def _whole(query_id: str, doc_id: str, grade: Any) -> int:
         return index(grade)
     except TypeError:
         raise InputError(
-            f"the qrels: the grade of document {shown(doc_id)} of query {shown(query_id)} is {shown(str(grade))}; "
+            f"the qrels: the grade of document {quoted(doc_id)} of query {quoted(query_id)} is {quoted(str(grade))}; "
             "it must be an integer"
         ) from None
 
@@ -182,7 +182,7 @@ def _measures(names: Sequence[str]) -> dict[str, Any]:
             _check_parameters(measure)
         except (NameError, ValueError, SyntaxError, TypeError, AssertionError) as error:
             raise InputError(
-                f"the measure {shown(name)} cannot be used: {error}; write it as ir-measures does, for example "
+                f"the measure {quoted(name)} cannot be used: {error}; write it as ir-measures does, for example "
                 "nDCG@10, RR(rel=2)@10, AP(rel=2), R(rel=2)@100 or Judged@10"
             ) from None
         found[str(measure)] = measure
@@ -246,7 +246,7 @@ def _computes(measure: Any, qrels: Grades, ranked: Ranking) -> bool:
 
 
 def _examples(queries: Iterable[str]) -> str:
-    return ", ".join(shown(query) for query, _ in zip(queries, range(3), strict=False))
+    return ", ".join(quoted(query) for query, _ in zip(queries, range(3), strict=False))
 
 
 def _scores(

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from pairgrade.delimited import csv_records, field_count, tab_separated
 from pairgrade.errors import InputError
-from pairgrade.lines import shown
+from pairgrade.lines import quoted
 from pairgrade.pair_checks import checked_identifier, checked_optional_text, checked_text
 from pairgrade.ranking_set import RankingRow
 from pairgrade.records import Rejection
@@ -74,7 +74,7 @@ def read_examples(path: str) -> Iterator[RankingRow | Rejection]:
         line, values = row
         if first and not _fits(values):
             raise InputError(
-                f"{path}: the columns are {', '.join(map(shown, list(values)[:20]))}; a row needs a query and either "
+                f"{path}: the columns are {', '.join(map(quoted, list(values)[:20]))}; a row needs a query and either "
                 "positive and negative, pos and neg, positive_passages and negative_passages, document and label, or "
                 "documents and labels"
             )
@@ -228,7 +228,7 @@ def _label(value: object) -> float:
         except (ValueError, OverflowError):
             label = math.nan
     if not math.isfinite(label) or label < 0:
-        raise ValueError(f"the label is {shown(str(value))}; it must be a number of 0 or more")
+        raise ValueError(f"the label is {quoted(str(value))}; it must be a number of 0 or more")
     return label
 
 

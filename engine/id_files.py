@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pairgrade.errors import InputError
-from pairgrade.lines import shown, text_lines
+from pairgrade.lines import quoted, text_lines
 from pairgrade.qrels import BEIR_HEADER, read_qrels, split_fields, trec_lines
 from pairgrade.records import Rejection
 from pairgrade.run_files import ordered, read_ranking
@@ -48,7 +48,7 @@ def read_ids(path: str) -> IdFile:
             grades = found.documents.setdefault(qrel.query_id, {})
             if grades.setdefault(qrel.doc_id, qrel.grade) != qrel.grade:
                 raise InputError(
-                    f"{path}: the pair {shown(qrel.query_id)} {shown(qrel.doc_id)} has two grades; keep one line"
+                    f"{path}: the pair {quoted(qrel.query_id)} {quoted(qrel.doc_id)} has two grades; keep one line"
                 )
         return found
     columns = "query_id doc_id" if kind == "clicks" else "query_id positive_doc_id negative_doc_id"

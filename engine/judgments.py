@@ -20,7 +20,7 @@ from typing import Any
 
 from pairgrade.atomic import AtomicFile
 from pairgrade.errors import InputError
-from pairgrade.lines import shown
+from pairgrade.lines import quoted
 from pairgrade.records import Judgment
 from pairgrade.row_encoders import encoder
 from pairgrade.table_rows import FORMATS, column_names, rows
@@ -131,7 +131,7 @@ def required_format(path: PathLike, file_format: str | None = None) -> str:
     found = file_format or suffix_format(path)
     if found is None or found not in FORMATS:
         suffix = Path(path).suffix
-        came = f"the suffix {shown(suffix)} names no format" if suffix else "the name has no suffix"
+        came = f"the suffix {quoted(suffix)} names no format" if suffix else "the name has no suffix"
         raise InputError(f"{path}: {came}; judgments files end in .jsonl, .parquet, .csv or .tsv")
     return found
 
@@ -149,14 +149,14 @@ def _difference(names: Sequence[str], types: Mapping[str, type]) -> str:
     """Say how column names differ from those of a judgments file; empty where they do not."""
     expected = list(types)
     if repeated := sorted({name for name in names if names.count(name) > 1}):
-        return f"the column {shown(repeated[0])} is there twice"
+        return f"the column {quoted(repeated[0])} is there twice"
     if unknown := [name for name in names if name not in types]:
         return (
-            f"unknown column {', '.join(map(shown, unknown[:5]))}; a judgments file, as pairgrade label writes it, has "
-            f"{', '.join(expected)}"
+            f"unknown column {', '.join(map(quoted, unknown[:5]))}; a judgments file, as pairgrade label writes it, "
+            f"has {', '.join(expected)}"
         )
     if missing := [name for name in expected if name not in names]:
-        return f"no column {', '.join(map(shown, missing[:5]))}; a judgments file has {', '.join(expected)}"
+        return f"no column {', '.join(map(quoted, missing[:5]))}; a judgments file has {', '.join(expected)}"
     return ""
 
 
@@ -171,7 +171,7 @@ def _judgment(row: Mapping[str, object], types: Mapping[str, type], grades: int)
             value = float(value)
         if type(value) is not kind and not (value is None and name == "label_mass"):
             allowed = _ALLOWED[kind] + (" or null" if name == "label_mass" else "")
-            came = "null" if value is None else shown(str(value))
+            came = "null" if value is None else quoted(str(value))
             raise ValueError(f"{name} is {came}; it must be {allowed}")
         values.append(value)
     query_id, doc_id, grade, *rest = values
@@ -186,7 +186,7 @@ def _check(j: Judgment, grades: Sequence[int]) -> None:
         if not text:
             raise ValueError(f"the {name} is empty")
         if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise ValueError(f"the {name} {shown(text)} holds half of a surrogate pair, which is not text")
+            raise ValueError(f"the {name} {quoted(text)} holds half of a surrogate pair, which is not text")
     if j.grade not in grades:
         raise ValueError(f"grade is {j.grade}; allowed are {', '.join(map(str, grades)) or 'none'}")
     if len(j.probabilities) != len(grades):

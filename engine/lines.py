@@ -143,7 +143,7 @@ def locate(path: str, fields: Sequence[Field], found: Sequence[str]) -> list[int
         if name is None and (field.required or field.named):
             raise InputError(f"{path}: {missing(field, found)}")
         if name is not None and found.count(name) > 1:
-            raise InputError(f"{path}: {found.count(name)} columns are named {shown(name)}; keep one")
+            raise InputError(f"{path}: {found.count(name)} columns are named {quoted(name)}; keep one")
         places.append(None if name is None else found.index(name))
     return places
 
@@ -151,11 +151,11 @@ def locate(path: str, fields: Sequence[Field], found: Sequence[str]) -> list[int
 def missing(field: Field, found: Iterable[str]) -> str:
     """Say that a column is missing, which ones there are, and what to do."""
     given = list(islice(found, 21))
-    listed = ", ".join(map(shown, given[:20])) + (", ..." if len(given) > 20 else "")
+    listed = ", ".join(map(quoted, given[:20])) + (", ..." if len(given) > 20 else "")
     remedy = f"name the one to take with {field.option}" if field.option else "rename the one to take"
     if len(given) == 1 and any(mark in given[0] for mark in _DELIMITERS):
         remedy = "that is one column, so its fields are parted by something else; read are commas (csv) and tabs (tsv)"
-    return f"no column {' or '.join(map(shown, field.names))} (columns found: {listed or 'none'}); {remedy}"
+    return f"no column {' or '.join(map(quoted, field.names))} (columns found: {listed or 'none'}); {remedy}"
 
 
 def json_rows(path: str, fields: Sequence[Field], max_bytes: int) -> Iterator[Row | Rejection]:
@@ -219,7 +219,7 @@ def unique_keys(items: list[tuple[str, object]]) -> dict[str, object]:
         seen: set[str] = set()
         for name, _ in items:
             if name in seen:
-                raise ValueError(f"the key {shown(name)} appears twice in one JSON object")
+                raise ValueError(f"the key {quoted(name)} appears twice in one JSON object")
             seen.add(name)
     return table
 
@@ -239,6 +239,6 @@ _JSON_TYPES[type(None)] = "null"
 _decode = json.JSONDecoder(object_pairs_hook=unique_keys, parse_int=_integer, parse_constant=_constant).decode
 
 
-def shown(text: str) -> str:
+def quoted(text: str) -> str:
     """Quote a name that a file gave, at bounded length and with what cannot be printed escaped."""
     return repr(text if len(text) <= 60 else text[:57] + "...")

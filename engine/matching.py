@@ -10,7 +10,7 @@ import numpy as np
 
 from pairgrade.bootstrap import Floats, Ints
 from pairgrade.errors import InputError
-from pairgrade.lines import shown
+from pairgrade.lines import quoted
 from pairgrade.records import Judgment, Qrel
 
 Graded = Judgment | Qrel
@@ -58,11 +58,11 @@ def by_pair(items: Iterable[Graded], what: str) -> dict[tuple[str, str], Graded]
         earlier = table.setdefault((item.query_id, item.doc_id), item)
         if earlier != item:
             raise InputError(
-                f"{what} hold the pair {shown(item.query_id)} {shown(item.doc_id)} twice, with grades "
+                f"{what} hold the pair {quoted(item.query_id)} {quoted(item.doc_id)} twice, with grades "
                 f"{earlier.grade} and {item.grade}; keep one line for each pair"
             )
     return table
 
 
 def _examples(pairs: Iterable[tuple[str, str]]) -> str:
-    return ", ".join(f"{shown(query)} {shown(document)}" for query, document in islice(pairs, 3)) or "none"
+    return ", ".join(f"{quoted(query)} {quoted(document)}" for query, document in islice(pairs, 3)) or "none"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from pairgrade.errors import InputError
-from pairgrade.lines import shown
+from pairgrade.lines import quoted
 from pairgrade.records import Pair, Rejection
 
 _NOT_IN_IDS = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ufeff\ud800-\udfff]")
@@ -40,7 +40,7 @@ def repeated_pairs(
 ) -> InputError:
     """Return the error for pairs whose ids occur more than once: some of all, each with its ids and first lines."""
     named = [
-        f"({shown(query_id)}, {shown(doc_id)}) on lines {', '.join(map(str, lines[:SHOWN_LINES]))}"
+        f"({quoted(query_id)}, {quoted(doc_id)}) on lines {', '.join(map(str, lines[:SHOWN_LINES]))}"
         for (query_id, doc_id), lines in found[:SHOWN]
     ]
     more = "; ..." if total > SHOWN else ""
@@ -56,7 +56,7 @@ def checked_identifier(value: object, name: str) -> str:
             raise ValueError(f"{name} has {len(value):,} characters; at most {_LONGEST_ID:,} are allowed")
         if _NOT_IN_IDS.search(value):
             held = "white space, a control character, a byte order mark or a lone surrogate"
-            raise ValueError(f"{name} {shown(value)} holds {held}; a TREC qrels file cannot carry it")
+            raise ValueError(f"{name} {quoted(value)} holds {held}; a TREC qrels file cannot carry it")
         return value
     if type(value) is int and abs(value) < 10**_LONGEST_ID:
         return str(value)
@@ -109,4 +109,4 @@ def _described(value: object) -> str:
         return str(value).lower()
     if isinstance(value, (list, dict)):
         return "an array" if isinstance(value, list) else "an object"
-    return shown(value) if isinstance(value, str) else f"the number {shown(str(value))}"
+    return quoted(value) if isinstance(value, str) else f"the number {quoted(str(value))}"

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from pairgrade.errors import InputError, ModelError
 from pairgrade.extras import unusable
-from pairgrade.lines import shown
+from pairgrade.lines import quoted
 
 Ints = npt.NDArray[np.int64]
 Row = tuple[Ints, Ints]  # token ids and segment ids of one pair
@@ -64,7 +64,7 @@ class PairEncoder:
         tokens = len(self._uncut.encode(query, add_special_tokens=False).ids)
         if tokens >= self._room:
             raise InputError(
-                f"the query {shown(query)} has {tokens} tokens; the re-ranker reads {self.max_length} of query and "
+                f"the query {quoted(query)} has {tokens} tokens; the re-ranker reads {self.max_length} of query and "
                 f"document together, so a query may have {self._room - 1}"
             )
 
@@ -89,4 +89,4 @@ def _is_unicode(text: str) -> bool:
 
 
 def _not_unicode(text: str) -> str:
-    return f"the text {shown(text)} holds a lone surrogate; give valid Unicode"
+    return f"the text {quoted(text)} holds a lone surrogate; give valid Unicode"

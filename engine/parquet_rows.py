@@ -10,7 +10,7 @@ from itertools import repeat
 from typing import Any
 
 from pairgrade.errors import InputError
-from pairgrade.lines import Field, Row, locate, readable, shown
+from pairgrade.lines import Field, Row, locate, quoted, readable
 from pairgrade.records import Rejection
 
 _BATCH_BYTES = 8 * 2**20  # of rows held at a time, uncompressed
@@ -64,7 +64,7 @@ def _check_type(path: str, field: Field, name: str, kind: Any) -> None:
     if not field.required and (types.is_null(inner) or (field.integers and types.is_floating(inner))):
         return
     allowed = "strings or integers" if field.integers else "strings"
-    raise InputError(f"{path}: the column {shown(name)} is {kind}; it must hold {allowed}: cast it")
+    raise InputError(f"{path}: the column {quoted(name)} is {kind}; it must hold {allowed}: cast it")
 
 
 def _batch_rows(metadata: Any) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 
 from pairgrade.atomic import AtomicFile
 from pairgrade.errors import InputError
-from pairgrade.lines import shown, text_lines
+from pairgrade.lines import quoted, text_lines
 from pairgrade.records import Qrel, Rejection
 
 BEIR_HEADER = ("query-id", "corpus-id", "score")  # of qrels with three columns
@@ -43,7 +43,7 @@ def read_qrels(path: str | os.PathLike[str]) -> Iterator[Qrel]:
 
 def _grade(path: str | os.PathLike[str], number: int, text: str) -> int:
     if not re.fullmatch("[+-]?[0-9]{1,9}", text):
-        raise InputError(f"{path}:{number}: the grade is {shown(text)}; it must be an integer")
+        raise InputError(f"{path}:{number}: the grade is {quoted(text)}; it must be an integer")
     return int(text)
 
 
@@ -77,7 +77,7 @@ def _check_width(
     if len(fields) != width:
         has = f"{len(fields)} of the" if len(fields) < width else f"{len(fields)} fields, not the"
         raise InputError(
-            f"{path}:{number}: {shown(text)} has {has} {width} fields of {kind}: {columns}, parted by white space"
+            f"{path}:{number}: {quoted(text)} has {has} {width} fields of {kind}: {columns}, parted by white space"
         )
 
 
@@ -112,7 +112,7 @@ def write_run(path: str | os.PathLike[str], rows: Iterable[tuple[str, str, float
     for query_id, doc_id, score in rows:
         documents = queries.setdefault(_id(path, query_id), {})
         if _id(path, doc_id) in documents:
-            raise InputError(f"{path}: the pair {shown(query_id)} {shown(doc_id)} comes twice; keep one")
+            raise InputError(f"{path}: the pair {quoted(query_id)} {quoted(doc_id)} comes twice; keep one")
         documents[doc_id] = _score(path, query_id, doc_id, score)
     count = 0
     with AtomicFile(path) as file:
@@ -129,7 +129,7 @@ def _qrels_line(path: str | os.PathLike[str], query_id: str, doc_id: str, grade:
         return f"{_id(path, query_id)} 0 {_id(path, doc_id)} {index(grade):d}\n".encode()
     except TypeError:
         raise InputError(
-            f"{path}: the grade of the pair {shown(query_id)} {shown(doc_id)} is {shown(str(grade))}; it must be an "
+            f"{path}: the grade of the pair {quoted(query_id)} {quoted(doc_id)} is {quoted(str(grade))}; it must be an "
             "integer"
         ) from None
 
@@ -141,7 +141,7 @@ def _score(path: str | os.PathLike[str], query_id: str, doc_id: str, score: Any)
         number = math.nan
     if not math.isfinite(number):
         raise InputError(
-            f"{path}: the score of the pair {shown(query_id)} {shown(doc_id)} is {shown(str(score))}; it must be a "
+            f"{path}: the score of the pair {quoted(query_id)} {quoted(doc_id)} is {quoted(str(score))}; it must be a "
             "finite number"
         )
     return number
@@ -150,8 +150,8 @@ def _score(path: str | os.PathLike[str], query_id: str, doc_id: str, score: Any)
 def _id(path: str | os.PathLike[str], text: object) -> str:
     """Return an id that a line can hold; InputError for another."""
     if not isinstance(text, str):
-        raise InputError(f"{path}: the id {shown(str(text))} is {type(text).__name__}; it must be a str")
+        raise InputError(f"{path}: the id {quoted(str(text))} is {type(text).__name__}; it must be a str")
     if not text or _UNFIT.search(text):
         reason = "holds white space or no text" if text else "is empty"
-        raise InputError(f"{path}: the id {shown(text)} {reason}; TREC files cannot hold it: rename it")
+        raise InputError(f"{path}: the id {quoted(text)} {reason}; TREC files cannot hold it: rename it")
     return text

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Real
 
-from pairgrade.lines import shown
+from pairgrade.lines import quoted
 from pairgrade.pair_checks import checked_identifier, checked_optional_text, checked_text
 
 _SLACK = 0.01  # by which rounded probabilities may miss the sum of 1
@@ -48,7 +48,7 @@ def checked_row(values: Mapping[str, object]) -> RankingRow:
         raise ValueError("label is null; a ranking set needs a number there")
     judged, probabilities = values.get("judged"), values.get("probabilities")
     if judged not in (None, True, False):
-        raise ValueError(f"judged is {shown(str(judged))}; it must be true, false or null")
+        raise ValueError(f"judged is {quoted(str(judged))}; it must be true, false or null")
     if probabilities is not None and not isinstance(probabilities, (list, tuple)):
         raise ValueError("probabilities is no list")
     row = RankingRow(
@@ -83,7 +83,7 @@ def _float(name: str, value: object) -> float:
             number = float(value)
     if math.isfinite(number):
         return number
-    raise ValueError(f"{name} is {shown(str(value))}; it must be a finite number")
+    raise ValueError(f"{name} is {quoted(str(value))}; it must be a finite number")
 
 
 def _integer(values: Mapping[str, object], name: str) -> int | None:

@@ -43,7 +43,7 @@ from typing import Any
 
 from pairgrade.atomic import AtomicFile
 from pairgrade.errors import InputError
-from pairgrade.lines import shown
+from pairgrade.lines import quoted
 from pairgrade.ranking_row import RankingRow as RankingRow
 from pairgrade.ranking_row import checked_row
 from pairgrade.row_encoders import encoder
@@ -84,7 +84,7 @@ class RankingSet:
         self.file_format = set_format(path)
         names = column_names(self.path, self.file_format)
         if missing := names and _missing(names):  # JSON lines without a row name no columns
-            found = ", ".join(map(shown, names[:20])) or "none"
+            found = ", ".join(map(quoted, names[:20])) or "none"
             raise InputError(
                 f"{path}: no column {', '.join(missing)} (columns found: {found}); a ranking set needs "
                 f"{', '.join(_REQUIRED)} and label. `pairgrade mine` makes one of triples, of rows of a query with "
@@ -128,10 +128,10 @@ def grouped(items: Iterable[RankingRow]) -> list[RankingGroup]:
     for row in items:
         documents = queries.setdefault(row.query_id, {})
         if row.doc_id in documents:
-            raise InputError(f"the pair {shown(row.query_id)} {shown(row.doc_id)} is in the set twice; keep one row")
+            raise InputError(f"the pair {quoted(row.query_id)} {quoted(row.doc_id)} is in the set twice; keep one row")
         if documents and (first := next(iter(documents.values()))).query != row.query:
             raise InputError(
-                f"the query {shown(row.query_id)} has two texts, {shown(first.query)} and {shown(row.query)}; "
+                f"the query {quoted(row.query_id)} has two texts, {quoted(first.query)} and {quoted(row.query)}; "
                 "give each text an id of its own"
             )
         documents[row.doc_id] = row

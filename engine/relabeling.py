@@ -10,7 +10,7 @@ from itertools import islice
 from pairgrade.errors import InputError
 from pairgrade.judgments import read_judgments
 from pairgrade.label_changes import ChangeCounter, LabelChanges
-from pairgrade.lines import shown
+from pairgrade.lines import quoted
 from pairgrade.matching import by_pair
 from pairgrade.ranking_columns import write_columns
 from pairgrade.ranking_set import RankingRow, RankingSet, read_ranking_set, write_ranking_set
@@ -57,10 +57,12 @@ def _labels(source: RankingSet, judgments: Mapping[tuple[str, str], Judgment]) -
         raise InputError(f"{source.path}: holds no rows; there is nothing to relabel")
     if not judged:
         first = next(iter(source))
-        examples = ", ".join(f"{shown(query)} {shown(document)}" for query, document in islice(judgments, 3)) or "none"
+        examples = (
+            ", ".join(f"{quoted(query)} {quoted(document)}" for query, document in islice(judgments, 3)) or "none"
+        )
         raise InputError(
-            f"no row of {source.path} was judged; query and document of its first row: {shown(first.query_id)} "
-            f"{shown(first.doc_id)}; of the judgments: {examples}"
+            f"no row of {source.path} was judged; query and document of its first row: {quoted(first.query_id)} "
+            f"{quoted(first.doc_id)}; of the judgments: {examples}"
         )
     return labels
 
@@ -97,7 +99,9 @@ class _Work:
         for row in source:
             pair = (row.query_id, row.doc_id)
             if pair in seen:
-                raise InputError(f"{source.path}: the pair {shown(pair[0])} {shown(pair[1])} is there twice; keep one")
+                raise InputError(
+                    f"{source.path}: the pair {quoted(pair[0])} {quoted(pair[1])} is there twice; keep one"
+                )
             seen.add(pair)
             judgment = judgments.get(pair)
             decision = self._relabeler.decide(row, judgment)

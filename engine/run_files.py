@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from pairgrade.errors import InputError
 from pairgrade.judgments import read_judgments, suffix_format
-from pairgrade.lines import shown
+from pairgrade.lines import quoted
 from pairgrade.qrels import trec_lines
 
 PathLike = str | os.PathLike[str]
@@ -36,7 +36,7 @@ def read_run(path: PathLike) -> Iterator[Scored]:
         except ValueError:
             score = math.nan
         if not math.isfinite(score):
-            raise InputError(f"{path}:{number}: the score is {shown(fields[4])}; it must be a finite number")
+            raise InputError(f"{path}:{number}: the score is {quoted(fields[4])}; it must be a finite number")
         yield Scored(fields[0], fields[2], score)
 
 
@@ -47,7 +47,7 @@ def read_ranking(path: PathLike) -> Ranking:
     for query_id, doc_id, score in rows:
         documents = ranking.setdefault(query_id, {})
         if doc_id in documents:
-            raise InputError(f"{path}: the pair {shown(query_id)} {shown(doc_id)} is there twice; keep one line")
+            raise InputError(f"{path}: the pair {quoted(query_id)} {quoted(doc_id)} is there twice; keep one line")
         documents[doc_id] = score
     if not ranking:
         raise InputError(f"{path}: holds no lines; a run needs at least one")
@@ -61,8 +61,8 @@ def checked_ranking(name: str, ranking: Ranking) -> Ranking:
         for doc_id, score in documents.items():
             if not _is_finite(score):
                 raise InputError(
-                    f"{name}: the score of document {shown(doc_id)} of query {shown(query_id)} is {shown(str(score))}; "
-                    "it must be a finite number"
+                    f"{name}: the score of document {quoted(doc_id)} of query {quoted(query_id)} is "
+                    f"{quoted(str(score))}; it must be a finite number"
                 )
     return {query_id: documents for query_id, documents in ranking.items() if documents}
 
@@ -71,15 +71,15 @@ def check_ids(name: str, table: Mapping[str, Any]) -> None:
     """Raise InputError for an id that ends trec_eval's process, or that it reads as another."""
     for query_id, documents in table.items():
         if fault := _fault(query_id):
-            raise InputError(f"{name}: the query id {shown(str(query_id))} {fault}")
+            raise InputError(f"{name}: the query id {quoted(str(query_id))} {fault}")
         if not isinstance(documents, Mapping):
             raise InputError(
-                f"{name}: query {shown(query_id)} has {type(documents).__name__}; give it a dict of document ids and "
+                f"{name}: query {quoted(query_id)} has {type(documents).__name__}; give it a dict of document ids and "
                 "their values"
             )
         for doc_id in documents:
             if fault := _fault(doc_id):
-                raise InputError(f"{name}: the document id {shown(str(doc_id))} of query {shown(query_id)} {fault}")
+                raise InputError(f"{name}: the document id {quoted(str(doc_id))} of query {quoted(query_id)} {fault}")
 
 
 def _fault(value: object) -> str | None:

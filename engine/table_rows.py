@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from pairgrade.errors import InputError
-from pairgrade.lines import readable, shown, text_lines, unique_keys
+from pairgrade.lines import quoted, readable, text_lines, unique_keys
 from pairgrade.records import Rejection
 
 Row = tuple[int, Mapping[str, object]]  # number of the line (Parquet: row) from 1, value of each column
@@ -75,7 +75,7 @@ def json_objects(path: str) -> Iterator[Row | Rejection]:
             if isinstance(row, dict):
                 yield number, row
             else:
-                yield Rejection(path, number, f"{shown(text)} is no JSON object")
+                yield Rejection(path, number, f"{quoted(text)} is no JSON object")
 
 
 def _delimited_rows(path: str, file_format: str, types: Mapping[str, type]) -> Iterator[Row]:

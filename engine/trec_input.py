@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory, gettempdir
 from pairgrade.delimited import tab_separated
 from pairgrade.disk import refused, table_bytes
 from pairgrade.errors import InputError, StorageError
-from pairgrade.lines import Row, shown, text_lines
+from pairgrade.lines import Row, quoted, text_lines
 from pairgrade.qrels import BEIR_HEADER, split_fields
 from pairgrade.records import Rejection
 
@@ -105,7 +105,7 @@ class _Texts:
         if found is None:
             return None
         if found[0] is not None:
-            return Rejection(self._source, line, f"the id {shown(identifier)} is on line {found[0]} already")
+            return Rejection(self._source, line, f"the id {quoted(identifier)} is on line {found[0]} already")
         self._kept += 1
         self._bytes += len(title.encode()) + len(text.encode())
         update = f"UPDATE {self._name} SET line = ?, title = ?, text = ? WHERE id = ?"
@@ -165,10 +165,10 @@ def _joined(
             last, query = query_id, tables[0].get(query_id)
         document = tables[1].get(doc_id)
         if query is None:
-            reason = f"no usable query {shown(query_id)} in {names[0]}"
+            reason = f"no usable query {quoted(query_id)} in {names[0]}"
             yield Rejection(source, line, reason, query_id, doc_id, lacks_query=True)
         elif document is None:
-            reason = f"no usable document {shown(doc_id)} in {names[1]}"
+            reason = f"no usable document {quoted(doc_id)} in {names[1]}"
             yield Rejection(source, line, reason, query_id, doc_id)
         else:
             yield line, (query_id, doc_id, query[1], document[1], document[0], grade)
