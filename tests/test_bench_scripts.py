@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from onnx_helpers import export
-from pairgrade import InputError, errors
+from pairgrade import InputError, errors, extras
 from pairgrade.bench import commit_package, micro, telling
 from pairgrade.bench.micro import compare
 
@@ -115,7 +115,8 @@ def test_two_commits_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     package_dir = '[tool.setuptools.package-dir]\npairgrade = "engine"\n"pairgrade.bench" = "bench"\n'
     (repository / "pyproject.toml").write_text(package_dir)
     (repository / "engine" / "__init__.py").touch()
-    shutil.copy(errors.__file__, repository / "engine")
+    for module in (errors, extras):
+        shutil.copy(module.__file__, repository / "engine")
     for module in (micro, commit_package, telling):
         shutil.copy(module.__file__, repository / "bench")
     identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")

@@ -50,7 +50,7 @@ def test_10000_rows_of_which_one_in_100_is_malformed(tmp_path: Path) -> None:
         lambda row: json.dumps(row | {"query": None}),
         lambda row: json.dumps({k: v for k, v in row.items() if k != "document"}),
         lambda row: json.dumps(row | {"document": " "}),
-        lambda row: json.dumps(row | {"grade": "x"}),
+        lambda row: json.dumps(row | {"title": 5}),
         lambda row: json.dumps(row | {"doc_id": "a b"}),
     ]
     bad = sorted(random.Random(1).sample(range(10_000), 100))
