@@ -18,7 +18,6 @@ from pairgrade.atomic import write_text
 from pairgrade.errors import ModelError, RubricError
 from pairgrade.file_hashes import MANIFEST
 from pairgrade.rubric import BUILT_IN, Rubric
-from pairgrade.rubric_file import rubric_toml
 
 RUBRIC, PROVENANCE = "rubric.toml", "provenance.json"
 _log = logging.getLogger(__name__)
@@ -46,6 +45,8 @@ class TrainedPrompt:
 
 def write_rubric(rubric: Rubric, folder: Path) -> None:
     """Write the rubric that a model is trained with beside it."""
+    from pairgrade.rubric_file import rubric_toml  # here, for it brings pydantic, which no worker needs
+
     write_text(folder / RUBRIC, rubric_toml(rubric))
 
 

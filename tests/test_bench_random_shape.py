@@ -1,3 +1,5 @@
+import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +13,25 @@ from pairgrade.gguf_header import read_header
 torch = pytest.importorskip("torch")
 pytest.importorskip("gguf")
 
+from pairgrade.bench import random_shape  # noqa: E402
 from pairgrade.bench.random_shape import SHAPES, Shape, write_folder, write_shape  # noqa: E402
 from pairgrade.export.torch_backend import TorchBackend, TorchOptions  # noqa: E402
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Make the tokenizer's files once: it takes seconds."""
+    made, real = tmp_path_factory.mktemp("tokenizer"), random_shape.write_tokenizer
+
+    def once(gguf: Path, folder: Path) -> None:
+        if not any(made.iterdir()):
+            real(gguf, made)
+        shutil.copytree(made, folder, dirs_exist_ok=True)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(random_shape, "write_tokenizer", once)
+        yield
+
 
 TINY = Shape("qwen2", 64, 96, 2, 4, 2, 49200, 1024, 10_000.0, 1e-6)  # 48 ids more than the tokenizer has
 

@@ -18,6 +18,7 @@ import pytest
 from bench_results import make_cell, make_result
 from helpers import make_pairs, run_command, write_jsonl
 from pairgrade import Annotator, InputError, ModelError, Pair, PairgradeError, Qrel, Rubric
+from pairgrade.bench.ceiling import Ceiling
 from pairgrade.bench.cell_process import measure_cell
 from pairgrade.bench.cell_records import CellJob
 from pairgrade.bench.judged import Judged, against_people, read_judged
@@ -40,6 +41,12 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--pairs", pairs, "--threads", 1, "--rounds", 2, "--usd-per-hour", 0.36, "--out", folder / "out", "--quiet",
     )  # fmt: skip
     return folder / "out"
+
+
+@pytest.fixture(autouse=True)
+def _known_ceiling(report: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure the ceiling once, for the report."""
+    monkeypatch.setattr("pairgrade.bench.benchmark.measure_ceiling", lambda threads: Ceiling(threads, 100, 200, 10))
 
 
 @pytest.mark.parametrize(("planned", "computed"), [(2048, 512), (300, 300)])

@@ -157,7 +157,7 @@ def test_a_reader_sees_the_old_file_or_the_new_one_while_runs_are_killed(tmp_pat
         process.kill()
         process.wait()
     assert out.read_bytes() == old
-    subprocess.run([*options, "--model", "fake:0.005"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*options, "--model", "fake:"], check=True, stdout=subprocess.DEVNULL)
     time.sleep(0.05)
     done.set()
     watcher.join()

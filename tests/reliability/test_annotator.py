@@ -77,13 +77,13 @@ class Freed(FakeBackend):
         self.freed = True
 
 
-def test_a_closed_annotator_grades_nothing(smollm2_path: Path) -> None:
+def test_a_closed_annotator_grades_nothing(tiny_gguf_path: Path) -> None:
     pairs = make_pairs(1, 3)
     options = AnnotatorOptions(window=1, plan=PlanOptions(batch_tokens=1))
     for opened in (
         lambda: Annotator(Freed(), TREC, options),
-        lambda: Annotator.open(smollm2_path, TREC, options=options),
-        lambda: Annotator.open(smollm2_path, TREC, options=options, isolate=True),
+        lambda: Annotator.open(tiny_gguf_path, TREC, options=options),
+        lambda: Annotator.open(tiny_gguf_path, TREC, options=options, isolate=True),
     ):
         with opened() as annotator:
             late, begun = annotator.label(pairs), annotator.label(pairs)
@@ -111,7 +111,7 @@ def test_a_thread_that_waited_for_its_turn_finds_it_closed() -> None:
         next(batches)
 
 
-def test_threads_that_share_one_take_turns(smollm2_path: Path) -> None:
+def test_threads_that_share_one_take_turns(tiny_gguf_path: Path) -> None:
     pairs = [make_pairs(2, 3), [replace(pair, document=pair.document + " more") for pair in make_pairs(2, 3)]]
     options = AnnotatorOptions(plan=PlanOptions(batch_tokens=64))
 
@@ -129,11 +129,11 @@ def test_threads_that_share_one_take_turns(smollm2_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         assert len(list(pool.map(lambda own: len(list(careful.label(own))), pairs * 4))) == 8
     for isolate in (False, True):
-        llama = LlamaOptions(context=512, threads=1)
-        with Annotator.open(smollm2_path, TREC, options=options, llama=llama, isolate=isolate) as annotator:
+        llama = LlamaOptions(context=2048, threads=1)
+        with Annotator.open(tiny_gguf_path, TREC, options=options, llama=llama, isolate=isolate) as annotator:
             alone = [list(annotator.label(own)) for own in pairs]
             with ThreadPoolExecutor(2) as pool:
-                for _ in range(2):
+                for _ in range(4):
                     assert list(pool.map(lambda own: list(annotator.label(own)), pairs)) == alone
 
 

@@ -614,8 +614,8 @@ def command(job: LabelJob, seconds: float = 0.0) -> list[str]:
     return [*CLI, "label", job.source.pairs, "--model", model, "--out", str(job.out), "--batch-tokens", "1500"]
 
 
-def _kill_at_random_moments(command: list[str], out: Path, kills: int, longest: float) -> int:
-    """Start the command and kill it, so often; then let it end. Returns how many kills met a running process."""
+def _kill_at_random_moments(command: list[str], out: Path, kills: int, longest: float, last: list[str]) -> int:
+    """Start the command and kill it, so often; then end by the last. Returns how many kills met a running process."""
     r = random.Random(7)
     met = 0
     for _ in range(kills):
@@ -628,7 +628,7 @@ def _kill_at_random_moments(command: list[str], out: Path, kills: int, longest: 
             process.wait()
         if out.exists():
             break
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(last, check=True, stdout=subprocess.DEVNULL)
     return met
 
 
@@ -648,7 +648,7 @@ def test_5000_pairs_killed_at_20_random_moments(tmp_path: Path) -> None:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    met = _kill_at_random_moments(command(killed, 0.002), killed.out, kills=20, longest=2.0)
+    met = _kill_at_random_moments(command(killed, 0.002), killed.out, 20, longest=2.0, last=command(killed))
     done.set()
     watcher.join()
     assert met >= 15
@@ -676,7 +676,7 @@ def test_a_polite_signal_keeps_the_work_and_says_how_to_go_on(job: LabelJob, num
     assert resume.startswith("pairgrade label ")
     assert not job.out.exists()
     again = subprocess.run(
-        [sys.executable, "-m", "pairgrade.cli", *command(job, 0.05)[3:], "--json"], check=True, capture_output=True
+        [sys.executable, "-m", "pairgrade.cli", *command(job)[3:], "--json"], check=True, capture_output=True
     )
     summary = json.loads(again.stdout)
     assert summary["effort"]["resumed"] > 0
@@ -696,7 +696,8 @@ def test_the_real_model_killed_at_3_random_moments(smollm2_path: Path, tmp_path:
 
     start = time.monotonic()
     subprocess.run(real(calm), check=True, stdout=subprocess.DEVNULL)
-    met = _kill_at_random_moments(real(killed), killed.out, kills=3, longest=(time.monotonic() - start) * 0.6)
+    longest = (time.monotonic() - start) * 0.6
+    met = _kill_at_random_moments(real(killed), killed.out, 3, longest=longest, last=real(killed))
     assert met >= 2
     assert killed.out.read_bytes() == calm.out.read_bytes()
     assert [j.doc_id for j in read_judgments(killed.out)] == [p.doc_id for p in pairs]

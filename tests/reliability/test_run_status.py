@@ -72,7 +72,7 @@ def test_running_then_dead_then_running_then_stopped_then_finished(folder: Path)
     stopped = run_status(out)
     assert (stopped.state, stopped.reason) == ("stopped", "SIGTERM")
 
-    assert _run(folder, "fake:0.3").wait(60) == 3
+    assert _run(folder, "fake:").wait(60) == 3
     finished = run_status(out)
     assert (finished.state, finished.total, finished.done, finished.errors) == ("finished", 20, 20, 1)
 
