@@ -13,7 +13,7 @@ import rich_click as click
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from pairgrade.attack_comparison import read_report
+from pairgrade.attack_comparison import read_report, task_of
 from pairgrade.attacks import ATTACKS, attack, attacks_named, check_threshold
 from pairgrade.cli import PARTIAL, options
 from pairgrade.cli.consoles import progress_console, result_console
@@ -44,10 +44,10 @@ _PANEL = "Attack"
 @click.option("--attacks", metavar="NAMES", default=",".join(ATTACKS), panel=_PANEL,
               help=f"Manipulations, separated by commas: {', '.join(ATTACKS)}.  [default: all]")  # fmt: skip
 @click.option("--against", metavar="FILE", panel=_PANEL,
-              help="An earlier report, of --json: the exit code is 1 where a manipulation makes more documents "
-              "relevant than then.")  # fmt: skip
-@click.option("--max-rise", type=Finite(0, 1), default=0.02, show_default=True, metavar="X", panel=_PANEL,
-              help="How much the share of such documents may rise.")  # fmt: skip
+              help="An earlier report, of --json: the exit code is 1 where more documents are relevant than then, "
+              "as they are or by a manipulation.")  # fmt: skip
+@click.option("--max-rise", type=Finite(0, 1), metavar="X", panel=_PANEL,
+              help="How much the share of such documents may rise.  [default: 0.02]")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
 def command(
@@ -59,7 +59,7 @@ def command(
     threshold: int | None,
     attacks: str,
     against: str | None,
-    max_rise: float,
+    max_rise: float | None,
     as_json: bool,
     quiet: bool,
     **values: Any,
@@ -72,6 +72,8 @@ def command(
     off" counts the documents that did not fit the context and lost it. Pairs that cannot be graded and rows that are
     none are left out and counted; the exit code is then 3.
     """
+    if against is None and max_rise is not None:
+        raise InputError("--max-rise is of --against, which is not given")
     one = options.chosen_model(model, values)
     values = options.as_trained(one, values)
     task: Rubric = values["rubric"]
@@ -86,8 +88,9 @@ def command(
     names = attacks_named(attacks.split(","))
     chosen, unusable, first = _irrelevant(options.source(pairs, values), highest, sample, seed)
     earlier = read_report(against) if against is not None else None
+    what = task_of(task, limit, chosen)
     if earlier:
-        earlier.require(task.name, limit, len(chosen), names)
+        earlier.require(what, names)
     open_annotator = options.annotator_opener(one, values)
     console = progress_console()
     with (
@@ -96,9 +99,9 @@ def command(
     ):
         work = bar.add_task("labelling", total=len(chosen) * (len(names) + 1))
         report = attack(annotator, chosen, limit, names, lambda count: bar.update(work, advance=count))
-    risen = earlier.rises(report, max_rise) if earlier else ()
+    risen = earlier.rises(report, 0.02 if max_rise is None else max_rise) if earlier else ()
     if as_json:
-        own = {"model": one, "rubric": task.name} | report.to_dict()
+        own = {"model": one, "rubric": task.name} | what | report.to_dict()
         own |= {"risen": [asdict(rise) for rise in risen]} if earlier else {}
         click.echo(json.dumps(own, allow_nan=False))
     else:

@@ -41,7 +41,7 @@ def command(measure: bool, as_json: bool) -> None:
     diagnosis = diagnose()
     ceilings = _ceilings() if measure else {}
     if as_json:
-        own = {"ceilings": ceilings, "refused_before": _before(), "nvidia_gpus": nvidia_gpus()}
+        own = {"ceilings": ceilings, "refused_before": _before(), "nvidia_gpus": _gpus()}
         click.echo(json.dumps(diagnosis.to_dict() | own, ensure_ascii=False))
     else:
         for table in (_machine(diagnosis, ceilings), _features(diagnosis), _libraries(diagnosis), _refused()):
@@ -72,7 +72,7 @@ def _machine(diagnosis: Diagnosis, ceilings: dict[str, Any]) -> Table:
     if diagnosis.memory_bytes is not None and diagnosis.memory_free_bytes is not None:
         total, free = diagnosis.memory_bytes / 2**30, diagnosis.memory_free_bytes / 2**30
         table.add_row("memory", f"{total:.1f} GiB, {free:.1f} GiB free")
-    table.add_row("NVIDIA GPUs", nvidia_gpus())
+    table.add_row("NVIDIA GPUs", _gpus() or "none that a driver tells of")
     if not ceilings:
         table.add_row("ceiling", "not measured; --measure does, in some seconds on all cores")
     else:
@@ -109,6 +109,11 @@ def _refused() -> Table:
         names = ", ".join(advisory.name for advisory in ADVISORIES if advisory.library == library)
         table.add_row(library, f"before {before}: {names or 'not tested with'}")
     return table
+
+
+def _gpus() -> str | None:
+    found = nvidia_gpus()
+    return None if found == "unknown" else found
 
 
 def _before() -> dict[str, str]:

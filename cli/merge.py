@@ -25,7 +25,7 @@ from pairgrade.cli.unfinished import whole_or_nothing
 @click.option("--sample", type=click.IntRange(min=1), default=24, show_default=True, metavar="N",
               help="Take N of the pairs at random.")  # fmt: skip
 @click.option("--rubric", "-r", metavar="RUBRIC", help="The rubric of the prompts.  [default: the one in the adapter]")
-@options.pairs_options
+@options.ungraded_options
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads.  [default: the physical cores]")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def command(

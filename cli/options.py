@@ -144,7 +144,7 @@ def refuse_unused(values: dict[str, Any], pairs: str | None) -> None:
     usual = Columns()
     given = [f"--{name}" for name in ("queries", "docs") if values[name] is not None]
     given += ["--format"] if values["file_format"] is not None else []
-    columns = [name for name in _FIELDS if values[f"{name}_column"] != getattr(usual, name)]
+    columns = [name for name in _FIELDS if values.get(f"{name}_column", getattr(usual, name)) != getattr(usual, name)]
     given += [f"--{name.replace('_', '-')}-column" for name in columns]
     if given:
         raise InputError(f"{', '.join(given)} says how --pairs is to be read; give --pairs too, or leave that out")

@@ -12,8 +12,8 @@ def unusable(error: ImportError, feature: str, *packages: str, extra: str | None
     """
     if isinstance(error, ModuleNotFoundError) and error.name in packages:
         return MissingExtraError(feature, error.name.replace("_", "-"), extra)
-    target = f"'pairgrade[{extra}]'" if extra else " ".join(packages)
+    target = " ".join(packages).replace("_", "-")
     return ModelError(
         f"{feature} needs {' and '.join(packages)}, and the import fails ({error}); mend the installation: pip install "
-        f"--force-reinstall {target}. `pairgrade doctor` tells what works"
+        f"--force-reinstall --no-deps {target}. `pairgrade doctor` tells what works"
     )

@@ -74,7 +74,7 @@ def nvidia_gpus(proc: Path = Path("/proc/driver/nvidia")) -> str:
     lines = "\n".join(texts).splitlines()
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("Model")]
     version = next((word for word in driver if word[:1].isdigit() and "." in word), "unknown")
-    return f"{', '.join(models)}; driver {version}"
+    return f"{', '.join(models) or 'none'}; driver {version}"
 
 
 def has_vnni(features: frozenset[str]) -> bool:

@@ -50,8 +50,8 @@ class OnnxOptions:
 
     def __post_init__(self) -> None:
         require_whole(self, "context", "threads", "batch_tokens")
-        for name in ("provider", "profile"):
-            if not isinstance(value := getattr(self, name), (str, type(None))):
+        for name, kinds in (("provider", str), ("profile", (str, type(None)))):
+            if not isinstance(value := getattr(self, name), kinds):
                 raise InputError(f"{name} is {type(value).__name__}; it must be a str")
         object.__setattr__(self, "provider", PROVIDERS.get(self.provider, self.provider))
         if self.context is not None and self.context < 64:

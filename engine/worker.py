@@ -184,8 +184,8 @@ class WorkerBackend:
                 self._died(f"{death} while it loaded the model again")
         if _apart_from_threads(self._worker.facts) != _apart_from_threads(self._facts):
             raise ModelError(
-                f"{self._job['model']} is not the same model any more: the file was changed under the run, or it runs "
-                "on so many cores, now others, that they decide the result (--threads holds them)"
+                f"{self._job['model']} is not the same model any more: the file was changed under the run, or "
+                "the number of usable cores, which moves this model's results; give --threads, and run it again"
             )
         return self._worker
 

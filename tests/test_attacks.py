@@ -178,21 +178,24 @@ def test_an_earlier_report_is_compared_with(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"rubric": "binary"}, "not comparable: its rubric 'binary', here trec"),
-        ({"threshold": 3}, "its threshold '3', here 2"),
+        ({"rubric_sha256": "0"}, "not comparable: its rubric_sha256 is 0, here .*; give the same pairs, --sample"),
+        ({"threshold": 3}, "its threshold is 3, here 2"),
+        ({"pairs_sha256": None}, "its pairs_sha256 is None, here"),
         ({"results": []}, "is no report of"),
-        ({"results": [{"name": "as it is", "rate": 2, "pairs": 5, "unfit": 0}]}, "a rate is no share"),
-        ({"results": [{"name": "as it is", "rate": 0.5, "pairs": 4, "unfit": 0}]}, "its pairs '4', here 5"),
-        ({"results": [{"name": "as it is", "rate": 0.5, "pairs": 4, "unfit": 1}]}, "has no 'claim'"),
+        ({"results": [{"name": "claim", "rate": 0.5}]}, "is no report of"),
+        ({"results": [{"name": "as it is", "rate": 2}]}, "is no report of"),
+        ({"results": [{"name": "as it is", "rate": 0.5}]}, "has no 'claim'; its manipulations: none"),
     ],
 )
 def test_what_is_not_comparable_is_told_before_the_work(
     change: dict[str, object], match: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_jsonl(tmp_path / "pairs.jsonl", make_pairs(6, 8))
-    results = [{"name": name, "rate": 0.5, "pairs": 5, "unfit": 0} for name in ("as it is", "claim")]
-    (tmp_path / "before.json").write_text(json.dumps({"rubric": "trec", "threshold": 2, "results": results} | change))
     arguments = [str(path), "--model", "fake:", "--sample", "5", "--attacks", "claim"]
+    report = json.loads(CliRunner().invoke(command, [*arguments, "--json"]).stdout)
+    (tmp_path / "before.json").write_text(json.dumps(report | change))
+    with pytest.raises(InputError, match="--max-rise is of --against"):
+        CliRunner().invoke(command, [*arguments, "--max-rise", "0"], catch_exceptions=False)
     monkeypatch.setattr("pairgrade.cli.attack.attack", lambda *_: pytest.fail("it was labelled"))
     with pytest.raises(InputError, match=match):
         CliRunner().invoke(command, [*arguments, "--against", str(tmp_path / "before.json")], catch_exceptions=False)

@@ -33,6 +33,11 @@ def test_imports_and_help_stay_light(statement: str) -> None:
     assert out.splitlines()[-1] == "loaded []"
 
 
+def test_a_worker_starts_without_what_only_reads_files() -> None:
+    code = f"import sys, pairgrade.worker_child\nprint([m for m in {(*HEAVY, 'pydantic')!r} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
 def test_all_is_sorted_and_holds_the_public_names() -> None:
     assert pairgrade.__all__ == sorted(pairgrade.__all__)
     tree = ast.parse((ROOT / "engine" / "__init__.py").read_text())
