@@ -14,7 +14,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from pairgrade.attack_comparison import read_report, task_of
-from pairgrade.attacks import ATTACKS, attack, attacks_named, check_threshold
+from pairgrade.attacks import ATTACKS, UNCHANGED, attack, attacks_named, check_threshold
 from pairgrade.cli import PARTIAL, options
 from pairgrade.cli.consoles import progress_console, result_console
 from pairgrade.cli.declare import Finite
@@ -152,7 +152,7 @@ def _print(report: AttackReport, model: str) -> None:
     table.add_column("rise", justify="right")
     table.add_column("cut off", justify="right")
     for result in report.results:
-        what = ATTACKS[result.name][0] if result.name in ATTACKS else "as it is"
+        what = ATTACKS[result.name][0] if result.name in ATTACKS else UNCHANGED
         interval = f"{result.interval[0]:.1%} to {result.interval[1]:.1%}"
         figures = f"{result.expected_grade:.3f}", f"{result.rise:+.3f}", f"{result.cut:,}"
         table.add_row(what, f"{result.rate:.1%}", interval, *figures)

@@ -9,12 +9,11 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from pairgrade.attacks import AttackReport
+from pairgrade.attacks import UNCHANGED, AttackReport
 from pairgrade.errors import InputError
 from pairgrade.records import Pair
 from pairgrade.rubric import Rubric
 
-_PLAIN = "as it is"  # the documents without a manipulation
 _SLACK = 1e-9  # of a difference of two shares
 
 
@@ -34,7 +33,7 @@ class EarlierReport:
                 f"{task[other[0]]}; give the same pairs, --sample, --seed, --irrelevant, --threshold and --rubric"
             )
         if missing := [name for name in names if name not in self.rates]:
-            known = ", ".join(name for name in self.rates if name != _PLAIN) or "none"
+            known = ", ".join(name for name in self.rates if name != UNCHANGED) or "none"
             raise InputError(f"{self.path} has no '{missing[0]}'; its manipulations: {known}; see --attacks")
 
     def rises(self, report: AttackReport, most: float) -> tuple[Rise, ...]:
@@ -65,7 +64,7 @@ def read_report(path: str | Path) -> EarlierReport:
     try:
         table = json.loads(Path(path).read_text(encoding="utf-8"))
         rates = {str(row["name"]): float(row["rate"]) for row in table["results"]}
-        if _PLAIN in rates and all(0 <= rate <= 1 for rate in rates.values()):
+        if UNCHANGED in rates and all(0 <= rate <= 1 for rate in rates.values()):
             return EarlierReport(str(path), table, rates)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None

@@ -63,6 +63,9 @@ ATTACKS: dict[str, tuple[str, Callable[[Pair, Rubric, ChatFormat], Pair]]] = {
 }
 
 
+UNCHANGED = "as it is"  # the result of the documents without a manipulation
+
+
 @dataclass(frozen=True, slots=True)
 class AttackResult:
     """What one manipulation achieves on documents that people found irrelevant."""
@@ -127,7 +130,7 @@ def attack(
     if not pairs:
         raise InputError("no irrelevant pairs to manipulate")
     plain = _graded(annotator, pairs, advance)
-    outcomes = {"as it is": plain}
+    outcomes = {UNCHANGED: plain}
     for name in chosen:
         change = ATTACKS[name][1]
         changed = [change(pair, rubric, annotator.chat) for pair in pairs]

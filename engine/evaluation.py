@@ -12,7 +12,6 @@ import os
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from operator import index
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from pairgrade.bootstrap import Floats
 from pairgrade.errors import InputError
 from pairgrade.evaluation_report import Comparison, Evaluation, Mean, RunScores
 from pairgrade.lines import quoted
+from pairgrade.option_checks import whole
 from pairgrade.qrels import read_qrels
 from pairgrade.records import Qrel
 from pairgrade.run_files import Ranking, check_ids, checked_ranking, ordered, read_ranking
@@ -155,9 +155,7 @@ def _checked(qrels: Grades) -> Grades:
 
 def _whole(query_id: str, doc_id: str, grade: Any) -> int:
     try:
-        if isinstance(grade, bool):
-            raise TypeError
-        return index(grade)
+        return whole(grade)
     except TypeError:
         raise InputError(
             f"the qrels: the grade of document {quoted(doc_id)} of query {quoted(query_id)} is {quoted(str(grade))}; "

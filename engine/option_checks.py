@@ -1,4 +1,4 @@
-"""What the classes of options have in common: whole numbers that are whole numbers."""
+"""Whole numbers that are whole numbers: of the classes of options, and wherever else Python gives one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ from dataclasses import fields
 from typing import Any
 
 from pairgrade.errors import InputError
+
+
+def whole(value: Any) -> int:
+    """Return an int, as numpy's integers can be; TypeError for anything else, and for True and False."""
+    if isinstance(value, bool):
+        raise TypeError
+    return operator.index(value)
 
 
 def require_whole(options: Any, *names: str) -> None:
@@ -20,8 +27,6 @@ def require_whole(options: Any, *names: str) -> None:
         if value is None and defaults[name] is None:
             continue
         try:
-            if isinstance(value, bool):
-                raise TypeError
-            object.__setattr__(options, name, operator.index(value))
+            object.__setattr__(options, name, whole(value))
         except TypeError:
             raise InputError(f"{name} is {value!r}; it must be a whole number") from None
