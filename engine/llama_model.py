@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from pairgrade.errors import InputError, ModelError
+from pairgrade.llama_build import compiling
 from pairgrade.tokenizer import Ids, encode_apart
 
 _log = logging.getLogger(__name__)
@@ -58,8 +59,7 @@ def require_gpu(lib: Any, gpu_layers: int) -> None:
         raise ModelError(
             f"gpu_layers is {gpu_layers}{' (all)' if gpu_layers < 0 else ''}, and llama.cpp sees no GPU: this "
             "llama-cpp-python was built without, or the driver is not there. Leave --gpu-layers out, or build it for "
-            "yours, for NVIDIA's: CMAKE_ARGS=-DGGML_CUDA=ON pip install --force-reinstall --no-cache-dir --no-deps "
-            f"llama-cpp-python=={lib.__version__}"
+            f"yours, for NVIDIA's: {compiling('-DGGML_CUDA=ON')}"
         )
 
 

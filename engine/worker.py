@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ import numpy as np
 from pairgrade.backend import Counters, Scores
 from pairgrade.errors import ModelError
 from pairgrade.llama import LlamaOptions
+from pairgrade.llama_build import illegal_instruction
 from pairgrade.onnx_backend import OnnxOptions
 from pairgrade.tokenizer import Ids, Tokenizer
 from pairgrade.worker_process import WorkerDiedError, WorkerProcess
@@ -56,6 +58,7 @@ class WorkerBackend:
         self._prefix: list[bytes] = []  # of the last call, and how many of its suffixes killed in a row
         self._killed = 0
         self._answered = False  # any of that prefix
+        self._works = False  # whether any was ever answered
         self._worker: WorkerProcess | None = None
         self._open = ExitStack()
         self._before = Counters()  # of the workers that died
@@ -63,10 +66,10 @@ class WorkerBackend:
         try:
             self._worker = WorkerProcess(self._job, start_seconds)
         except WorkerDiedError as death:
-            raise ModelError(
-                f"{model}: the model process died while it loaded the file ({death}): the file is damaged or made to "
-                "do that, the memory too small, or this file too new for the library"
-            ) from None
+            why = "the file is damaged or made to do that, the memory too small, or this file too new for the library"
+            if str(death).startswith("SIGILL") and not Path(model).is_dir():
+                why = illegal_instruction()
+            raise ModelError(f"{model}: the model process died while it loaded the file ({death}): {why}") from None
         self._facts = self._worker.facts
         try:
             self.tokenizer: Tokenizer = self._open.enter_context(open_tokenizer())
@@ -168,6 +171,7 @@ class WorkerBackend:
                 self._died(how)
                 continue
             self._deaths = 0
+            self._works = True
             self._count(header)
             return _checked(header, arrays, len(suffixes), len(labels))
         return how
@@ -192,6 +196,8 @@ class WorkerBackend:
     def _died(self, how: str) -> None:
         self._forget()
         self._deaths += 1
+        if how.startswith("SIGILL") and not self._works and self._facts["identity"]["kind"] == "llama":
+            raise ModelError(f"{self._job['model']}: the model process ended by SIGILL: {illegal_instruction()}")
         _log.log(
             logging.INFO if self._warned else logging.WARNING, "the model process died (%s); it is started again", how
         )

@@ -21,10 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import make_pairs
-from pairgrade import Annotator, LlamaOptions, ModelError, Rubric, worker, worker_process
+from pairgrade import Annotator, LlamaOptions, ModelError, Rubric, llama_build, worker, worker_process
 from pairgrade import worker_frames as frames
 from pairgrade.backend import Scores
 from pairgrade.backends import open_backend
+from pairgrade.environment import package_version
 from pairgrade.fake import DEATHS, FakeBackend, FakeTokenizer
 from pairgrade.tokenizer import Ids
 from pairgrade.worker import WorkerBackend
@@ -151,6 +152,30 @@ def test_deaths_without_end_are_given_up(deadly: WorkerBackend, monkeypatch: pyt
     monkeypatch.setattr(worker, "MOST_DEATHS", 5)
     with pytest.raises(ModelError, match="died 5 times in a row, last by SIGSEGV"):
         deadly.score(START, [ids("die:SIGSEGV a"), ids("die:SIGSEGV b")], LABELS)
+
+
+def test_a_llama_cpp_that_was_compiled_wrongly_is_told_at_its_first_death(
+    deadly: WorkerBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadly._facts["identity"]["kind"] = "llama"
+    with pytest.raises(ModelError, match=r"ended by SIGILL: llama\.cpp was compiled for .*CMAKE_ARGS=-D") as told:
+        deadly.score(START, [ids("die:SIGILL a"), ids("b")], LABELS)
+    assert deadly._deaths == 1
+    assert f"llama-cpp-python=={package_version('llama-cpp-python')}" in str(told.value)
+    monkeypatch.setattr(llama_build, "cpu_features", lambda: frozenset({"amx_int8"}))
+    assert "-mno-amx-int8" in llama_build.illegal_instruction()
+    monkeypatch.setattr(llama_build, "cpu_features", frozenset)
+    assert "AMX" not in llama_build.illegal_instruction()
+
+
+def test_a_sigill_behind_an_answer_is_a_death_like_others(
+    deadly: WorkerBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_apart_from_threads", lambda _: None)  # the next worker is the fake again
+    deadly._facts["identity"]["kind"] = "llama"
+    assert not deadly.score(START, [ids("a")], LABELS).failed
+    scores = deadly.score(START, [ids("die:SIGILL a")], LABELS)
+    assert dict(scores.failed) == {0: "the model process died on this pair (SIGILL, 3 tries)"}
 
 
 def test_a_deadly_query_in_the_largest_batch_is_found_before_that() -> None:
