@@ -4,6 +4,7 @@ From texts to judgments in one process, the models interleaved in rounds; median
 ratios of the first model, and of each, to others. The last line is JSON.
 
 - ``MODEL...``: each through ``Annotator``.
+- ``--graph FOLDER``, once or more: an int8 export by ONNX Runtime alone, without pairgrade's own pass.
 - ``--call GGUF``, once or more: llama-cpp-python's ``create_completion`` of one token a pair.
 - ``--transformers MODEL``: transformers' ``generate`` in float32, one pair at a time; a folder, or a GGUF, dequantized.
 
@@ -20,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pairgrade import Annotator, LlamaOptions, Pair
+from pairgrade import Annotator, LlamaOptions, OnnxOptions, Pair
 from pairgrade.bench.ceiling import fp32_gflops
 from pairgrade.bench.cell_records import CellJob
 from pairgrade.bench.data import add_data_options, take_pairs
@@ -41,11 +42,15 @@ class Arm:
     judge: Callable[[Sequence[Pair]], object]
 
 
-def annotator_arm(model: str, threads: int) -> Arm:
+def annotator_arm(model: str, threads: int, native: bool = True) -> Arm:
     """Open a model as ``pairgrade label`` does, in this process."""
-    annotator = Annotator.open(model, llama=LlamaOptions(context=_CONTEXT, threads=threads))
+    annotator = Annotator.open(
+        model,
+        llama=LlamaOptions(context=_CONTEXT, threads=threads),
+        onnx=OnnxOptions(context=_CONTEXT, threads=threads, native=native),
+    )
     is_llama = annotator.identity()["backend.kind"] == "llama"
-    return Arm(model, is_llama, lambda pairs: list(annotator.label(pairs)))
+    return Arm(model if native else f"graph: {model}", is_llama, lambda pairs: list(annotator.label(pairs)))
 
 
 def peer_arm(engine: str, model: str, threads: int) -> Arm:
@@ -97,6 +102,9 @@ def main() -> None:
     parser.add_argument(
         "--call", metavar="GGUF", action="append", default=[], help="by llama-cpp-python's own call, too"
     )
+    parser.add_argument(
+        "--graph", metavar="FOLDER", action="append", default=[], help="by ONNX Runtime's graph alone, too"
+    )
     parser.add_argument("--transformers", metavar="MODEL", help="by transformers in float32, too")
     add_data_options(parser, 12, 24)
     parser.add_argument("--rounds", type=int, default=5)
@@ -104,6 +112,7 @@ def main() -> None:
     options = parser.parse_args()
     pairs, name = take_pairs(options.data, options.queries, options.documents)
     arms = [annotator_arm(model, options.threads) for model in dict.fromkeys(options.models)]
+    arms += [annotator_arm(folder, options.threads, native=False) for folder in dict.fromkeys(options.graph)]
     arms += [peer_arm("llama-cpp-python", model, options.threads) for model in dict.fromkeys(options.call)]
     if options.transformers:
         arms.append(peer_arm("transformers", options.transformers, options.threads))

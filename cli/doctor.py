@@ -21,6 +21,11 @@ _PRODUCTS = {
     "u8u8": "exact by u8u8; u8s8 would saturate here and is not used",
     "none": "no exact product was found: not installed, or int8 folders are refused here",
 }
+_PASSES = {
+    "amx": "by pairgrade's own pass, with AMX",
+    "vnni": "by pairgrade's own pass, with AVX-512 VNNI",
+    "none": "by ONNX Runtime: pairgrade's own pass needs AVX-512 VNNI, Linux, and a C++ compiler at the installation",
+}
 
 
 @click.command("doctor")
@@ -69,6 +74,7 @@ def _machine(diagnosis: Diagnosis, ceilings: dict[str, Any]) -> Table:
         else "no instruction of their own: int8 ONNX models run, and gain less than with one",
     )
     table.add_row("ONNX int8", _PRODUCTS[diagnosis.onnx_product])
+    table.add_row("int8 documents", _PASSES[diagnosis.own_pass])
     if diagnosis.memory_bytes is not None and diagnosis.memory_free_bytes is not None:
         total, free = diagnosis.memory_bytes / 2**30, diagnosis.memory_free_bytes / 2**30
         table.add_row("memory", f"{total:.1f} GiB, {free:.1f} GiB free")

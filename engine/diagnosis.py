@@ -14,6 +14,7 @@ from typing import Any
 from pairgrade.advisories import ADVISORIES, Advisory, known_bad
 from pairgrade.environment import environment, package_version
 from pairgrade.hardware import cpu_features, has_vnni, memory_bytes
+from pairgrade.native_pass import native_kind
 from pairgrade.onnx_manifest import MIN_PYTHON, installed_is_too_old
 
 _IMPORT_SECONDS = 300.0
@@ -83,6 +84,7 @@ class Diagnosis:
     cpu_features: tuple[str, ...]
     vnni: bool  # 8-bit products are one instruction
     onnx_product: str  # ONNX Runtime's 8-bit product that is exact here, u8s8 or u8u8; "none"
+    own_pass: str  # by what pairgrade's own pass multiplies int8 documents, amx or vnni; "none"
     memory_bytes: int | None  # that this process may use
     memory_free_bytes: int | None
     libraries: dict[str, str]  # version, or "none"
@@ -109,6 +111,7 @@ def diagnose(features: tuple[Feature, ...] = FEATURES) -> Diagnosis:
         cpu_features=tuple(sorted(has)),
         vnni=has_vnni(has),
         onnx_product=exact_product(),
+        own_pass=native_kind(),
         memory_bytes=memory[0] if memory else None,
         memory_free_bytes=memory[1] if memory else None,
         libraries=versions,

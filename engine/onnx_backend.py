@@ -16,10 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from pairgrade.backend import Counters, Scores, require_fit
+from pairgrade.document_facts import read_document_facts
 from pairgrade.environment import package_version
 from pairgrade.errors import InputError, ModelError
 from pairgrade.folder_tokenizer import FolderTokenizer, has_chat_template
 from pairgrade.hardware import cpu_features, nvidia_gpus, usable_cores
+from pairgrade.native_pass import NativePass, native_kind
 from pairgrade.onnx_layout import cut, least_rows
 from pairgrade.onnx_manifest import EMBEDDING, HEAD, PROBE, read_manifest
 from pairgrade.onnx_runner import OnnxRunner
@@ -46,6 +48,7 @@ class OnnxOptions:
     label_mass: bool = False  # compute the log of the whole vocabulary's sum, too
     reuse: bool = True  # keep the prefix's keys and values; off only to compare
     provider: str = PROVIDERS["cpu"]  # cpu, cuda, or ONNX Runtime's name of one
+    native: bool = True  # int8 documents by pairgrade's own pass, where the processor and the folder allow it
     profile: str | None = None  # a folder that is there; ONNX Runtime writes the time of each operator into it on close
 
     def __post_init__(self) -> None:
@@ -87,6 +90,8 @@ class OnnxBackend:
         products = self._product, "float" if self._float_prefix else self._product
         self.threads = options.threads or usable_cores()
         self._least_rows = least_rows(manifest.heads, manifest.kv_heads, manifest.head_dim)
+        native = self._open_native(folder, embedding)
+        self._is_native = native is not None
         self._runner = OnnxRunner(
             folder,
             embedding,
@@ -95,6 +100,7 @@ class OnnxBackend:
             products,
             self._least_rows,
             Path(options.profile) if options.profile else None,
+            native,
         )
 
     @property
@@ -119,6 +125,8 @@ class OnnxBackend:
             own["threads"] = str(self.threads)
         if self.options.provider == PROVIDERS["cuda"]:
             own["gpus"] = nvidia_gpus()
+        if self._is_native:
+            own["documents"] = "native"
         return own | {
             "kind": "onnx",
             "onnxruntime": str(runtime().__version__),
@@ -139,7 +147,10 @@ class OnnxBackend:
         require_fit(self.context, sum(map(len, prefix)), suffixes)
         hidden = np.full((len(suffixes), self.manifest.hidden), np.nan, np.float32)
         lengths = [len(suffix) for suffix in suffixes]
-        groups = list(cut(lengths, self.options.batch_tokens, self._least_rows))[::-1]
+        if self._is_native:
+            groups = [list(range(len(suffixes)))] if suffixes else []
+        else:
+            groups = list(cut(lengths, self.options.batch_tokens, self._least_rows))[::-1]
         failed: dict[int, str] = {}
         while groups:
             indices = groups.pop()
@@ -171,4 +182,14 @@ class OnnxBackend:
     def _run(self, prefix: Sequence[Ids], documents: Sequence[Ids]) -> Floats:
         if not self.options.reuse:
             self._runner.forget()
-        return self._runner.run(documents, self._runner.hold(prefix))[0]
+        state = self._runner.hold(prefix)
+        return self._runner.run_native(documents, state) if self._is_native else self._runner.run(documents, state)[0]
+
+    def _open_native(self, folder: Path, embedding: TokenTable) -> NativePass | None:
+        """Open the engine's own pass, where it can take the place of the document graph."""
+        options, manifest = self.options, self.manifest
+        wanted = options.native and options.provider == PROVIDERS["cpu"] and options.profile is None
+        if not wanted or manifest.quant != "int8" or native_kind() == "none":
+            return None
+        facts = read_document_facts(folder, manifest)
+        return NativePass(folder, manifest, facts, embedding, self.threads) if facts is not None else None

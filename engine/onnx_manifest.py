@@ -6,6 +6,7 @@
     documents.onnx    the graph of a batch of documents
     prefix.onnx       the graph of a prefix segment
     weights.bin       the tensors of both
+    documents.json    documents.onnx in the terms of pairgrade's own pass (see document_facts); in int8 only
     probe.onnx        a small 8-bit product that tells how the processor does it; in int8 only
     embedding.npy     the embedding, a row a token; float32, or the upper halves of float32 (bfloat16) as uint16
     head.npy          the output head in the same form, where it is not the embedding
@@ -30,6 +31,7 @@ from pairgrade.foreign_text import shown
 from pairgrade.hub_cache import is_foreign_link
 
 DOCUMENTS, PREFIX, WEIGHTS = "documents.onnx", "prefix.onnx", "weights.bin"
+FACTS = "documents.json"
 EMBEDDING, HEAD = "embedding.npy", "head.npy"
 PROBE = "probe.onnx"
 MIN_ONNXRUNTIME = (1, 31)  # the oldest that this was tested with

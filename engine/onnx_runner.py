@@ -14,6 +14,7 @@ import numpy as np
 from pairgrade.backend import Counters, segments_in_common
 from pairgrade.denormals import flushed_denormals
 from pairgrade.errors import ModelError
+from pairgrade.native_pass import NativePass
 from pairgrade.onnx_layout import Layout, pack
 from pairgrade.onnx_manifest import DOCUMENTS, PREFIX, WEIGHTS
 from pairgrade.onnx_session import open_session, runtime
@@ -50,6 +51,7 @@ class OnnxRunner:
         products: tuple[str, str] = ("float", "float"),  # of documents and of prefixes, see product_kind
         least_rows: int = 1,  # see onnx_layout
         profile: Path | None = None,  # the folder for a profile of each session
+        native: NativePass | None = None,  # computes documents instead of their graph
     ) -> None:
         self.counters = Counters()
         self._library = runtime()
@@ -57,13 +59,16 @@ class OnnxRunner:
         self._options.log_severity_level = _FATAL
         self._embedding, self._least = embedding, least_rows
         self.is_large = (folder / WEIGHTS).stat().st_size > _PACKED  # then the prefix's weights are not packed
-        self._documents, self._prefix = (
-            open_session(
-                folder / name, threads, provider, shares_weights=shares, product=product, fuses=False,
+        self._native = native
+
+        def opened(name: str, product: str, shares_weights: bool) -> Any:
+            return open_session(
+                folder / name, threads, provider, shares_weights=shares_weights, product=product, fuses=False,
                 profile=profile / Path(name).stem if profile else None,
-            )
-            for name, shares, product in zip((DOCUMENTS, PREFIX), (False, self.is_large), products, strict=True)
-        )  # fmt: skip
+            )  # fmt: skip
+
+        self._documents: Any = None if native else opened(DOCUMENTS, products[0], False)
+        self._prefix: Any = opened(PREFIX, products[1], self.is_large)
         self._new = [o.name for o in self._prefix.get_outputs() if o.name.startswith("new_")]
         self._nothing = self._empty_state()
         self._states: list[State] = []
@@ -98,9 +103,20 @@ class OnnxRunner:
         layout = pack(documents, least=self._least)
         feeds = self._feeds(layout, state) | {"last": self._value(layout.last)}
         values = self._timed(self._documents, list(outputs), layout, feeds)
-        self.counters.reused += state.length * len(documents) - self._fresh
-        self._fresh = 0
+        self._count_reused(state, len(documents))
         return [value.numpy() for value in values]
+
+    def run_native(self, documents: Sequence[Ids], state: State) -> Floats:
+        """Run documents behind a prefix by the engine's own pass; what comes of it is (documents, hidden)."""
+        assert self._native is not None
+        start = time.perf_counter()
+        layers = range(len(self._new) // 2)
+        keys, values = ([state.arrays[f"{kind}.{i}"].data_ptr() for i in layers] for kind in ("key", "value"))
+        hidden = self._native.run(documents, state.length, list(keys), list(values))
+        self.counters.seconds += time.perf_counter() - start
+        self.counters.computed += sum(map(len, documents))
+        self._count_reused(state, len(documents))
+        return hidden
 
     def run_prefix(self, segment: Ids, state: State, outputs: Sequence[str]) -> list[Floats]:
         """Run a segment behind a prefix for other outputs than its state, such as the ranges of a calibration."""
@@ -117,6 +133,12 @@ class OnnxRunner:
         """Free the sessions."""
         self.forget()
         self._documents = self._prefix = None
+        if self._native is not None:
+            self._native.close()
+
+    def _count_reused(self, state: State, documents: int) -> None:
+        self.counters.reused += state.length * documents - self._fresh
+        self._fresh = 0
 
     def _timed(self, session: Any, outputs: list[str], layout: Layout, feeds: dict[str, Any]) -> list[Any]:
         start = time.perf_counter()

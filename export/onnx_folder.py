@@ -10,6 +10,7 @@ from pairgrade.errors import InputError, ModelError
 from pairgrade.export.decoder import Decoder, read_decoder
 from pairgrade.export.measure import Task
 from pairgrade.export.onnx_calibrate import Ranges, calibrate
+from pairgrade.export.onnx_facts import FactsWriter
 from pairgrade.export.onnx_graph import DecoderGraph
 from pairgrade.export.onnx_layers import read_final_norm, read_layer
 from pairgrade.export.onnx_linear import (
@@ -29,7 +30,7 @@ from pairgrade.export.onnx_writer import OPSET, DataFile
 from pairgrade.export.weights import Weights, finite, require_tied_head
 from pairgrade.file_hashes import folder_sha256s
 from pairgrade.folder_tokenizer import FolderTokenizer, has_chat_template
-from pairgrade.onnx_manifest import DOCUMENTS, EMBEDDING, HEAD, PREFIX, PROBE, WEIGHTS, OnnxManifest
+from pairgrade.onnx_manifest import DOCUMENTS, EMBEDDING, FACTS, HEAD, PREFIX, PROBE, WEIGHTS, OnnxManifest
 from pairgrade.onnx_probe import probe_model
 from pairgrade.onnx_table import TokenTable, save_table
 from pairgrade.prompt import Prompt, PromptBuilder, chat_in_force, fitting_prompts
@@ -133,6 +134,9 @@ def _write_graphs(
             DecoderGraph(decoder, linear, rotation, data, prefix=is_prefix)
             for linear, is_prefix in zip(linears, (False, True), strict=True)
         ]
+        facts = None
+        if isinstance(linears[0], Static8Linear) and rotation.residual is None:
+            facts = FactsWriter(decoder, linears[0], rotation, data)
         for index in range(decoder.layers):
             layer = rotation.turn(read_layer(weights, decoder, index), decoder, index)
             if ranges and recipe.smooth_norms:
@@ -143,11 +147,15 @@ def _write_graphs(
             if ranges and recipe.smooth_down:
                 layer = smooth_down(layer, ranges, index, recipe.smooth_down, powers=recipe.smooth_powers)
             documents.add_layer(index, layer)
+            if facts is not None:
+                facts.add_layer(index, layer)
             if recipe.prefix == "same":
                 prefix.add_layer(index, layer)
         final_norm = read_final_norm(weights, decoder)
         for graph in graphs:
             graph.finish(final_norm)
+        if facts is not None:
+            facts.write(folder / FACTS, final_norm)
     for graph, name in zip(graphs, (DOCUMENTS, PREFIX), strict=True):
         graph.write(folder / name)
 

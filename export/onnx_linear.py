@@ -14,6 +14,7 @@ from pairgrade.export.onnx_writer import MICROSOFT, Graph
 
 _BLOCK = 32  # weights that share a scale, in 4 bits
 _UINT8 = 2  # ONNX's number of the type
+_MIDDLE = 128  # stands for 0 where a scale is symmetric
 _WIDEST = 127 * 257  # the greatest number whose halves fit into 8 bits
 
 
@@ -89,11 +90,18 @@ class Static8Linear:
         """Add a QuantizeLinear and the product that scales back."""
         if name in self._by_token:
             return Token8Linear().add(graph, name, value, weight, bias)
-        channels = self._ranges[name]
-        step, middle = static_range(float(channels.low.min()), float(channels.high.max()))
+        step, middle = self.input_range(name)
+        assert step is not None
         scale, zero = graph.constant(step, np.float32), graph.constant(middle, np.uint8)
         rounded = graph.op("QuantizeLinear", value, scale, zero)
         return _add_product8(graph, name, (rounded, scale, zero), weight, bias)
+
+    def input_range(self, name: str) -> tuple[float | None, int]:
+        """Return the size of a whole number of a product's input, None by token, and the one that stands for 0."""
+        if name in self._by_token:
+            return None, _MIDDLE
+        channels = self._ranges[name]
+        return static_range(float(channels.low.min()), float(channels.high.max()))
 
 
 class Tensor8Linear:
@@ -111,7 +119,7 @@ class Token8Linear:
     def add(self, graph: Graph, name: str, value: str, weight: Array, bias: Array | None = None) -> str:
         """Add the rounding, the product, and a multiplication of its rows by their scales."""
         steps = _token_steps(graph, value, 127, keepdims=0)
-        middle, one = graph.constant(128, np.uint8), graph.constant(1, np.float32)
+        middle, one = graph.constant(_MIDDLE, np.uint8), graph.constant(1, np.float32)
         zeros = graph.op("Expand", middle, graph.op("Shape", steps))
         rounded = graph.op("QuantizeLinear", value, steps, zeros, axis=0)
         product = _add_product8(graph, name, (rounded, one, middle), weight, None)

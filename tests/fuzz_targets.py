@@ -31,6 +31,7 @@ from pairgrade.bench.report_markdown import markdown
 from pairgrade.bench.results import load_result
 from pairgrade.calibration import Calibration
 from pairgrade.canaries import Canaries, forget_unchecked
+from pairgrade.document_facts import read_document_facts
 from pairgrade.example_rows import read_examples
 from pairgrade.fake import FakeBackend
 from pairgrade.file_hashes import remembered_sha256, verify_files
@@ -43,6 +44,7 @@ from pairgrade.journal import Entry, Journal, read_entries
 from pairgrade.judgments import open_writer, read_judgments
 from pairgrade.manifest import Manifest, differences, identity_digest
 from pairgrade.onnx_check import check_onnx
+from pairgrade.onnx_manifest import OnnxManifest
 from pairgrade.onnx_manifest import read_manifest as read_onnx_manifest
 from pairgrade.qrels import read_qrels
 from pairgrade.ranking_set import read_groups
@@ -186,6 +188,13 @@ def _onnx_manifest(path: Path) -> None:
     read_onnx_manifest(path.parent)
 
 
+def _document_facts(path: Path) -> None:
+    (path.parent / "weights.bin").write_bytes(bytes(4096))
+    files = ONNX_MANIFEST["files"] | {path.name: SHA256_OF_X}
+    table = {name: value for name, value in ONNX_MANIFEST.items() if name not in ("format", "version")}
+    read_document_facts(path.parent, OnnxManifest(**table | {"quant": "int8", "files": files}))
+
+
 def _canaries(path: Path) -> None:
     """Go on with what an earlier run's canaries got."""
     pairs = path.with_name("canaries.jsonl")
@@ -293,6 +302,15 @@ ONNX_MANIFEST: dict[str, Any] = {
     "files": dict.fromkeys(
         ["documents.onnx", "prefix.onnx", "weights.bin", "embedding.npy", "tokenizer.json"], SHA256_OF_X
     ),
+}  # fmt: skip
+_PRODUCT = {"weight": 0, "scale": 1024, "bias": None, "step": 0.5, "zero": 9}
+DOCUMENT_FACTS = {
+    "format": "pairgrade-documents", "version": 1, "intermediate": 16, "norm_eps": 1e-5, "activation": "silu",
+    "embedding_scale": 1.0, "attention_cap": None, "turn": 16, "ropes": [[1.0, 0.1, 0.01, 0.001]], "final_norm": 2048,
+    "layers": [{
+        "window": None, "rope": 0, "norms": {"attention": 2048, "mlp": 2080},
+        "products": dict.fromkeys(("qkv", "out", "gate", "up", "down"), _PRODUCT),
+    }],
 }  # fmt: skip
 LOOK = {"step": 0, "loss": 0.5, "kappa": None, "tau": 0.1, "accuracy": 1.0, "confusion": [[1, 0], [0, 1]]}
 STATE = {
@@ -416,6 +434,7 @@ def targets(scratch: Path) -> dict[str, Target]:
             "manifest.json", _model_manifest, (json.dumps({"files": {"a": SHA256_OF_X}}).encode(),)
         ),
         "onnx-manifest": Target("manifest.json", _onnx_manifest, (json.dumps(ONNX_MANIFEST).encode(),)),
+        "document-facts": Target("documents.json", _document_facts, (json.dumps(DOCUMENT_FACTS).encode(),)),
         "reranker-manifest": Target(
             "manifest.json", lambda path: read_reranker_manifest(path.parent), (json.dumps(RERANKER_MANIFEST).encode(),)
         ),

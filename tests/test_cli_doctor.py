@@ -56,6 +56,15 @@ def test_the_exact_product_is_told(product: str, shown: str, monkeypatch: pytest
     assert json.loads(CliRunner().invoke(cli, ["doctor", "--json"]).output)["onnx_product"] == product
 
 
+@pytest.mark.parametrize(("kind", "shown"), [
+    ("amx", "own pass, with AMX"), ("vnni", "own pass, with AVX-512 VNNI"), ("none", "ONNX Runtime: pairgrade's own"),
+])  # fmt: skip
+def test_who_computes_int8_documents_is_told(kind: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis, "native_kind", lambda: kind)
+    assert shown in " ".join(CliRunner().invoke(cli, ["doctor"]).output.replace("│", " ").split())
+    assert json.loads(CliRunner().invoke(cli, ["doctor", "--json"]).output)["own_pass"] == kind
+
+
 def test_the_ceilings_are_measured_where_they_are_asked_for() -> None:
     found = json.loads(CliRunner().invoke(cli, ["doctor", "--measure", "--json"]).output)["ceilings"]
     assert found["threads"] == usable_cores()

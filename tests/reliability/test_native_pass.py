@@ -1,0 +1,218 @@
+"""The engine's own pass over documents: what the graph computes, whatever runs beside, and of sound facts alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onnx_helpers import LABELS, export, opened, prompts
+from pairgrade import ModelError, native_pass
+from pairgrade.document_facts import read_document_facts
+from pairgrade.export.onnx_recipe import RECIPES
+from pairgrade.native_pass import native_kind, share_out
+from pairgrade.onnx_manifest import FACTS, read_facts
+from tiny_models import FAMILIES, make_folder
+
+pytest.importorskip("onnx")
+
+_SHAPES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "heads of 128": ("llama", {"head_dim": 128}, {}),
+    "heads of 256 with a window": ("gemma3", {"head_dim": 256}, {}),
+    "channels that fill no tile": ("qwen2", {"hidden_size": 88, "intermediate_size": 200}, {}),
+    "down input not turned": ("qwen3", {}, {"down_block": 0}),
+    "turned by blocks of eight": ("llama", {}, {"down_block": 8}),
+    "no smoothing": ("gemma2", {}, {"smooth_norms": 0.0}),
+}
+
+
+def _set(*path: str | int, value: object) -> Callable[[dict[str, Any]], object]:
+    def change(table: Any) -> None:
+        for step in path[:-1]:
+            table = table[step]
+        table[path[-1]] = value
+
+    return change
+
+
+_QKV = ("layers", 0, "products", "qkv")
+_UNSOUND = [
+    (_set("version", value=9), "not of format"),
+    (_set("layers", value=7), "cannot be read"),
+    (_set("extra", value=7), "cannot be read"),
+    (_set("layers", value=[]), "the number of layers"),
+    (_set("intermediate", value=10**9), "intermediate"),
+    (_set("intermediate", value=True), "intermediate"),
+    (_set("norm_eps", value=float("nan")), "norm_eps"),
+    (_set("embedding_scale", value=0), "embedding_scale"),
+    (_set("attention_cap", value=-1), "attention_cap"),
+    (_set("activation", value="relu"), "activation"),
+    (_set("turn", value=3), "turn"),
+    (_set("turn", value=1024), "turn"),
+    (_set("ropes", value=[]), "ropes"),
+    (_set("ropes", 0, value=[1.0]), "a rotation"),
+    (_set("final_norm", value=2**40), "the place of final_norm"),
+    (_set("final_norm", value=-4), "the place of final_norm"),
+    (_set("final_norm", value=2), "the place of final_norm"),
+    (_set("layers", 0, "window", value=0), "window"),
+    (_set("layers", 0, "rope", value=2), "rope"),
+    (_set("layers", 0, "norms", value={}), "the norms"),
+    (_set("layers", 0, "norms", "query", value=2**40), "the place of query"),
+    (_set("layers", 0, "products", value={}), "the products"),
+    (_set(*_QKV, "weight", value=2**40), "the place of qkv"),
+    (_set(*_QKV, "scale", value=2**40), "the place of qkv's scales"),
+    (_set(*_QKV, "bias", value=2**40), "the place of qkv's bias"),
+    (_set(*_QKV, "step", value=0.0), "the step of qkv"),
+    (_set(*_QKV, "zero", value=256), "the zero of qkv"),
+    (_set("layers", 0, "products", "gate", "zero", value=1), "the step of gate and up"),
+]
+
+needs_pass = pytest.mark.skipif(native_kind() == "none", reason="no AVX-512 VNNI here, or no compiler was")
+
+
+@pytest.fixture(scope="module")
+def folders(tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    root = tmp_path_factory.mktemp("native")
+
+    def folder(family: str) -> Path:
+        out = root / family
+        return out if out.is_dir() else export(tiny_folder(family), out, "int8")
+
+    return folder
+
+
+def same(found: np.ndarray, wanted: np.ndarray) -> bool:
+    """Whether all rows are near, most of them but for float32's last bits.
+
+    Where a number lies between two whole ones, its last bit decides which it becomes: such a row goes as far as
+    rounding moves it at all.
+    """
+    far = np.linalg.norm(found - wanted, axis=1) / np.linalg.norm(wanted, axis=1)
+    return bool(np.median(far) < 1e-6 and far.max() < 0.1)
+
+
+@needs_pass
+@pytest.mark.parametrize("family", FAMILIES)
+def test_it_computes_what_the_graph_computes(family: str, folders: Callable[..., Path]) -> None:
+    own, graph = opened(folders(family)), opened(folders(family), native=False)
+    prefix, documents = prompts()
+    found, wanted = own.score(prefix, documents, LABELS).logits, graph.score(prefix, documents, LABELS).logits
+    assert same(found, wanted)
+    assert own.counters.computed == graph.counters.computed
+    assert own.counters.reused == graph.counters.reused
+    nothing = [own.score([], documents[:3], LABELS).logits, graph.score([], documents[:3], LABELS).logits]
+    assert same(*nothing)
+    assert (own.identity()["documents"], graph.identity().get("documents")) == ("native", None)
+
+
+@needs_pass
+@pytest.mark.parametrize("shape", _SHAPES)
+def test_odd_shapes_are_computed_too(shape: str, tmp_path: Path) -> None:
+    family, sizes, changes = _SHAPES[shape]
+    recipe = replace(RECIPES["int8"], **changes)
+    folder = export(make_folder(family, tmp_path / "source", **sizes), tmp_path / "onnx", "int8", recipe)
+    prefix, documents = prompts()
+    own = opened(folder)
+    assert own.identity()["documents"] == "native"
+    found, wanted = (each.score(prefix, documents, LABELS).logits for each in (own, opened(folder, native=False)))
+    assert same(found, wanted)
+
+
+@needs_pass
+@pytest.mark.parametrize("family", ["qwen2", "gemma3"])
+def test_neighbours_threads_and_tiles_move_no_bit(
+    family: str, folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix, documents = prompts()
+    reference = opened(folders(family)).score(prefix, documents, LABELS).logits
+    for kind in dict.fromkeys(("vnni", native_kind())):
+        monkeypatch.setattr(native_pass, "native_kind", lambda kind=kind: kind)
+        for threads in (1, 2, 3, 16):
+            backend = opened(folders(family), threads=threads)
+            order = np.random.default_rng(threads).permutation(len(documents))
+            shuffled = backend.score(prefix, [documents[i] for i in order], LABELS).logits
+            np.testing.assert_array_equal(shuffled, reference[order])
+            np.testing.assert_array_equal(backend.score(prefix, documents[6:7], LABELS).logits, reference[6:7])
+            backend.close()
+
+
+def test_documents_are_shared_out_evenly_and_once() -> None:
+    random = np.random.default_rng(3)
+    for threads in (1, 2, 5):
+        for count in (1, 2, 7, 40):
+            lengths = random.integers(1, 120, count).tolist()
+            shares = share_out(lengths, threads, 100)
+            assert sorted(place for share in shares for place in share) == list(range(count))
+            assert all(shares)
+            assert len(shares) == min(count, -(-sum(lengths) // (threads * 100)) * threads)
+            filled = [sum(lengths[place] for place in share) for share in shares]
+            assert max(filled) - min(filled) <= max(lengths)
+
+
+@needs_pass
+def test_a_folder_without_facts_is_computed_by_its_graph(folders: Callable[..., Path], tmp_path: Path) -> None:
+    folder = copied(folders("llama"), tmp_path)
+    (folder / FACTS).unlink()
+    manifest = read_facts(folder)
+    replace(manifest, files={name: own for name, own in manifest.files.items() if name != FACTS}).write(folder)
+    backend = opened(folder)
+    assert "documents" not in backend.identity()
+    prefix, documents = prompts()
+    found, own = (each.score(prefix, documents, LABELS).logits for each in (backend, opened(folders("llama"))))
+    assert same(found, own)
+
+
+@needs_pass
+def test_what_there_is_no_memory_for_is_told_of_the_pass_too(
+    folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = opened(folders("llama"))
+    prefix, documents = prompts()
+    expected = backend.score(prefix, documents, LABELS).logits
+    real = native_pass.NativePass._share
+
+    def share(self: Any, all_: Any, length: int, tables: Any, places: list[int]) -> Any:
+        if max(len(all_[place]) for place in places) > 60:
+            raise MemoryError("the documents' pass got none")
+        return real(self, all_, length, tables, places)
+
+    monkeypatch.setattr(native_pass.NativePass, "_share", share)
+    scores = backend.score(prefix, documents, LABELS)
+    assert list(scores.failed) == [7]
+    assert "not enough memory for a prompt of 120 tokens (the documents' pass got none)" in scores.failed[7]
+    kept = [i for i in range(len(documents)) if i != 7]
+    np.testing.assert_array_equal(scores.logits[kept], expected[kept])
+
+
+@needs_pass
+def test_a_pass_that_nobody_holds_is_freed(folders: Callable[..., Path]) -> None:
+    backend = opened(folders("llama"))
+    release = backend._runner._native._release  # type: ignore[union-attr]
+    assert release.alive
+    del backend
+    assert not release.alive
+
+
+@pytest.mark.parametrize(("change", "why"), _UNSOUND)
+def test_facts_that_are_not_sound_are_refused(
+    change: Callable[[dict[str, Any]], object], why: str, folders: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = copied(folders("gemma3"), tmp_path)
+    table = json.loads((folder / FACTS).read_text())
+    change(table)
+    (folder / FACTS).write_text(json.dumps(table))
+    with pytest.raises(ModelError, match=f"documents.json: .*{why}"):
+        read_document_facts(folder, read_facts(folder))
+
+
+def copied(folder: Path, to: Path) -> Path:
+    out = to / "copy"
+    out.mkdir()
+    for path in folder.iterdir():
+        (out / path.name).write_bytes(path.read_bytes())
+    return out
