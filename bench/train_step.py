@@ -27,8 +27,9 @@ from pairgrade.export.pairs import chosen_pairs
 from pairgrade.hardware import cpu_model, usable_cores
 from pairgrade.readers import Source
 from pairgrade.rubric import Rubric
+from pairgrade.train.base_model import add_lora, base_dtype, load_model
 from pairgrade.train.examples import Blend, Example, examples
-from pairgrade.train.options import TrainOptions
+from pairgrade.train.options import DTYPES, TrainOptions
 
 _RUBRIC = Rubric.load("trec")
 
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the base, as in `pairgrade train`")
     parser.add_argument("--only", choices=("plain", "pairgrade"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     steps = _steps(given)
@@ -60,22 +62,26 @@ def main() -> None:
             seconds[name].append(time.perf_counter() - start)
     ratio = statistics.median(a / b for a, b in zip(seconds["plain"], seconds["pairgrade"], strict=True))
     memory = {name: _peak_gigabytes(name) for name in steps}
-    print(f"{cpu_model()}, {given.threads} threads, {Path(given.base).name}, batch {given.batch}")
+    dtype = base_dtype(_options(given))
+    print(f"{cpu_model()}, {given.threads} threads, {Path(given.base).name} in {dtype}, batch {given.batch}")
     for name, times in seconds.items():
         print(f"{name:10} {statistics.median(times):7.2f} s a step   peak {memory[name]:.1f} GB")
     print(f"pairgrade is {ratio:.2f} times as fast (median of {given.rounds} rounds)")
-    print(json.dumps({"bench": "train_step", "seconds": seconds, "ratio": ratio, "peak_gb": memory}))
+    print(json.dumps({"bench": "train_step", "dtype": dtype, "seconds": seconds, "ratio": ratio, "peak_gb": memory}))
+
+
+def _options(given: argparse.Namespace) -> TrainOptions:
+    return TrainOptions(batch=given.batch, threads=given.threads, dtype=given.dtype)
 
 
 def _steps(given: argparse.Namespace) -> dict[str, Callable[[], None]]:
     import torch
 
-    from pairgrade.train.base_model import add_lora, load_model
     from pairgrade.train.label_model import LabelModel
     from pairgrade.train.loop import gradients
     from pairgrade.train.prompts import builder_of
 
-    options = TrainOptions(batch=given.batch, threads=given.threads)
+    options = _options(given)
     base = Path(given.base)
     builder = builder_of(base, _RUBRIC, options)
     source = Source(given.pairs, given.queries, given.docs) if given.pairs else None
@@ -108,7 +114,7 @@ def _plain_loss(model: Any, batch: list[Example], labels: Any) -> Any:
     for row, values in enumerate(rows):  # padded on the left, so that the last position is the cue
         ids[row, longest - len(values) :] = torch.from_numpy(values.astype(np.int64))
         mask[row, longest - len(values) :] = 1
-    logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=1, use_cache=False).logits[:, -1, labels]
+    logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=1, use_cache=False).logits[:, -1, labels].float()
     return torch.nn.functional.cross_entropy(logits, torch.tensor([example.target for example in batch]))
 
 

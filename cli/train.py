@@ -16,7 +16,7 @@ from pairgrade.cli import options
 from pairgrade.cli.consoles import result_console
 from pairgrade.cli.declare import settings_of
 from pairgrade.rubric import Rubric
-from pairgrade.train.options import SELECT_BY, TrainOptions
+from pairgrade.train.options import DTYPES, SELECT_BY, TrainOptions
 
 if TYPE_CHECKING:
     from pairgrade.train.metrics import Evaluation
@@ -76,11 +76,13 @@ def _flag(name: str, text: str) -> Callable[[Any], Any]:
 @_setting("--micro-batch-tokens", _MACHINE, "Tokens that run at a time: bounds the memory.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", panel=_MACHINE,
               help="Threads.  [default: torch's own choice]")  # fmt: skip
+@click.option("--dtype", type=click.Choice(DTYPES), default=_DEFAULTS.dtype, show_default=True, panel=_MACHINE,
+              help="What the base's weights are kept in; auto: bfloat16 on CUDA and on processors with AMX (amx_bf16), "
+              "float32 elsewhere. The adapter is in float32 always.")  # fmt: skip
 @_flag("--gradient-checkpointing", "Less memory, more time: recompute activations, and no shared instruction.")
 @_flag(
     "--qlora",
-    "4-bit base weights by bitsandbytes, which is to be installed by itself; CUDA only. Without it the base is in "
-    "bfloat16 on CUDA, in float32 elsewhere.",
+    "4-bit base weights by bitsandbytes, which is to be installed by itself; CUDA only.",
 )
 @click.option("--finish", is_flag=True,
               help="Train no further: write the best step that an unfinished run of this job has found.")  # fmt: skip

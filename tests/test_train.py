@@ -34,13 +34,14 @@ pytest.importorskip("peft")
 
 from pairgrade.cli.train_progress import TerminalTrainProgress  # noqa: E402
 from pairgrade.train import checkpoint, run  # noqa: E402
-from pairgrade.train.base_model import add_lora, folder_digest, load_model  # noqa: E402
+from pairgrade.train.base_model import add_lora, base_dtype, folder_digest, load_model  # noqa: E402
 from pairgrade.train.checkpoint import Checkpoints, State  # noqa: E402
 from pairgrade.train.examples import Blend, Example, examples, micro_batches  # noqa: E402
 from pairgrade.train.fitting import TrainProgress, rate_at, total_steps  # noqa: E402
 from pairgrade.train.label_model import LabelModel  # noqa: E402
 from pairgrade.train.loop import Data, _Fit, batch_at  # noqa: E402
 from pairgrade.train.losses import label_loss  # noqa: E402
+from pairgrade.train.merge import TOLERANCE, merge  # noqa: E402
 from pairgrade.train.metrics import Evaluation, evaluation, is_better  # noqa: E402
 from pairgrade.train.options import TrainOptions  # noqa: E402
 from pairgrade.train.prompts import builder_of  # noqa: E402
@@ -448,6 +449,124 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _no_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make any processor one where a base is in float32 unless a test says otherwise: the bounds are for that."""
+    monkeypatch.setattr("pairgrade.train.base_model.cpu_features", lambda: frozenset({"avx2"}))
+
+
+def on_a_machine(patch: pytest.MonkeyPatch, *, cuda: bool, tiles: bool) -> None:
+    patch.setattr(torch.cuda, "is_available", lambda: cuda)
+    features = frozenset({"avx2", "amx_bf16"} if tiles else {"avx2", "amx_int8"})
+    patch.setattr("pairgrade.train.base_model.cpu_features", lambda: features)
+
+
+@pytest.mark.parametrize(
+    ("options", "cuda", "tiles", "dtype"),
+    [
+        ({}, False, False, "float32"),
+        ({}, False, True, "bfloat16"),
+        ({}, True, False, "bfloat16"),
+        ({}, True, True, "bfloat16"),
+        ({"dtype": "float32"}, True, True, "float32"),
+        ({"dtype": "bfloat16"}, False, False, "bfloat16"),
+        ({"qlora": True}, True, False, "bfloat16"),
+        ({"qlora": True, "dtype": "bfloat16"}, True, False, "bfloat16"),
+    ],
+)
+def test_the_dtype_is_the_machines_faster_one_unless_it_is_given(
+    options: dict[str, Any], cuda: bool, tiles: bool, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_a_machine(monkeypatch, cuda=cuda, tiles=tiles)
+    assert base_dtype(TrainOptions(**options)) == dtype
+
+
+def test_a_dtype_that_cannot_be_is_refused() -> None:
+    with pytest.raises(InputError, match="dtype is 'float16'; it can be auto, float32, bfloat16"):
+        TrainOptions(dtype="float16")
+    with pytest.raises(InputError, match=r"--qlora keeps the base in 4 bits.* leave --dtype float32 or --qlora out"):
+        TrainOptions(qlora=True, dtype="float32")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_lora_and_logits_are_in_float32_whatever_the_base_is_in(dtype: str, tiny_folder: Callable[[str], Path]) -> None:
+    fit, data = fitted(tiny_folder("qwen2"), TrainOptions(dtype=dtype, rank=4))
+    parameters = list(fit._model.model.parameters())
+    assert {p.dtype for p in parameters if not p.requires_grad} == {getattr(torch, dtype)}
+    assert {p.dtype for p in parameters if p.requires_grad} == {torch.float32}
+    assert fit._model.logits([data[0].prompt.ids]).dtype == torch.float32
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_the_gradient_in_bfloat16_is_that_of_whole_prompts_too(family: str, tiny_folder: Callable[[str], Path]) -> None:
+    options = TrainOptions(batch=16, rank=4, seed=1, dtype="bfloat16", micro_batch_tokens=150)
+    shared = gradient(tiny_folder(family), options)
+    whole = gradient(tiny_folder(family), replace(options, share_prefix=False, micro_batch_tokens=100_000))
+    assert float((shared - whole).norm() / whole.norm()) < 2e-2
+    last = replace(options, layers=1)
+    plain = gradient(tiny_folder(family), last, trunk=False)
+    kept = gradient(tiny_folder(family), last, steps=2)
+    assert float((kept - plain).norm() / plain.norm()) < 2e-2
+
+
+def test_a_base_in_bfloat16_teaches_what_one_in_float32_does(
+    source: Source, tmp_path: Path, tiny_folder: Callable[[str], Path]
+) -> None:
+    from safetensors.torch import load
+
+    base, found = str(tiny_folder("qwen3")), {}
+    for dtype in ("float32", "bfloat16"):
+        found[dtype] = train(TrainJob(source, base, tmp_path / dtype, RUBRIC), replace(SMALL, dtype=dtype))
+        assert json.loads((tmp_path / dtype / "report.json").read_text())["options"]["dtype"] == dtype
+    assert found["bfloat16"].losses != found["float32"].losses
+    assert found["bfloat16"].losses == pytest.approx(found["float32"].losses, rel=0.02)
+    assert found["bfloat16"].best.loss < found["bfloat16"].evaluations[0].loss
+    weights = load((tmp_path / "bfloat16" / "adapter_model.safetensors").read_bytes())
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+    merged = merge(tmp_path / "bfloat16", tmp_path / "merged", graded_pairs()[:2], threads=1)
+    assert merged.moved > merged.difference
+    assert merged.difference <= TOLERANCE
+
+
+def test_a_run_goes_on_in_the_dtype_that_it_began_in(
+    source: Source, tmp_path: Path, tiny_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def job(name: str) -> TrainJob:
+        return TrainJob(source, str(tiny_folder("llama")), tmp_path / name, RUBRIC)
+
+    def begun(name: str, options: TrainOptions) -> dict[str, str]:
+        with monkeypatch.context() as patch:
+            stopped_at_the_second_look(patch)
+            with pytest.raises(StopRequested):
+                train(job(name), options)
+        identity: dict[str, str] = json.loads((tmp_path / f"{name}.run" / "manifest.json").read_text())["identity"]
+        return identity
+
+    on_a_machine(monkeypatch, cuda=False, tiles=False)
+    assert "option.dtype" not in begun("a", SMALL)  # as of a run that began before there was a choice
+    on_a_machine(monkeypatch, cuda=False, tiles=True)
+    with pytest.raises(ResumeError, match=r"another job: option\.dtype \(was absent, now bfloat16\)"):
+        train(job("a"), SMALL)
+    assert train(job("a"), replace(SMALL, dtype="float32")).steps == 4
+    assert begun("b", SMALL)["option.dtype"] == "bfloat16"
+    with pytest.raises(ResumeError, match=r"option\.dtype \(was bfloat16, now absent\)"):
+        train(job("b"), replace(SMALL, dtype="float32"))
+    on_a_machine(monkeypatch, cuda=False, tiles=False)
+    resumed = train(job("b"), replace(SMALL, dtype="bfloat16"))
+    assert resumed.losses == train(job("c"), replace(SMALL, dtype="bfloat16")).losses
+
+
+def test_the_command_takes_the_dtype(tmp_path: Path, source: Source, tiny_folder: Callable[[str], Path]) -> None:
+    from pairgrade.cli.train import command
+
+    given = (source.pairs, "--base", tiny_folder("llama"), "--out", tmp_path / "a", "--context", 400, "--quiet",
+             "--train-pairs", 16, "--validation-pairs", 8, "--epochs", 1, "--threads", 1)  # fmt: skip
+    run_command(command, *given, "--dtype", "bfloat16")
+    assert json.loads((tmp_path / "a" / "report.json").read_text())["options"]["dtype"] == "bfloat16"
+    with pytest.raises(InputError, match="--qlora keeps the base in 4 bits"):
+        run_command(command, *given, "--dtype", "float32", "--qlora")
 
 
 @pytest.mark.parametrize("refused", ["write_bytes", "write_text"])

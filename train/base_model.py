@@ -16,6 +16,7 @@ from pairgrade.export.shared_prefix import require_shared_prefix
 from pairgrade.extras import unusable
 from pairgrade.file_hashes import remembered_sha256
 from pairgrade.folder_check import check_folder
+from pairgrade.hardware import cpu_features
 from pairgrade.hub_cache import verify_snapshot
 from pairgrade.models import downloaded, resolve, warn_without_revision
 from pairgrade.train.options import TrainOptions
@@ -56,18 +57,37 @@ def folder_digest(folder: Path) -> str:
     return state.hexdigest()
 
 
+def base_dtype(options: TrainOptions) -> str:
+    """Return what a base is computed in, "float32" or "bfloat16", and unless with ``qlora`` kept in.
+
+    What ``options.dtype`` says; of "auto" bfloat16 on CUDA and on a processor with AMX, which multiplies it in tiles.
+    """
+    if options.dtype != "auto":
+        return options.dtype
+    if options.qlora or "amx_bf16" in cpu_features():
+        return "bfloat16"
+    return usual_dtype()
+
+
+def usual_dtype() -> str:
+    """Return what every base was kept in before it could be chosen: bfloat16 on CUDA, float32 on a processor."""
+    torch, _ = _libraries()
+    return "bfloat16" if torch.cuda.is_available() else "float32"
+
+
 def load_model(folder: Path, options: TrainOptions) -> Any:
     """Load a causal model without any code of the folder.
 
-    Its weights are kept in float32; on a CUDA GPU in bfloat16, or with ``qlora`` in 4 bits. Its own dropout is
-    switched off: ``options.dropout`` is LoRA's. Switches cuDNN's attention off for the whole process.
+    Its weights are kept in ``base_dtype``, or with ``qlora`` in 4 bits, on a CUDA GPU where there is one. Its own
+    dropout is switched off: ``options.dropout`` is LoRA's. Switches cuDNN's attention off for the whole process.
     """
     torch, transformers = _libraries()
-    settings: dict[str, Any] = {}
     if options.qlora:
         settings = _quantized(torch, transformers)
-    elif torch.cuda.is_available():
-        settings = {"dtype": torch.bfloat16, "device_map": "cuda"}
+    else:
+        dtype = base_dtype(options)
+        settings = {"dtype": getattr(torch, dtype)} | ({"device_map": "cuda"} if torch.cuda.is_available() else {})
+        _log.info("the base's weights are kept in %s", dtype)
     # its backward pass gives NaN in half precision behind a mask: https://github.com/pytorch/pytorch/issues/196678
     torch.backends.cuda.enable_cudnn_sdp(False)
     if options.threads:
@@ -168,7 +188,7 @@ def _libraries() -> tuple[Any, Any]:
 def _quantized(torch: Any, transformers: Any) -> dict[str, Any]:
     if not torch.cuda.is_available():
         raise InputError(
-            "--qlora needs a CUDA GPU, and torch sees none here; leave it out to train with the base in float32. "
+            "--qlora needs a CUDA GPU, and torch sees none here; leave it out to keep the base as --dtype says. "
             "With a GPU it also needs bitsandbytes: pip install bitsandbytes"
         )
     try:

@@ -9,6 +9,7 @@ from pairgrade.errors import InputError
 from pairgrade.train.seeds import MOST_SEED
 
 SELECT_BY = ("loss", "kappa", "tau")
+DTYPES = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class TrainOptions:
     share_prefix: bool = True  # compute the instruction once a step; off only to compare
     gradient_checkpointing: bool = False  # recompute activations: less memory, a third more time; no shared prefix
     qlora: bool = False  # 4-bit base weights by bitsandbytes; CUDA only
+    dtype: str = "auto"  # of the base's weights; auto: bfloat16 where the machine multiplies it faster than float32
     threads: int | None = None
     seed: int = 0
 
@@ -63,6 +65,10 @@ class TrainOptions:
             raise InputError(f"the context is {self.context} tokens; it must be at least 64")
         if self.select_by not in SELECT_BY:
             raise InputError(f"select_by is '{self.select_by}'; it can be {', '.join(SELECT_BY)}")
+        if self.dtype not in DTYPES:
+            raise InputError(f"dtype is '{self.dtype}'; it can be {', '.join(DTYPES)}")
+        if self.qlora and self.dtype == "float32":
+            raise InputError("--qlora keeps the base in 4 bits, not in float32: leave --dtype float32 or --qlora out")
 
     @property
     def shares_prefix(self) -> bool:

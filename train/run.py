@@ -29,7 +29,7 @@ from pairgrade.rubric import Rubric
 from pairgrade.run_folder import named
 from pairgrade.stop import PoliteStop
 from pairgrade.train.adapter import read_manifest, save_adapter
-from pairgrade.train.base_model import add_lora, folder_digest, load_model, resolve_folder
+from pairgrade.train.base_model import add_lora, base_dtype, folder_digest, load_model, resolve_folder, usual_dtype
 from pairgrade.train.checkpoint import Checkpoints
 from pairgrade.train.examples import Blend, Targets, examples
 from pairgrade.train.fitting import TrainProgress
@@ -115,6 +115,7 @@ def _train(job: TrainJob, options: TrainOptions, folder: Path, progress: TrainPr
     digests = readers.digest(job.source), file_sha256(job.soft) if job.soft else "none"
     readers.require_same(stamps, _stamps(job))
     progress.phase("loading")
+    options = replace(options, dtype=base_dtype(options))  # what the report and the identity tell
     base = resolve_folder(job.base, job.out.with_name(f"{job.out.name}.base"))
     reason = why_not_exported(base)
     if reason:
@@ -217,6 +218,8 @@ def _identity(
     }
     settings: dict[str, Any] = asdict(options)
     del settings["threads"]  # may move the last bits, as another machine does
+    if options.dtype == usual_dtype():  # untold, so that runs and adapters of before it could be chosen stay the same
+        del settings["dtype"]
     if not options.dropout:  # of which each micro-batch draws its own; without it, as above
         del settings["micro_batch_tokens"]
     versions = {name: package_version(name) for name in ("torch", "transformers", "peft")}
