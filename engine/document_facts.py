@@ -7,7 +7,6 @@ native code is given an address.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,8 @@ FORMAT, VERSION = "pairgrade-documents", 1
 PARTS = ("qkv", "out", "gate", "up", "down")
 NORMS = ("attention", "query", "key", "attention_post", "mlp", "mlp_post")
 ACTIVATIONS = ("silu", "gelu_tanh")
-_WIDEST = 65536  # channels of a product: its sums stay below 2 to the 31
-_LARGEST_TURN = 512
+WIDEST = 65536  # channels of a product: its sums stay below 2 to the 31
+LARGEST_TURN = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,24 +102,24 @@ def _check(path: Path, facts: DocumentFacts, manifest: OnnxManifest, size: int) 
         if not fits:
             raise ModelError(f"{path}: {what} is {shown(repr(value))}; export the model again")
 
-    require(_whole(facts.intermediate, 1, _WIDEST), "intermediate", facts.intermediate)
+    require(_whole(facts.intermediate, 1, WIDEST), "intermediate", facts.intermediate)
     for name in ("hidden", "head_dim", "heads"):
-        require(_whole(getattr(manifest, name), 1, _WIDEST), name, getattr(manifest, name))
+        require(_whole(getattr(manifest, name), 1, WIDEST), name, getattr(manifest, name))
     require(manifest.heads % manifest.kv_heads == 0, "kv_heads", manifest.kv_heads)
     require(manifest.head_dim % 2 == 0, "head_dim", manifest.head_dim)
     shapes = facts.shapes(manifest)
-    require(all(max(shape) <= _WIDEST for shape in shapes.values()), "the width of a product", shapes)
+    require(all(max(shape) <= WIDEST for shape in shapes.values()), "the width of a product", shapes)
     require(_above_0(facts.norm_eps), "norm_eps", facts.norm_eps)
     require(_above_0(facts.embedding_scale), "embedding_scale", facts.embedding_scale)
     require(facts.attention_cap is None or _above_0(facts.attention_cap), "attention_cap", facts.attention_cap)
     require(facts.activation in ACTIVATIONS, "activation", facts.activation)
     turn = facts.turn
-    fits = _whole(turn, 0, _LARGEST_TURN) and not turn & (turn - 1) and (not turn or facts.intermediate % turn == 0)
+    fits = _whole(turn, 0, LARGEST_TURN) and not turn & (turn - 1) and (not turn or facts.intermediate % turn == 0)
     require(fits, "turn", turn)
     require(isinstance(facts.ropes, list) and 1 <= len(facts.ropes) <= 2, "ropes", facts.ropes)
     for rope in facts.ropes:
         right = isinstance(rope, list) and len(rope) == manifest.head_dim // 2
-        require(right and all(type(x) is float and 0 <= x < math.inf for x in rope), "a rotation", rope)
+        require(right and all(type(x) is float and 0 <= x <= 1e9 for x in rope), "a rotation", rope)
     require(len(facts.layers) == manifest.layers, "the number of layers", len(facts.layers))
 
     def place(what: str, offset: object, count: int, width: int) -> None:
@@ -164,4 +163,4 @@ def _whole(value: object, least: int, most: int) -> bool:
 
 
 def _above_0(value: Any) -> bool:
-    return type(value) in (int, float) and 0 < value < math.inf
+    return type(value) in (int, float) and 1e-37 < value < 1e37  # float32 holds it, and one by it

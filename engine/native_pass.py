@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import logging
 import weakref
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ from pairgrade.tokenizer import Ids
 
 TOKENS = 256  # of a thread at a time, about: their values stay near the core
 
-_KINDS = {0: "none", 1: "vnni", 3: "amx"}
+_KINDS = {1: "vnni", 3: "amx"}
+_VERSION = 1  # of what is called; documents.cpp has the same
+_log = logging.getLogger(__name__)
 
 
 @cache
@@ -71,9 +74,24 @@ class NativePass:
         one = partial(self._share, documents, prefix, (_addresses(keys), _addresses(values), *rotations))
         shares = share_out([len(document) for document in documents], self._threads)
         hidden = np.empty((len(documents), self._manifest.hidden), np.float32)
-        for places, own in zip(shares, self._pool.map(one, shares), strict=True):
-            hidden[places] = own
+        pending = [self._pool.submit(one, share) for share in shares]
+        try:
+            for places, own in zip(shares, pending, strict=True):
+                hidden[places] = own.result()
+        finally:  # none may go on when the tables and the prefix are freed
+            for share in pending:
+                share.cancel()
+            wait(pending)
         return hidden
+
+    @property
+    def layers(self) -> int:
+        """How many layers' keys and values a prefix has."""
+        return self._manifest.layers
+
+    def state_shape(self, prefix: int) -> list[int]:
+        """Return the shape of a layer's keys, and of its values, for a prefix of so many tokens."""
+        return [1, self._manifest.kv_heads, prefix, self._manifest.head_dim]
 
     def close(self) -> None:
         """Free the weights and end the threads."""
@@ -130,8 +148,14 @@ def _library() -> Any:
     spec = importlib.util.find_spec("pairgrade._native")
     if spec is None or spec.origin is None:
         return None
-    library = ctypes.CDLL(spec.origin)
-    library.pairgrade_new.restype = ctypes.c_void_p
+    try:
+        library = ctypes.CDLL(spec.origin)
+        if library.pairgrade_version() != _VERSION or not library.pairgrade_features():
+            return None
+        library.pairgrade_new.restype = ctypes.c_void_p
+    except (OSError, AttributeError) as error:  # built for another system, or by another version
+        _log.warning("%s cannot be used, and ONNX Runtime computes documents: %s", spec.origin, error)
+        return None
     return library
 
 

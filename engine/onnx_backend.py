@@ -43,7 +43,9 @@ class OnnxOptions:
 
     context: int | None = None  # longest prompt in tokens; None: 2,048 or what the model was trained with, if less
     threads: int | None = None  # None: the physical cores that this process may use
-    batch_tokens: int = 512  # tokens computed at a time, padding of the attention included; a document is never split,
+    batch_tokens: int = (
+        512  # tokens the graph computes at a time, padding of the attention included; a document is never split,
+    )
     # and the attention of a long one takes 12 to 16 bytes x heads x the square of its tokens
     label_mass: bool = False  # compute the log of the whole vocabulary's sum, too
     reuse: bool = True  # keep the prefix's keys and values; off only to compare

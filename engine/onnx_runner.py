@@ -110,9 +110,8 @@ class OnnxRunner:
         """Run documents behind a prefix by the engine's own pass; what comes of it is (documents, hidden)."""
         assert self._native is not None
         start = time.perf_counter()
-        layers = range(len(self._new) // 2)
-        keys, values = ([state.arrays[f"{kind}.{i}"].data_ptr() for i in layers] for kind in ("key", "value"))
-        hidden = self._native.run(documents, state.length, list(keys), list(values))
+        keys, values = (self._addresses(kind, state) for kind in ("key", "value"))
+        hidden = self._native.run(documents, state.length, keys, values)
         self.counters.seconds += time.perf_counter() - start
         self.counters.computed += sum(map(len, documents))
         self._count_reused(state, len(documents))
@@ -131,10 +130,19 @@ class OnnxRunner:
 
     def close(self) -> None:
         """Free the sessions."""
-        self.forget()
-        self._documents = self._prefix = None
         if self._native is not None:
             self._native.close()
+        self.forget()
+        self._documents = self._prefix = None
+
+    def _addresses(self, kind: str, state: State) -> list[int]:
+        """Return where a state's keys or values lie; ModelError where they are not what native code takes them for."""
+        assert self._native is not None
+        arrays = [state.arrays.get(f"{kind}.{i}") for i in range(self._native.layers)]
+        wanted = self._native.state_shape(state.length)
+        if any(a is None or a.shape() != wanted or a.data_type() != "tensor(float)" for a in arrays):
+            raise ModelError(f"the prefix graph gives {kind}s of another shape than its manifest says; export it again")
+        return [array.data_ptr() for array in arrays if array is not None]
 
     def _count_reused(self, state: State, documents: int) -> None:
         self.counters.reused += state.length * documents - self._fresh

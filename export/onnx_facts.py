@@ -8,12 +8,29 @@ from pathlib import Path
 
 import numpy as np
 
-from pairgrade.document_facts import FORMAT, NORMS, PARTS, VERSION, DocumentFacts, LayerFacts, ProductFacts
+from pairgrade.document_facts import (
+    FORMAT,
+    LARGEST_TURN,
+    NORMS,
+    PARTS,
+    VERSION,
+    WIDEST,
+    DocumentFacts,
+    LayerFacts,
+    ProductFacts,
+)
 from pairgrade.export.decoder import Decoder
 from pairgrade.export.onnx_layers import Array, Layer
 from pairgrade.export.onnx_linear import Static8Linear, round8
 from pairgrade.export.onnx_rotate import Rotation
 from pairgrade.export.onnx_writer import DataFile
+
+
+def can_be_told(decoder: Decoder, rotation: Rotation) -> bool:
+    """Whether a model is within what the engine's own pass takes; the graph runs any."""
+    widest = max(decoder.hidden, decoder.intermediate, (decoder.heads + 2 * decoder.kv_heads) * decoder.head_dim)
+    turn = 0 if rotation.down is None else len(rotation.down)
+    return widest <= WIDEST and turn <= LARGEST_TURN and decoder.norm_eps > 0
 
 
 class FactsWriter:

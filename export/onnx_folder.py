@@ -10,7 +10,7 @@ from pairgrade.errors import InputError, ModelError
 from pairgrade.export.decoder import Decoder, read_decoder
 from pairgrade.export.measure import Task
 from pairgrade.export.onnx_calibrate import Ranges, calibrate
-from pairgrade.export.onnx_facts import FactsWriter
+from pairgrade.export.onnx_facts import FactsWriter, can_be_told
 from pairgrade.export.onnx_graph import DecoderGraph
 from pairgrade.export.onnx_layers import read_final_norm, read_layer
 from pairgrade.export.onnx_linear import (
@@ -135,7 +135,7 @@ def _write_graphs(
             for linear, is_prefix in zip(linears, (False, True), strict=True)
         ]
         facts = None
-        if isinstance(linears[0], Static8Linear) and rotation.residual is None:
+        if isinstance(linears[0], Static8Linear) and rotation.residual is None and can_be_told(decoder, rotation):
             facts = FactsWriter(decoder, linears[0], rotation, data)
         for index in range(decoder.layers):
             layer = rotation.turn(read_layer(weights, decoder, index), decoder, index)

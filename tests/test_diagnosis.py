@@ -4,11 +4,13 @@ import importlib.util
 import platform
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from pairgrade import ModelError, advisories, diagnosis, hardware, onnx_session
+from pairgrade import ModelError, advisories, diagnosis, hardware, native_pass, onnx_session
 from pairgrade.diagnosis import FEATURES, Feature, Verdict, diagnose
 
 
@@ -111,3 +113,20 @@ def test_no_version_is_asked_for_that_every_load_refuses() -> None:
     bounds = {(name, least) for name, least in asked if name in libraries}
     assert {name for name, _ in bounds} == libraries
     assert not {(name, least): bad for name, least in bounds if (bad := advisories.known_bad(name, least))}
+
+
+@pytest.mark.parametrize("version", [None, 0, 1])
+def test_a_compiled_pass_that_does_not_fit_is_not_used(version: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if importlib.util.find_spec("pairgrade._native") is None:
+        pytest.skip("this installation has no compiled pass")
+    found: dict[str, Callable[[], int]] = {"pairgrade_features": lambda: 0}  # as it is compiled for another processor
+    if version is not None:
+        found["pairgrade_version"] = lambda: version
+    monkeypatch.setattr(native_pass.ctypes, "CDLL", lambda _: SimpleNamespace(**found))
+    assert native_pass._library.__wrapped__() is None
+
+    def broken(_: str) -> None:
+        raise OSError("built for another system")
+
+    monkeypatch.setattr(native_pass.ctypes, "CDLL", broken)
+    assert native_pass._library.__wrapped__() is None

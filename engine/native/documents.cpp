@@ -172,8 +172,8 @@ __mmask16 lanes(int count) { return count >= 16 ? 0xffff : count <= 0 ? 0 : (1u 
 // e to the x, to about one unit in the last place; 0 below -87.
 inline __m512 exponential(__m512 x) {
     const __m512 least = _mm512_set1_ps(-87.0f);
-    const __mmask16 counts = _mm512_cmp_ps_mask(x, least, _CMP_GE_OQ);
-    x = _mm512_min_ps(_mm512_max_ps(x, least), _mm512_set1_ps(88.0f));
+    const __mmask16 counts = _mm512_cmp_ps_mask(x, least, _CMP_NLT_UQ);
+    x = _mm512_min_ps(_mm512_set1_ps(88.0f), _mm512_max_ps(least, x));  // the second where it is not a number
     const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
     __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
     r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
@@ -830,6 +830,8 @@ EXPORT void pairgrade_free(void *handle) { delete static_cast<Model *>(handle); 
 EXPORT int pairgrade_features() { return 0; }
 
 #endif
+
+EXPORT int pairgrade_version() { return 1; }  // native_pass.py has the same; another one where a call changes
 
 static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_native", nullptr, 0, nullptr, nullptr, nullptr, nullptr, nullptr};
 
