@@ -89,7 +89,9 @@ def _span(path: Path, name: str, entry: Any) -> tuple[int, int, str]:
 
 
 def _whole(values: Any) -> bool:
-    return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**62 for v in values)
+    if not isinstance(values, list) or set(map(type, values)) - {int}:
+        return False
+    return not values or (min(values) >= 0 and max(values) < 2**62)
 
 
 def _check_spans(path: Path, spans: list[tuple[int, int, str]], available: int) -> None:
