@@ -32,7 +32,7 @@
 namespace {
 
 constexpr int kVnni = 1, kAmx = 2;                           // what features() tells
-constexpr int kDone = 0, kNoMemory = 1;  // what calls return
+constexpr int kDone = 0, kNoMemory = 1;                      // what calls return
 enum Part { kQkv, kOutput, kGate, kUp, kDown, kParts };      // the products of a layer
 enum Norm { kAttention, kQuery, kKey, kPostAttention, kMlp, kPostMlp, kNorms };
 
@@ -115,7 +115,6 @@ struct Model {
 struct Scratch {  // of a thread, kept from call to call
     Buffer<float> x, qkv, read, act, wide, added, row_steps, scores, queries, keys, prefix_keys;
     Buffer<uint8_t> rounded, inner;
-    Buffer<int32_t> sums;
 };
 
 struct Batch {
