@@ -1,8 +1,9 @@
 """Where the time of an ONNX export goes: ``python -m pairgrade.bench.onnx_profile FOLDER``.
 
 Pairs are labelled with ONNX Runtime's profiler on, which costs a few percent, and the time of its operators is summed
-for the two graphs. Beside it the rate of the document pass, counted as the products of the weights only, against the
-rate of a large product. The last line is JSON.
+for the two graphs. Where pairgrade's own pass computes documents they are labelled with it, too, and the time of its
+stages is told, of all threads together. Beside both the rate of the documents, counted as the products of the weights
+only, against the rate of a large product. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -11,18 +12,22 @@ import argparse
 import json
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pairgrade.annotator import Annotator
+from pairgrade.backend import Counters
 from pairgrade.bench.arithmetic import operations
 from pairgrade.bench.ceiling import measure_ceiling
 from pairgrade.bench.data import add_data_options, take_pairs
 from pairgrade.bench.telling import telling
 from pairgrade.environment import environment
 from pairgrade.hardware import usable_cores
+from pairgrade.native_pass import native_kind
 from pairgrade.onnx_backend import OnnxBackend, OnnxOptions
 from pairgrade.onnx_manifest import DOCUMENTS, PREFIX
+from pairgrade.records import Pair
 from pairgrade.rubric import Rubric
 
 _LEAST = 0.005  # share of a graph's time; operators below it are one row
@@ -47,33 +52,50 @@ def main() -> None:
     pairs, name = take_pairs(options.data, options.queries, options.documents)
     ceiling = measure_ceiling(options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        backend = OnnxBackend(options.folder, OnnxOptions(threads=options.threads, profile=folder))
-        with Annotator(backend, Rubric.load("trec")) as annotator:
-            list(annotator.label(pairs))
-            counters = backend.counters
+        _, by_graph = _label(options.folder, OnnxOptions(threads=options.threads, profile=folder), pairs)
         graphs = {
             graph: sum_operators(next(Path(folder).glob(f"{Path(graph).stem}_*.json"))) for graph in (DOCUMENTS, PREFIX)
         }
     for graph, seconds in graphs.items():
-        _print(graph, seconds)
-    tokens = counters.computed - counters.prefix_computed
-    per_second = tokens / (counters.seconds - counters.prefix_seconds)
-    each = operations(str(options.folder))
-    documents = len(pairs) / (counters.seconds - counters.prefix_seconds)  # a second
-    rate = None if each is None else (per_second * each.per_token + documents * each.per_document) / 1e9
-    print(
-        f"documents: {tokens:,} tokens, {per_second:,.0f} a second, {rate or 0:,.0f} GOP/s in products of the weights"
-    )
+        _print(f"{graph}, operators", seconds)
+    rates = {"documents": _rates(options.folder, by_graph, len(pairs))}
+    stages, by_pass = _label(options.folder, OnnxOptions(threads=options.threads), pairs)
+    if stages:
+        _print("pairgrade's own pass, stages", stages)
+        rates["own_pass"] = _rates(options.folder, by_pass, len(pairs))
+    for what, (tokens, gops) in rates.items():
+        title = what.replace("_", " ")
+        print(f"{title}: {tokens:,.0f} tokens a second, {gops or 0:,.0f} GOP/s in products of the weights")
     print(f"ceiling: fp32 {ceiling.fp32_gflops:,.0f} GFLOP/s, int8 {ceiling.int8_gops or 0:,.0f} GOP/s")
     about: dict[str, Any] = {"bench": "onnx_profile", "data": name, "pairs": len(pairs), "threads": options.threads}
-    found = {"document_tokens_per_second": per_second, "document_gops": rate, "ceiling_fp32": ceiling.fp32_gflops,
-             "ceiling_int8": ceiling.int8_gops, "graphs": graphs, "environment": environment()}  # fmt: skip
+    found = {"document_tokens_per_second": rates["documents"][0], "document_gops": rates["documents"][1],
+             "ceiling_fp32": ceiling.fp32_gflops, "ceiling_int8": ceiling.int8_gops, "graphs": graphs,
+             "environment": environment()}  # fmt: skip
+    if stages:
+        own = dict(zip(("tokens_per_second", "gops"), rates["own_pass"], strict=True))
+        found["own_pass"] = own | {"kind": native_kind(), "stages": stages}
     print(json.dumps(about | found))
 
 
-def _print(graph: str, seconds: dict[str, float]) -> None:
+def _label(folder: Path, options: OnnxOptions, pairs: Sequence[Pair]) -> tuple[dict[str, float], Counters]:
+    """Label with a backend of its own; return the seconds of its pass's stages, where it has one, and its counters."""
+    backend = OnnxBackend(folder, options)
+    with Annotator(backend, Rubric.load("trec")) as annotator:
+        list(annotator.label(pairs))
+        return backend.native_seconds, backend.counters
+
+
+def _rates(folder: Path, counters: Counters, pairs: int) -> tuple[float, float | None]:
+    """Return the documents' tokens a second, and the GOP/s of their products; None where a model's are not known."""
+    seconds = counters.seconds - counters.prefix_seconds
+    tokens = (counters.computed - counters.prefix_computed) / seconds
+    each = operations(str(folder))
+    return tokens, None if each is None else (tokens * each.per_token + pairs / seconds * each.per_document) / 1e9
+
+
+def _print(title: str, seconds: dict[str, float]) -> None:
     total = sum(seconds.values())
-    print(f"{graph}: {total:.2f} s in operators")
+    print(f"{title}: {total:.2f} s")
     rest = 0.0
     for kind, spent in seconds.items():
         if spent < _LEAST * total:

@@ -24,7 +24,8 @@ _PRODUCTS = {
 _PASSES = {
     "amx": "by pairgrade's own pass, with AMX",
     "vnni": "by pairgrade's own pass, with AVX-512 VNNI",
-    "none": "by ONNX Runtime: pairgrade's own pass needs AVX-512 VNNI, Linux, and a C++ compiler at the installation",
+    "none": "by ONNX Runtime: pairgrade's own pass needs AVX-512 VNNI, Linux, and at the installation a C++ compiler "
+    "and Python's headers",
 }
 
 

@@ -78,7 +78,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What was found; nothing was loaded into this process."""
+    """What was found; no engine was loaded into this process."""
 
     environment: dict[str, Any]
     cpu_features: tuple[str, ...]

@@ -27,8 +27,9 @@ from pairgrade.tokenizer import Ids
 
 TOKENS = 256  # of a thread at a time, about: their values stay near the core
 
+STAGES = ("norms, rounding", "qkv product", "attention", "output product", "gate, up, activation, turn", "down product")
 _KINDS = {1: "vnni", 3: "amx"}
-_VERSION = 1  # of what is called; documents.cpp has the same
+_VERSION = 2  # of what is called; documents.cpp has the same
 _log = logging.getLogger(__name__)
 
 
@@ -49,6 +50,7 @@ class NativePass:
         self._handle = ctypes.c_void_p(self._library.pairgrade_new(_sizes(manifest, facts), native_kind() == "amx"))
         if not self._handle:
             raise MemoryError("there is none for the model's layers")
+        self.seconds = dict.fromkeys(STAGES, 0.0)  # what each stage took, the threads' added up
         self._frequencies = [np.array(rope, np.float32) for rope in facts.ropes]
         self._pool = ThreadPoolExecutor(threads, "pairgrade")
         self._threads = threads
@@ -77,7 +79,9 @@ class NativePass:
         pending = [self._pool.submit(one, share) for share in shares]
         try:
             for places, own in zip(shares, pending, strict=True):
-                hidden[places] = own.result()
+                hidden[places], seconds = own.result()
+                for stage, spent in zip(STAGES, seconds.tolist(), strict=True):
+                    self.seconds[stage] += spent
         finally:  # none may go on when the tables and the prefix are freed
             for share in pending:
                 share.cancel()
@@ -97,12 +101,15 @@ class NativePass:
         """Free the weights and end the threads."""
         self._release()
 
-    def _share(self, documents: Sequence[Ids], prefix: int, tables: Sequence[Any], places: Sequence[int]) -> Floats:
+    def _share(
+        self, documents: Sequence[Ids], prefix: int, tables: Sequence[Any], places: Sequence[int]
+    ) -> tuple[Floats, npt.NDArray[np.float64]]:
         embedded = self._embedding.rows(np.concatenate([documents[place] for place in places]))
         lengths = np.array([len(documents[place]) for place in places], np.int64)
         hidden = np.empty((len(places), self._manifest.hidden), np.float32)
-        self._call("run", _at(embedded), _at(lengths), len(places), prefix, *tables, _at(hidden))
-        return hidden
+        seconds = np.zeros(len(STAGES))
+        self._call("run", _at(embedded), _at(lengths), len(places), prefix, *tables, _at(hidden), _at(seconds))
+        return hidden, seconds
 
     def _take_layers(self, data: npt.NDArray[np.uint8]) -> None:
         sizes = norm_sizes(self._manifest)

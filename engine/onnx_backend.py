@@ -43,10 +43,9 @@ class OnnxOptions:
 
     context: int | None = None  # longest prompt in tokens; None: 2,048 or what the model was trained with, if less
     threads: int | None = None  # None: the physical cores that this process may use
-    batch_tokens: int = (
-        512  # tokens the graph computes at a time, padding of the attention included; a document is never split,
-    )
-    # and the attention of a long one takes 12 to 16 bytes x heads x the square of its tokens
+    # tokens the graph computes at a time, padding of the attention included; a document is never split, and the
+    # attention of a long one takes 12 to 16 bytes x heads x the square of its tokens (pairgrade's own pass needs none)
+    batch_tokens: int = 512
     label_mass: bool = False  # compute the log of the whole vocabulary's sum, too
     reuse: bool = True  # keep the prefix's keys and values; off only to compare
     provider: str = PROVIDERS["cpu"]  # cpu, cuda, or ONNX Runtime's name of one
@@ -92,8 +91,7 @@ class OnnxBackend:
         products = self._product, "float" if self._float_prefix else self._product
         self.threads = options.threads or usable_cores()
         self._least_rows = least_rows(manifest.heads, manifest.kv_heads, manifest.head_dim)
-        native = self._open_native(folder, embedding)
-        self._is_native = native is not None
+        self._native = self._open_native(folder, embedding)
         self._runner = OnnxRunner(
             folder,
             embedding,
@@ -102,7 +100,7 @@ class OnnxBackend:
             products,
             self._least_rows,
             Path(options.profile) if options.profile else None,
-            native,
+            self._native,
         )
 
     @property
@@ -120,6 +118,11 @@ class OnnxBackend:
         """What was computed since the model was loaded."""
         return self._runner.counters
 
+    @property
+    def native_seconds(self) -> dict[str, float]:
+        """What each stage of the engine's own pass took, of all threads; empty where ONNX Runtime runs documents."""
+        return self._native.seconds if self._native is not None else {}
+
     def identity(self) -> dict[str, str]:
         """Name the libraries, how this processor multiplies, and the settings that can move a logit."""
         own = {} if self.exact else {"batch_tokens": str(self.options.batch_tokens)}
@@ -127,7 +130,7 @@ class OnnxBackend:
             own["threads"] = str(self.threads)
         if self.options.provider == PROVIDERS["cuda"]:
             own["gpus"] = nvidia_gpus()
-        if self._is_native:
+        if self._native is not None:
             own["documents"] = "native"
         return own | {
             "kind": "onnx",
@@ -149,10 +152,11 @@ class OnnxBackend:
         require_fit(self.context, sum(map(len, prefix)), suffixes)
         hidden = np.full((len(suffixes), self.manifest.hidden), np.nan, np.float32)
         lengths = [len(suffix) for suffix in suffixes]
-        if self._is_native:
+        if self._native is not None:
             groups = [list(range(len(suffixes)))] if suffixes else []
         else:
             groups = list(cut(lengths, self.options.batch_tokens, self._least_rows))[::-1]
+        square = "" if self._native is not None else "its attention takes the square of them, and "
         failed: dict[int, str] = {}
         while groups:
             indices = groups.pop()
@@ -171,7 +175,7 @@ class OnnxBackend:
                 for i in indices:
                     failed[i] = (
                         f"there is not enough memory for a prompt of {sum(map(len, prefix)) + lengths[i]:,} tokens "
-                        f"({error}); its attention takes the square of them, and a shorter context cuts the document"
+                        f"({error}); {square}a shorter context cuts the document"
                     )
         cap = self.manifest.final_cap
         logits = label_logits(hidden, self._head.rows(labels), cap)
@@ -185,7 +189,9 @@ class OnnxBackend:
         if not self.options.reuse:
             self._runner.forget()
         state = self._runner.hold(prefix)
-        return self._runner.run_native(documents, state) if self._is_native else self._runner.run(documents, state)[0]
+        if self._native is not None:
+            return self._runner.run_native(documents, state)
+        return self._runner.run(documents, state)[0]
 
     def _open_native(self, folder: Path, embedding: TokenTable) -> NativePass | None:
         """Open the engine's own pass, where it can take the place of the document graph."""

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from onnx_helpers import export
 from pairgrade import InputError, errors, extras
 from pairgrade.bench import commit_package, micro, telling
 from pairgrade.bench.micro import compare
+from pairgrade.native_pass import STAGES, native_kind
 
 
 def run(module: str, *arguments: object) -> dict[str, object]:
@@ -51,6 +53,13 @@ def test_an_onnx_profile_is_summed(tiny_folder: Callable[[str], Path], tmp_path:
     assert graphs["documents.onnx"]["MatMulIntegerToFloat"] > 0
     assert graphs["prefix.onnx"]["MatMulIntegerToFloat"] > 0
     assert "DequantizeLinear" not in graphs["documents.onnx"]  # nothing is rounded twice
+    if native_kind() == "none":
+        assert "own_pass" not in found
+    else:
+        own: Any = found["own_pass"]
+        assert (own["kind"], list(own["stages"])) == (native_kind(), list(STAGES))
+        assert min(own["stages"].values()) > 0
+        assert own["tokens_per_second"] > 0
 
 
 def test_engines_take_turns_in_one_process(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:

@@ -11,6 +11,7 @@
 #include <Python.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -34,6 +35,7 @@ namespace {
 constexpr int kVnni = 1, kAmx = 2;                           // what features() tells
 constexpr int kDone = 0, kNoMemory = 1;                      // what calls return
 enum Part { kQkv, kOutput, kGate, kUp, kDown, kParts };      // the products of a layer
+enum Stage { kRounding, kProjecting, kAttending, kReading, kFeeding, kLowering, kStages };  // STAGES of native_pass.py
 enum Norm { kAttention, kQuery, kKey, kPostAttention, kMlp, kPostMlp, kNorms };
 
 constexpr int kTile = 16;         // rows and columns of a tile
@@ -122,6 +124,21 @@ struct Batch {
     int documents, tokens, prefix;
     const float *const *keys, *const *values;  // of the prefix, a layer each: (kv_heads, P, D)
     const float *const *cosines, *const *sines;  // of the kinds of rotation: (longest document, D / 2)
+};
+
+// Adds the time since the last look to a stage's seconds.
+class Clock {
+  public:
+    explicit Clock(double *seconds) : seconds_(seconds), last_(std::chrono::steady_clock::now()) {}
+    void ends(Stage stage) {
+        const auto now = std::chrono::steady_clock::now();
+        seconds_[stage] += std::chrono::duration<double>(now - last_).count();
+        last_ = now;
+    }
+
+  private:
+    double *seconds_;
+    std::chrono::steady_clock::time_point last_;
 };
 
 struct alignas(64) TileConfig {
@@ -697,7 +714,8 @@ void feed(const Model &model, const Layer &layer, const uint8_t *a, int rows, Sc
     if (down.by_token) round_rows(down, act, rows, to, own.row_steps.at_least(rows));
 }
 
-void compute(const Model &model, const Batch &batch, const float *embedded, float *hidden, Scratch &own) {
+void compute(const Model &model, const Batch &batch, const float *embedded, float *hidden, double *seconds, Scratch &own) {
+    Clock clock(seconds);
     const Sizes &sizes = model.sizes;
     int rows = batch.tokens;
     const size_t all = rounded_up(rows, kBlock);
@@ -714,8 +732,11 @@ void compute(const Model &model, const Batch &batch, const float *embedded, floa
         const Product *products = layer.products;
         const bool is_last = index == sizes.layers - 1;
         norm_rounded(sizes, products[kQkv], x, layer.norms[kAttention].get(), rows, own, rounded);
+        clock.ends(kRounding);
         product_into(model, products[kQkv], rounded, rows, products[kQkv].by_token ? own.row_steps.get() : nullptr, qkv, false);
+        clock.ends(kProjecting);
         attend(model, layer, index, batch, own, qkv, read, is_last);
+        clock.ends(kAttending);
         if (is_last) {  // behind the last attention only last tokens go on
             rows = batch.documents;
             int64_t place = -1;
@@ -725,14 +746,20 @@ void compute(const Model &model, const Batch &batch, const float *embedded, floa
             }
         }
         round_rows(products[kOutput], read, rows, rounded, own.row_steps.get());
+        clock.ends(kRounding);
         add_product(model, products[kOutput], rounded, rows, layer.norms[kPostAttention].get(), own, x);
+        clock.ends(kReading);
         norm_rounded(sizes, products[kGate], x, layer.norms[kMlp].get(), rows, own, rounded);
+        clock.ends(kRounding);
         feed(model, layer, rounded, rows, own, inner);
+        clock.ends(kFeeding);
         add_product(model, products[kDown], inner, rows, layer.norms[kPostMlp].get(), own, x);
+        clock.ends(kLowering);
     }
     for (int b = 0; b < rows; b++)
         norm(x + static_cast<size_t>(b) * sizes.hidden, sizes.hidden, model.final_norm.get(), sizes.epsilon,
              hidden + static_cast<size_t>(b) * sizes.hidden);
+    clock.ends(kRounding);
 }
 
 }  // namespace
@@ -795,10 +822,11 @@ EXPORT int pairgrade_layer(void *handle, int layer, int window, int rope) {
     return kDone;
 }
 
-// embedded (T, H); hidden (B, H) takes the normalized hidden state of each document's last token.
+// embedded (T, H); hidden (B, H) takes the normalized hidden state of each document's last token; seconds (kStages) take
+// what each stage took, added to what they hold.
 EXPORT int pairgrade_run(void *handle, const float *embedded, const int64_t *lengths, int documents, int prefix,
                          const float *const *keys, const float *const *values, const float *const *cosines,
-                         const float *const *sines, float *hidden) {
+                         const float *const *sines, float *hidden, double *seconds) {
     static thread_local Scratch own;
     const Model &model = *static_cast<Model *>(handle);
     try {
@@ -808,7 +836,7 @@ EXPORT int pairgrade_run(void *handle, const float *embedded, const int64_t *len
         _mm_setcsr(before | 0x8040);  // denormal numbers are zero
         if (model.amx) __asm__ volatile("ldtilecfg %0" ::"m"(kTiles) : "memory");
         try {
-            compute(model, batch, embedded, hidden, own);
+            compute(model, batch, embedded, hidden, seconds, own);
         } catch (...) {
             if (model.amx) __asm__ volatile("tilerelease" ::: "memory");
             _mm_setcsr(before);
@@ -830,7 +858,7 @@ EXPORT int pairgrade_features() { return 0; }
 
 #endif
 
-EXPORT int pairgrade_version() { return 1; }  // native_pass.py has the same; another one where a call changes
+EXPORT int pairgrade_version() { return 2; }  // native_pass.py has the same; another one where a call changes
 
 static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_native", nullptr, 0, nullptr, nullptr, nullptr, nullptr, nullptr};
 
