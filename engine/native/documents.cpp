@@ -466,34 +466,45 @@ void transpose(const float *from, size_t stride, int rows, int width, float *to,
             for (int r = first; r < first + 16; r++) to[static_cast<size_t>(d) * wide + r] = r < rows ? from[r * stride + d] : 0;
 }
 
-// scores (12, stride) = queries (D, 12) times keys (D, wide), for the keys before `end`.
-void multiply_keys(const float *queries, const float *keys, int width, int wide, int end, float *scores, int stride) {
-    for (int column = 0; column < end; column += 32) {
-        const bool two = column + 16 < wide;
-        __m512 sum[kTogether][2];
-        for (auto &row : sum) row[0] = row[1] = _mm512_setzero_ps();
-        for (int d = 0; d < width; d++) {
-            const float *key = keys + static_cast<size_t>(d) * wide + column;
-            const __m512 k0 = _mm512_loadu_ps(key), k1 = two ? _mm512_loadu_ps(key + 16) : _mm512_setzero_ps();
+// Sixteen columns of scores, or twice as many: scores (12, stride) = queries (D / 16, 12, 16) times keys (D, wide).
+template <int halves>
+inline void multiply_columns(const float *queries, const float *keys, int width, size_t wide, float *scores, size_t stride) {
+    __m512 sum[kTogether][halves];
+    for (auto &row : sum)
+        for (auto &half : row) half = _mm512_setzero_ps();
+    for (int first = 0; first < width; first += 16, queries += kTogether * 16)
+        for (int d = 0; d < std::min(16, width - first); d++, keys += wide) {
+            __m512 key[halves];
+            for (int half = 0; half < halves; half++) key[half] = _mm512_loadu_ps(keys + half * 16);
 #pragma GCC unroll 12
             for (int r = 0; r < kTogether; r++) {
-                const __m512 value = _mm512_set1_ps(queries[d * kTogether + r]);
-                sum[r][0] = _mm512_fmadd_ps(value, k0, sum[r][0]);
-                sum[r][1] = _mm512_fmadd_ps(value, k1, sum[r][1]);
+                const __m512 value = _mm512_set1_ps(queries[r * 16 + d]);
+                for (int half = 0; half < halves; half++) sum[r][half] = _mm512_fmadd_ps(value, key[half], sum[r][half]);
             }
         }
-        for (int r = 0; r < kTogether; r++) {
-            _mm512_storeu_ps(scores + static_cast<size_t>(r) * stride + column, sum[r][0]);
-            if (two) _mm512_storeu_ps(scores + static_cast<size_t>(r) * stride + column + 16, sum[r][1]);
-        }
-    }
+    for (int r = 0; r < kTogether; r++)
+        for (int half = 0; half < halves; half++) _mm512_storeu_ps(scores + r * stride + half * 16, sum[r][half]);
+}
+
+// Scores of the keys before `end`.
+void multiply_keys(const float *queries, const float *keys, int width, int wide, int end, float *scores, int stride) {
+    for (int column = 0; column < end; column += 32)
+        if (column + 16 < end)
+            multiply_columns<2>(queries, keys + column, width, wide, scores + column, stride);
+        else
+            multiply_columns<1>(queries, keys + column, width, wide, scores + column, stride);
+}
+
+// Which of the 16 places from `first` on lie in [begin, end).
+inline __mmask16 seen(int first, int begin, int end) {
+    return first >= begin && first + 16 <= end ? 0xffff : lanes(end - first) & ~lanes(begin - first);
 }
 
 // A part of a row's scores, [begin, end) of them seen: capped, and their largest.
 float cap_scores(float *scores, int begin, int end, float cap) {
     __m512 most = _mm512_set1_ps(-INFINITY);
     for (int i = begin / 16 * 16; i < end; i += 16) {
-        const __mmask16 in = lanes(end - i) & ~lanes(begin - i);
+        const __mmask16 in = seen(i, begin, end);
         __m512 value = _mm512_maskz_loadu_ps(in, scores + i);
         if (cap > 0) {
             value = _mm512_mul_ps(hyperbolic_tangent(value), _mm512_set1_ps(cap));
@@ -508,7 +519,7 @@ float cap_scores(float *scores, int begin, int end, float cap) {
 __m512 exponentials(float *scores, int begin, int end, int wide, float most, __m512 sum) {
     const __m512 shift = _mm512_set1_ps(most);
     for (int i = 0; i < wide; i += 16) {
-        const __mmask16 in = lanes(end - i) & ~lanes(begin - i);
+        const __mmask16 in = seen(i, begin, end);
         const __m512 value = in ? _mm512_maskz_mov_ps(in, exponential(_mm512_sub_ps(_mm512_maskz_loadu_ps(in, scores + i), shift)))
                                 : _mm512_setzero_ps();
         sum = _mm512_add_ps(sum, value);
@@ -565,15 +576,16 @@ void attend_group(const Sizes &sizes, const Layer &layer, const float *qkv, int 
     transpose(qkv + static_cast<size_t>(sizes.heads + group) * width, line, tokens, width, keys, own_wide);
     const float *values = qkv + static_cast<size_t>(sizes.heads + sizes.kv_heads + group) * width;
     float *scores = own.scores.at_least(static_cast<size_t>(kTogether) * stride);
-    float *queries = own.queries.at_least(static_cast<size_t>(2 * kTogether) * width);
-    float *out = queries + static_cast<size_t>(kTogether) * width;
+    float *queries = own.queries.at_least(static_cast<size_t>(2 * kTogether) * rounded_up(width, 16));
+    float *out = queries + static_cast<size_t>(kTogether) * rounded_up(width, 16);
     const int rows = (tokens - first) * each;
     for (int start = 0; start < rows; start += kTogether) {
         const int here = std::min(kTogether, rows - start);
         for (int r = 0; r < kTogether; r++) {
             const int row = start + std::min(r, here - 1), token = first + row / each, head = group * each + row % each;
             const float *query = qkv + token * line + static_cast<size_t>(head) * width;
-            for (int d = 0; d < width; d++) queries[d * kTogether + r] = query[d];
+            for (int d = 0; d < width; d += 16)
+                _mm512_storeu_ps(queries + d * kTogether + r * 16, _mm512_maskz_loadu_ps(lanes(width - d), query + d));
         }
         const int last = first + (start + here - 1) / each + 1;  // own keys that the last of these sees
         const int earliest = first + start / each;
