@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import numpy.typing as npt
 from pairgrade.errors import ModelError
 
 _ROWS = 2048  # widened to float32 at a time
+_LARGE = 256 << 20  # bytes; a larger table's pages are let go of
+_KEPT = 16 << 20  # bytes of it that stay mapped, about
+_AROUND = 1 << 16  # bytes that Linux maps with each page
 
 Floats = npt.NDArray[np.float32]
 
@@ -28,10 +32,21 @@ class TokenTable:
                 f"{path}: {table.dtype} {table.shape}; float32 or uint16 {(vocabulary, hidden)} was expected"
             )
         self._table = table
+        pages: Any = table.base  # the map itself
+        self._pages = pages if table.nbytes > _LARGE and hasattr(mmap, "MADV_DONTNEED") else None
+        self._mapped = 0  # bytes since the pages were let go of
 
     def rows(self, ids: npt.NDArray[np.integer[Any]]) -> Floats:
-        """Return the rows of some tokens, (n, hidden)."""
-        return _wide(self._table[ids])
+        """Return the rows of some tokens, (n, hidden).
+
+        The pages of a large table are unmapped from time to time, else all of it would count as memory in the end.
+        """
+        rows = _wide(self._table[ids])
+        self._mapped += len(ids) * _AROUND
+        if self._pages is not None and self._mapped > _KEPT:
+            self._mapped = 0
+            self._pages.madvise(mmap.MADV_DONTNEED)  # the system keeps them, and reading maps them again
+        return rows
 
     def log_totals(self, hidden: Floats, cap: float | None) -> npt.NDArray[np.float64]:
         """Return the log of the sum of exp of all tokens' logits, for hidden states (n, hidden).
