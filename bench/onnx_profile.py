@@ -52,17 +52,19 @@ def main() -> None:
     pairs, name = take_pairs(options.data, options.queries, options.documents)
     ceiling = measure_ceiling(options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        _, by_graph = _label(options.folder, OnnxOptions(threads=options.threads, profile=folder), pairs)
+        by_graph = _label(OnnxBackend(options.folder, OnnxOptions(threads=options.threads, profile=folder)), pairs)
         graphs = {
             graph: sum_operators(next(Path(folder).glob(f"{Path(graph).stem}_*.json"))) for graph in (DOCUMENTS, PREFIX)
         }
     for graph, seconds in graphs.items():
         _print(f"{graph}, operators", seconds)
     rates = {"documents": _rates(options.folder, by_graph, len(pairs))}
-    stages, by_pass = _label(options.folder, OnnxOptions(threads=options.threads), pairs)
-    if stages:
-        _print("pairgrade's own pass, stages", stages)
-        rates["own_pass"] = _rates(options.folder, by_pass, len(pairs))
+    backend = OnnxBackend(options.folder, OnnxOptions(threads=options.threads))
+    if backend.native_seconds:
+        rates["own_pass"] = _rates(options.folder, _label(backend, pairs), len(pairs))
+        _print("pairgrade's own pass, stages", backend.native_seconds)
+    else:
+        backend.close()
     for what, (tokens, gops) in rates.items():
         title = what.replace("_", " ")
         print(f"{title}: {tokens:,.0f} tokens a second, {gops or 0:,.0f} GOP/s in products of the weights")
@@ -71,18 +73,17 @@ def main() -> None:
     found = {"document_tokens_per_second": rates["documents"][0], "document_gops": rates["documents"][1],
              "ceiling_fp32": ceiling.fp32_gflops, "ceiling_int8": ceiling.int8_gops, "graphs": graphs,
              "environment": environment()}  # fmt: skip
-    if stages:
+    if backend.native_seconds:
         own = dict(zip(("tokens_per_second", "gops"), rates["own_pass"], strict=True))
-        found["own_pass"] = own | {"kind": native_kind(), "stages": stages}
+        found["own_pass"] = own | {"kind": native_kind(), "stages": backend.native_seconds}
     print(json.dumps(about | found))
 
 
-def _label(folder: Path, options: OnnxOptions, pairs: Sequence[Pair]) -> tuple[dict[str, float], Counters]:
-    """Label with a backend of its own; return the seconds of its pass's stages, where it has one, and its counters."""
-    backend = OnnxBackend(folder, options)
+def _label(backend: OnnxBackend, pairs: Sequence[Pair]) -> Counters:
+    """Label with a backend, close it, and return its counters."""
     with Annotator(backend, Rubric.load("trec")) as annotator:
         list(annotator.label(pairs))
-        return backend.native_seconds, backend.counters
+        return backend.counters
 
 
 def _rates(folder: Path, counters: Counters, pairs: int) -> tuple[float, float | None]:

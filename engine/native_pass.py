@@ -50,7 +50,7 @@ class NativePass:
         self._handle = ctypes.c_void_p(self._library.pairgrade_new(_sizes(manifest, facts), native_kind() == "amx"))
         if not self._handle:
             raise MemoryError("there is none for the model's layers")
-        self.seconds = dict.fromkeys(STAGES, 0.0)  # what each stage took, the threads' added up
+        self._seconds = np.zeros(len(STAGES))
         self._frequencies = [np.array(rope, np.float32) for rope in facts.ropes]
         self._pool = ThreadPoolExecutor(threads, "pairgrade")
         self._threads = threads
@@ -80,13 +80,17 @@ class NativePass:
         try:
             for places, own in zip(shares, pending, strict=True):
                 hidden[places], seconds = own.result()
-                for stage, spent in zip(STAGES, seconds.tolist(), strict=True):
-                    self.seconds[stage] += spent
+                self._seconds += seconds
         finally:  # none may go on when the tables and the prefix are freed
             for share in pending:
                 share.cancel()
             wait(pending)
         return hidden
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What each stage took since the folder was opened, the threads' added up."""
+        return dict(zip(STAGES, self._seconds.tolist(), strict=True))
 
     @property
     def layers(self) -> int:
