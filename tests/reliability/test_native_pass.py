@@ -72,7 +72,13 @@ _UNSOUND = [
     (_set("layers", 0, "products", "gate", "zero", value=1), "the step of gate and up"),
 ]
 
-needs_pass = pytest.mark.skipif(native_kind() == "none", reason="no AVX-512 VNNI here, or no compiler was")
+# Such a share of the rows is so near to the graph's: but for float32's last bits, and with tiles, whose attention has 16
+# bits of a number, but for the seventeenth; more of the other rows lie on the other side of a rounding then.
+_NEAR = {"vnni": (0.5, 1e-6), "amx": (0.25, 1e-5)}
+_KINDS = [kind for kind in dict.fromkeys(("vnni", native_kind())) if native_kind() != "none"]
+
+needs_pass = pytest.mark.skipif(not _KINDS, reason="no AVX-512 VNNI here, or no compiler was")
+each_kind = pytest.mark.parametrize("kind", _KINDS)
 
 
 @pytest.fixture(scope="module")
@@ -86,33 +92,43 @@ def folders(tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPat
     return folder
 
 
-def same(found: np.ndarray, wanted: np.ndarray) -> bool:
-    """Whether all rows are near, most of them but for float32's last bits.
+def same(found: np.ndarray, wanted: np.ndarray, kind: str | None = None) -> bool:
+    """Whether all rows are near, many of them but for the last bits of the pass's arithmetic.
 
     Where a number lies between two whole ones, its last bit decides which it becomes: such a row goes as far as
     rounding moves it at all.
     """
     far = np.linalg.norm(found - wanted, axis=1) / np.linalg.norm(wanted, axis=1)
-    return bool(np.median(far) < 1e-6 and far.max() < 0.1)
+    share, near = _NEAR[kind or native_kind()]
+    return bool(np.quantile(far, share) < near and far.max() < 0.1)
 
 
-@needs_pass
+def use(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the pass multiply by these instructions."""
+    monkeypatch.setattr(native_pass, "native_kind", lambda: kind)
+
+
+@each_kind
 @pytest.mark.parametrize("family", FAMILIES)
-def test_it_computes_what_the_graph_computes(family: str, folders: Callable[..., Path]) -> None:
+def test_it_computes_what_the_graph_computes(
+    family: str, kind: str, folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(kind, monkeypatch)
     own, graph = opened(folders(family)), opened(folders(family), native=False)
     prefix, documents = prompts()
     found, wanted = own.score(prefix, documents, LABELS).logits, graph.score(prefix, documents, LABELS).logits
-    assert same(found, wanted)
+    assert same(found, wanted, kind)
     assert own.counters.computed == graph.counters.computed
     assert own.counters.reused == graph.counters.reused
-    nothing = [own.score([], documents[:3], LABELS).logits, graph.score([], documents[:3], LABELS).logits]
-    assert same(*nothing)
+    nothing = [own.score([], documents, LABELS).logits, graph.score([], documents, LABELS).logits]
+    assert same(*nothing, kind)
     assert (own.identity()["documents"], graph.identity().get("documents")) == ("native", None)
 
 
-@needs_pass
+@each_kind
 @pytest.mark.parametrize("shape", _SHAPES)
-def test_odd_shapes_are_computed_too(shape: str, tmp_path: Path) -> None:
+def test_odd_shapes_are_computed_too(shape: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(kind, monkeypatch)
     family, sizes, changes = _SHAPES[shape]
     recipe = replace(RECIPES["int8"], **changes)
     folder = export(make_folder(family, tmp_path / "source", **sizes), tmp_path / "onnx", "int8", recipe)
@@ -120,25 +136,24 @@ def test_odd_shapes_are_computed_too(shape: str, tmp_path: Path) -> None:
     own = opened(folder)
     assert own.identity()["documents"] == "native"
     found, wanted = (each.score(prefix, documents, LABELS).logits for each in (own, opened(folder, native=False)))
-    assert same(found, wanted)
+    assert same(found, wanted, kind)
 
 
-@needs_pass
+@each_kind
 @pytest.mark.parametrize("family", ["qwen2", "gemma3"])
-def test_neighbours_threads_and_tiles_move_no_bit(
-    family: str, folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+def test_neighbours_and_threads_move_no_bit(
+    family: str, kind: str, folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    use(kind, monkeypatch)
     prefix, documents = prompts()
     reference = opened(folders(family)).score(prefix, documents, LABELS).logits
-    for kind in dict.fromkeys(("vnni", native_kind())):
-        monkeypatch.setattr(native_pass, "native_kind", lambda kind=kind: kind)
-        for threads in (1, 2, 3, 16):
-            backend = opened(folders(family), threads=threads)
-            order = np.random.default_rng(threads).permutation(len(documents))
-            shuffled = backend.score(prefix, [documents[i] for i in order], LABELS).logits
-            np.testing.assert_array_equal(shuffled, reference[order])
-            np.testing.assert_array_equal(backend.score(prefix, documents[6:7], LABELS).logits, reference[6:7])
-            backend.close()
+    for threads in (1, 2, 3, 16):
+        backend = opened(folders(family), threads=threads)
+        order = np.random.default_rng(threads).permutation(len(documents))
+        shuffled = backend.score(prefix, [documents[i] for i in order], LABELS).logits
+        np.testing.assert_array_equal(shuffled, reference[order])
+        np.testing.assert_array_equal(backend.score(prefix, documents[6:7], LABELS).logits, reference[6:7])
+        backend.close()
 
 
 def test_documents_are_shared_out_evenly_and_once() -> None:

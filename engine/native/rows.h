@@ -1,0 +1,128 @@
+// Rows of numbers: rounded, normalized, turned, rotated.
+//
+// Included once, by documents.cpp, where it has set the instructions.
+
+#pragma once
+
+#include <cmath>
+#include <immintrin.h>
+
+#include "model.h"
+#include "vectors.h"
+
+namespace {
+
+void round_static(const float *x, int count, float step, int zero, uint8_t *to) {
+    const __m512 inverse = _mm512_set1_ps(1 / step);
+    const __m512i middle = _mm512_set1_epi32(zero);
+    for (int i = 0; i < count; i += 16) {
+        const __mmask16 in = lanes(count - i);
+        __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_maskz_loadu_ps(in, x + i), inverse));
+        whole = _mm512_max_epi32(_mm512_add_epi32(whole, middle), _mm512_setzero_si512());
+        _mm_mask_storeu_epi8(to + i, in, _mm512_cvtusepi32_epi8(whole));
+    }
+}
+
+float largest(const float *x, int count) {
+    __m512 most = _mm512_setzero_ps();
+    for (int i = 0; i < count; i += 16) most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_maskz_loadu_ps(lanes(count - i), x + i)));
+    return _mm512_reduce_max_ps(most);
+}
+
+// Round rows to the input of a product; a step for each row goes into row_steps where the product wants that.
+void round_rows(const Product &product, const float *x, int rows, uint8_t *to, float *row_steps) {
+    const size_t stride = static_cast<size_t>(product.depth) * kDepth;
+    for (int r = 0; r < rows; r++) {
+        const float *row = x + static_cast<size_t>(r) * product.in;
+        if (product.by_token) row_steps[r] = std::max(largest(row, product.in), 1e-9f) * (1.0f / 127);
+        round_static(row, product.in, product.by_token ? row_steps[r] : product.step, product.zero, to + r * stride);
+    }
+}
+
+// to = x / root mean square * gain; in place too.
+void norm(const float *x, int count, const float *gain, float epsilon, float *to) {
+    __m512 sum = _mm512_setzero_ps();
+    for (int i = 0; i < count; i += 16) {
+        const __m512 value = _mm512_maskz_loadu_ps(lanes(count - i), x + i);
+        sum = _mm512_fmadd_ps(value, value, sum);
+    }
+    const __m512 factor = _mm512_set1_ps(1 / std::sqrt(_mm512_reduce_add_ps(sum) / count + epsilon));
+    for (int i = 0; i < count; i += 16) {
+        const __mmask16 in = lanes(count - i);
+        const __m512 value = _mm512_mul_ps(_mm512_maskz_loadu_ps(in, x + i), factor);
+        _mm512_mask_storeu_ps(to + i, in, _mm512_mul_ps(value, _mm512_maskz_loadu_ps(in, gain + i)));
+    }
+}
+
+// Norm of each row, rounded for a product.
+void norm_rounded(const Sizes &sizes, const Product &product, const float *x, const float *gain, int rows, Scratch &own,
+                  uint8_t *to) {
+    float *row = own.wide.at_least(sizes.hidden);
+    const size_t stride = static_cast<size_t>(product.depth) * kDepth;
+    float *steps = own.row_steps.at_least(rows);
+    for (int r = 0; r < rows; r++) {
+        norm(x + static_cast<size_t>(r) * sizes.hidden, sizes.hidden, gain, sizes.epsilon, row);
+        round_rows(product, row, 1, to + r * stride, steps + r);
+    }
+}
+
+// One stage of a turn within 16 numbers: those `half` apart become their sum and their difference.
+template <int half>
+inline __m512 turned_within(__m512 value) {
+    alignas(64) static const struct Table {
+        int32_t other[16];
+        float sign[16];
+        constexpr Table() : other(), sign() {
+            for (int i = 0; i < 16; i++) other[i] = i ^ half, sign[i] = i & half ? -1.0f : 1.0f;
+        }
+    } table;
+    return _mm512_fmadd_ps(value, _mm512_load_ps(table.sign), _mm512_permutexvar_ps(_mm512_load_si512(table.other), value));
+}
+
+// Up to 16 times 16 numbers, all of a block's stages that lie within them.
+inline void turn_together(float *x, int block, int count) {
+    __m512 v[16];
+    const int vectors = rounded_up(count, 16) / 16;
+    for (int i = 0; i < vectors; i++) {
+        v[i] = _mm512_maskz_loadu_ps(lanes(count - i * 16), x + i * 16);
+        if (block > 1) v[i] = turned_within<1>(v[i]);
+        if (block > 2) v[i] = turned_within<2>(v[i]);
+        if (block > 4) v[i] = turned_within<4>(v[i]);
+        if (block > 8) v[i] = turned_within<8>(v[i]);
+    }
+    for (int half = 1; half < vectors; half *= 2)
+        for (int start = 0; start < vectors; start += 2 * half)
+            for (int i = start; i < start + half; i++) {
+                const __m512 a = v[i], b = v[i + half];
+                v[i] = _mm512_add_ps(a, b), v[i + half] = _mm512_sub_ps(a, b);
+            }
+    for (int i = 0; i < vectors; i++) _mm512_mask_storeu_ps(x + i * 16, lanes(count - i * 16), v[i]);
+}
+
+// A block times the orthogonal Hadamard matrix (Sylvester's), in place; block: a power of two.
+void turn(float *x, int block) {
+    const int together = std::min(block, 256);
+    for (int start = 0; start < block; start += together) turn_together(x + start, block, together);
+    for (int half = 256; half < block; half *= 2)
+        for (int start = 0; start < block; start += 2 * half)
+            for (int i = start; i < start + half; i += 16) {
+                const __m512 a = _mm512_loadu_ps(x + i), b = _mm512_loadu_ps(x + i + half);
+                _mm512_storeu_ps(x + i, _mm512_add_ps(a, b));
+                _mm512_storeu_ps(x + i + half, _mm512_sub_ps(a, b));
+            }
+    const float scale = 1 / std::sqrt(static_cast<float>(block));
+    for (int i = 0; i < block; i++) x[i] *= scale;
+}
+
+// The rotation of a head by its token's place: channel i with channel half + i.
+void rotate(float *x, const float *cosines, const float *sines, int half) {
+    for (int i = 0; i < half; i += 16) {
+        const __mmask16 in = lanes(half - i);
+        const __m512 c = _mm512_maskz_loadu_ps(in, cosines + i), s = _mm512_maskz_loadu_ps(in, sines + i);
+        const __m512 a = _mm512_maskz_loadu_ps(in, x + i), b = _mm512_maskz_loadu_ps(in, x + half + i);
+        _mm512_mask_storeu_ps(x + i, in, _mm512_fmsub_ps(a, c, _mm512_mul_ps(b, s)));
+        _mm512_mask_storeu_ps(x + half + i, in, _mm512_fmadd_ps(b, c, _mm512_mul_ps(a, s)));
+    }
+}
+
+}  // namespace
