@@ -72,8 +72,8 @@ _UNSOUND = [
     (_set("layers", 0, "products", "gate", "zero", value=1), "the step of gate and up"),
 ]
 
-# Such a share of the rows is so near to the graph's: but for float32's last bits, and with tiles, whose attention has 16
-# bits of a number, but for the seventeenth; more of the other rows lie on the other side of a rounding then.
+# Such a share of the rows is so near to the graph's: but for float32's last bits, and with tiles, whose attention has
+# 16 bits of a number, but for the seventeenth; more of the other rows lie on the other side of a rounding then.
 _NEAR = {"vnni": (0.5, 1e-6), "amx": (0.25, 1e-5)}
 _KINDS = [kind for kind in dict.fromkeys(("vnni", native_kind())) if native_kind() != "none"]
 
