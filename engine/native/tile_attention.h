@@ -2,8 +2,7 @@
 //
 // A number becomes two of them: the nearest, and the nearest to what that leaves, together 16 bits. A product of two such
 // numbers is that of the high halves and the two mixed ones; the low halves' own, 2^-18 of it, is left out. Sums are in
-// float32. This is exact to about 2^-17 of a row's largest terms, which is less than a hundredth of what 8-bit products
-// leave, where one bfloat16 would be at a tenth.
+// float32. This is exact to about 2^-17; one bfloat16 alone would be to 2^-9.
 //
 // Included once, by documents.cpp, where it has set the instructions.
 
@@ -195,19 +194,19 @@ void multiply_split(const Split &a, int column, int rows, const uint16_t *tiles,
     if (more_rows && more_columns) __asm__ volatile("tilestored %%tmm3, 64(%0,%1,1)" ::"r"(lower), "r"(out) : "memory");
 }
 
-// Tiles side by side that hold so many numbers.
+// How many tiles hold so many numbers.
 inline int tiles_for(int count, int each) { return rounded_up(count, each) / each; }
 
 struct Packed {  // the keys and values of a prefix or of a document
     const uint16_t *keys, *values;
-    int rows, steps;  // steps: tiles of values under each other
+    int steps;  // tiles of values under each other
 
     Packed(const Buffer<uint16_t> &keys, const Buffer<uint16_t> &values, int rows)
-        : keys(keys.get()), values(values.get()), rows(rows), steps(tiles_for(rows, kPairs)) {}
+        : keys(keys.get()), values(values.get()), steps(tiles_for(rows, kPairs)) {}
 };
 
 Packed packed_of(const float *keys, const float *values, size_t stride, int rows, int width, Buffer<uint16_t> &key_tiles,
-            Buffer<uint16_t> &value_tiles) {
+                 Buffer<uint16_t> &value_tiles) {
     pack_keys(keys, stride, rows, width, key_tiles.at_least(tiles_for(rows, kTile) * tiles_for(width, kPairs) * kBoth));
     pack_values(values, stride, rows, width, value_tiles.at_least(tiles_for(rows, kPairs) * tiles_for(width, kTile) * kBoth));
     return Packed(key_tiles, value_tiles, rows);
@@ -234,8 +233,8 @@ void read_values(const Split &weights, int column, int rows, const Packed &packe
 }
 
 // Weights of a part of a row's scores, [begin, end) of them seen, as split numbers; added to the sum.
-__m512 weigh_split(const float *scores, int begin, int end, int wide, float most, __m512 sum,
-                   uint16_t *to, size_t below) {
+__m512 weigh_split(const float *scores, int begin, int end, int wide, float most, __m512 sum, uint16_t *to,
+                   size_t below) {
     const __m512 shift = _mm512_set1_ps(most * kLog2E);
     for (int i = 0; i < wide; i += kPairs) {
         __m512 value[2];
@@ -273,7 +272,8 @@ void attend_by_tiles(const Group &group, Scratch &own, float *read) {
                 store_split(_mm512_maskz_loadu_ps(lanes(width - d), query + d),
                             _mm512_maskz_loadu_ps(lanes(width - d - 16), query + d + 16), queries.row(r) + d, queries.below);
         }
-        const int last = group.token(start + here - 1) + 1, own_end = tiles_for(last, kPairs);  // own keys that the last of these sees
+        const int last = group.token(start + here - 1) + 1;  // own keys that the last of these sees
+        const int own_end = tiles_for(last, kPairs);
         const Span needed = group.seen(group.token(start));  // none before what the first of these sees
         const int begin = needed.prefix / kPairs, own_begin = needed.own / kPairs;
         score_keys(queries, here, prefix, begin * kPairs, group.prefix, width, scores, stride);
