@@ -1,8 +1,9 @@
 """pairgrade's own pass over documents of an int8 export: ``engine/native/documents.cpp`` and how it is called.
 
 It takes the place of ``documents.onnx`` on x86-64 Linux with AVX-512 VNNI, and computes the same: whole-number sums to
-the bit, the rest in float32, summed in another order (docs/decisions/native-pass.md). Each thread computes documents of
-its own, so that no bit depends on the number of threads.
+the bit, the rest in float32, or nearly so where AMX tiles do attention, summed in another order
+(docs/decisions/native-pass.md). Each thread computes documents of its own, so that no bit depends on the number of
+threads.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ int found_features() {
     if ((states & 0xe6) != 0xe6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
     const bool avx512 = (b >> 16 & 1) && (b >> 17 & 1) && (b >> 30 & 1) && (b >> 31 & 1);  // F, DQ, BW, VL
     if (!avx512 || !(c >> 11 & 1)) return 0;
-    const bool tiles = (d >> 24 & 1) && (d >> 25 & 1) && (states >> 17 & 3) == 3;
+    const bool tiles = (d >> 22 & 1) && (d >> 24 & 1) && (d >> 25 & 1) && (states >> 17 & 3) == 3;  // BF16, TILE, INT8
     constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM: the kernel gives tiles to who asks
     return kVnni | (tiles && !syscall(SYS_arch_prctl, kRequest, kTileData) ? kAmx : 0);
 }
