@@ -10,14 +10,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
-from rich.progress import Progress as Bar
 from rich.table import Table
 
 from pairgrade.attack_comparison import read_report, task_of
 from pairgrade.attacks import ATTACKS, UNCHANGED, attack, attacks_named, check_threshold
 from pairgrade.cli import PARTIAL, options
-from pairgrade.cli.consoles import progress_console, result_console
+from pairgrade.cli.consoles import result_console
 from pairgrade.cli.declare import Finite
+from pairgrade.cli.progress import WorkBar
 from pairgrade.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ _PANEL = "Attack"
 @click.option("--max-rise", type=Finite(0, 1), metavar="X", panel=_PANEL,
               help="How much the share of such documents may rise.  [default: 0.02]")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-@click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
+@click.option("--quiet", "-q", is_flag=True, help="Show no progress.")
 def command(
     pairs: str,
     model: str,
@@ -92,13 +92,10 @@ def command(
     if earlier:
         earlier.require(what, names)
     open_annotator = options.annotator_opener(one, values)
-    console = progress_console()
-    with (
-        Bar(console=console, transient=True, disable=quiet or not console.is_terminal) as bar,
-        open_annotator() as annotator,
-    ):
-        work = bar.add_task("labelling", total=len(chosen) * (len(names) + 1))
-        report = attack(annotator, chosen, limit, names, lambda count: bar.update(work, advance=count))
+    with WorkBar(quiet) as bar, open_annotator() as annotator:
+        bar.phase("labelling")
+        bar.start(len(chosen) * (len(names) + 1))
+        report = attack(annotator, chosen, limit, names, bar.move)
     risen = earlier.rises(report, 0.02 if max_rise is None else max_rise) if earlier else ()
     if as_json:
         own = {"model": one, "rubric": task.name} | what | report.to_dict()

@@ -17,6 +17,7 @@ from pairgrade.bench.matrix import ENGINES
 from pairgrade.cli.bench_tables import give, print_comparison
 from pairgrade.cli.consoles import progress_console
 from pairgrade.cli.declare import Finite, Unlimited
+from pairgrade.cli.progress import SparseLines
 from pairgrade.errors import InputError
 from pairgrade.onnx_backend import PROVIDERS
 from pairgrade.run_folder import no_empty_parents
@@ -107,15 +108,19 @@ def command(
 
     asked, settings = _matrix(matrix, values), BenchOptions(prices, measure, base=matrix.parent if matrix else None)
     stop = PoliteStop()
-    console = progress_console()
+    console, lines = progress_console(), SparseLines()
     with no_empty_parents((out or Path()) / "results.json"):  # nor an empty report's folder
         if out is not None:
             _make(out)
         with console.status("reading") as status:
 
             def tell(text: str) -> None:
-                if not quiet and console.is_terminal:
+                if quiet:
+                    return
+                if console.is_terminal:
                     status.update(escape(text))
+                else:
+                    lines.tell(text)
 
             if quiet or not console.is_terminal:
                 status.stop()

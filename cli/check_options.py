@@ -45,7 +45,7 @@ _OPTIONS = [
                  "the model's own, if less]"),
     click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads.  [default: the physical cores]"),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
-    click.option("--quiet", "-q", is_flag=True, help="No progress bar."),
+    click.option("--quiet", "-q", is_flag=True, help="Show no progress."),
 ]  # fmt: skip
 
 

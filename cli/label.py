@@ -58,7 +58,7 @@ from pairgrade.errors import InputError
     help="Replace OUT and the file of --qrels where they belong to another job or to none.",
 )
 @click.option("--json", "as_json", is_flag=True, panel="Output", help="Print the summary as JSON.")
-@click.option("--quiet", "-q", is_flag=True, panel="Output", help="No progress bar.")
+@click.option("--quiet", "-q", is_flag=True, panel="Output", help="Show no progress.")
 def command(
     pairs: str,
     out: Path,

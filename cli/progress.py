@@ -1,10 +1,13 @@
-"""A run's progress as a bar on stderr; nothing where stderr is not a terminal."""
+"""A run's progress on stderr: a bar in a terminal, elsewhere (a file, say) a line a minute."""
 
 from __future__ import annotations
 
+import time
+from datetime import timedelta
 from types import TracebackType
 from typing import TypeVar
 
+import rich_click as click
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
@@ -14,10 +17,24 @@ from pairgrade.progress import Progress
 
 B = TypeVar("B", bound="WorkBar")
 _WIDE = 110  # columns of a terminal in which all has room
+_EVERY = 60.0  # seconds from line to line where there is no terminal
+
+
+class SparseLines:
+    """Lines on stderr, one a minute at most; a run that ends within a minute writes none."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def tell(self, line: str) -> None:
+        """Write the line if it is time for one."""
+        if time.monotonic() - self._last >= _EVERY:
+            self._last = time.monotonic()
+            click.echo(line, err=True)
 
 
 class WorkBar:
-    """A bar with the phase's name, steps done of all, what the last step told, and the time left."""
+    """The phase's name, steps done of all, what the last step told, and the time left."""
 
     def __init__(self, quiet: bool = False) -> None:
         console = progress_console()
@@ -35,14 +52,38 @@ class WorkBar:
             disable=quiet or not console.is_terminal,
         )
         self._task: TaskID = self._bar.add_task("starting", total=None, told="")
+        self._lines = None if quiet or console.is_terminal else SparseLines()
+        self._earlier, self._began = 0, time.monotonic()
 
     def phase(self, name: str) -> None:
         """Show the phase's name."""
         self._bar.update(self._task, description=name)
 
-    def start(self, total: int, done: int) -> None:
-        """Show how far an earlier run came."""
+    def start(self, total: int, done: int = 0) -> None:
+        """Begin with the steps, of which an earlier run did some."""
+        self._earlier, self._began = done, time.monotonic()
         self._bar.update(self._task, total=total, completed=done)
+
+    def move(self, steps: int = 0, told: str | None = None) -> None:
+        """Show that so many more steps are done, and what they told."""
+        latest = self._bar.tasks[0].fields["told"] if told is None else told
+        self._bar.update(self._task, advance=steps, told=latest)
+        if self._lines:
+            self._lines.tell(self._line())
+
+    def left(self) -> timedelta | None:
+        """Return the time left, at the speed since the start; None before the first step."""
+        task = self._bar.tasks[0]
+        worked = task.completed - self._earlier
+        if not worked or task.total is None:
+            return None
+        return timedelta(seconds=round((task.total - task.completed) * (time.monotonic() - self._began) / worked))
+
+    def _line(self) -> str:
+        task, left = self._bar.tasks[0], self.left()
+        of = "" if task.total is None else f" of {task.total:,.0f}"
+        told = f", {task.fields['told']}" if task.fields["told"] else ""
+        return f"{task.description}: {task.completed:,.0f}{of}{told}" + ("" if left is None else f"; about {left} left")
 
     def __enter__(self: B) -> B:
         self._bar.start()
@@ -59,10 +100,6 @@ class TerminalProgress(WorkBar, Progress):
 
     def advance(self, pairs: int, counters: Counters) -> None:
         """Move the bar."""
-        self._bar.update(self._task, advance=pairs)
-        task = self._bar.tasks[0]
-        tokens = counters.computed + counters.reused
-        rate = f"{task.speed:.1f} pairs/s, " if task.speed else ""
-        if tokens:
-            rate += f"{counters.reused / tokens:.0%} reused"
-        self._bar.update(self._task, told=rate)
+        speed, tokens = self._bar.tasks[0].speed, counters.computed + counters.reused
+        rate = f"{speed:.1f} pairs/s, " if speed else ""
+        self.move(pairs, f"{rate}{counters.reused / tokens:.0%} reused" if tokens else rate.rstrip(", "))

@@ -8,11 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import rich_click as click
-from rich.progress import Progress as Bar
 
 from pairgrade.cli import PARTIAL
-from pairgrade.cli.consoles import progress_console, result_console
+from pairgrade.cli.consoles import result_console
 from pairgrade.cli.outputs import check_outputs, refuse_existing
+from pairgrade.cli.progress import WorkBar
 from pairgrade.rerank_job import Reranked, RerankJob, RerankProgress, rerank
 from pairgrade.reranker import QUANTS, Reranker
 
@@ -32,7 +32,7 @@ from pairgrade.reranker import QUANTS, Reranker
               help="Threads.  [default: the physical cores that it may use]")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace RUN2.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-@click.option("--quiet", "-q", is_flag=True, help="No progress bar.")
+@click.option("--quiet", "-q", is_flag=True, help="Show no progress.")
 def command(
     run: str,
     queries: str,
@@ -68,26 +68,13 @@ def command(
         sys.exit(PARTIAL)
 
 
-class _TerminalProgress(RerankProgress):
-    """A bar on stderr; nothing where stderr is not a terminal."""
-
-    def __init__(self, quiet: bool) -> None:
-        console = progress_console()
-        self._bar = Bar(console=console, transient=True, disable=quiet or not console.is_terminal)
-        self._task = self._bar.add_task("reading", total=None)
-
-    def start(self, total: int) -> None:
-        self._bar.update(self._task, total=total, description="reranking")
+class _TerminalProgress(WorkBar, RerankProgress):
+    def start(self, total: int, done: int = 0) -> None:
+        self.phase("reranking")
+        super().start(total, done)
 
     def advance(self, documents: int) -> None:
-        self._bar.update(self._task, advance=documents)
-
-    def __enter__(self) -> _TerminalProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()
+        self.move(documents)
 
 
 def _print(result: Reranked, out: Path, precision: str) -> None:

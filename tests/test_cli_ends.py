@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -14,13 +12,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from rich.console import Console
 
 from helpers import make_pairs, write_jsonl
 from pairgrade import InputError, ModelError, Rubric
-from pairgrade.backend import Counters
 from pairgrade.bench.matrix_file import read_toml
-from pairgrade.cli import cli, progress
+from pairgrade.cli import cli
 from pairgrade.export.pairs import chosen_pairs
 from pairgrade.readers import Source
 from pairgrade.reranker_manifest import read_reranker_manifest
@@ -172,19 +168,3 @@ def test_too_little_memory_is_told_in_words() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "pairgrade: there is not enough memory (Unable to allocate 6 GiB)\n"
-
-
-@pytest.mark.parametrize("width", [80, 100, 140])
-def test_what_counts_of_the_progress_has_room(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = io.StringIO()
-    console = Console(file=shown, width=width, force_terminal=True)
-    monkeypatch.setattr(progress, "progress_console", lambda: console)
-    with progress.TerminalProgress() as bar:
-        bar.phase("labelling")
-        bar.start(100_000, 0)
-        bar.advance(79_000, Counters(computed=13, reused=87))
-        last = console.render_lines(bar._bar.get_renderable())[-1]
-    text = "".join(segment.text for segment in last)
-    assert "79000/100000" in text
-    assert "87% reused" in text
-    assert re.search(r"left *\S+:\S+ *$", text), text
