@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import date, datetime, timezone
@@ -77,13 +77,13 @@ def bench(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pairs.jsonl"
         digest = write_slice(path, pairs)
-        ceilings: dict[int, Ceiling] = {}
-        for threads in sorted({cell.threads for cell in cells}) if options.ceiling else ():
-            tell(f"the ceiling of {threads} thread(s)")
-            ceilings[threads] = measure_ceiling(threads)
+        threads = sorted({cell.threads for cell in cells}) if options.ceiling else []
+        ceilings = _ceilings(threads, tell)
         measured = measure_rounds(titles, _measurer(cells, matrix, path), matrix.rounds, tell)
         if stop is not None:
             stop.hold()
+        if stop is None or stop.number is None:
+            ceilings = {one: ceilings[one].or_higher(again) for one, again in _ceilings(threads, tell).items()}
         tell("agreement")
         judged = {
             place: read_judged(_out(path, place, cells[place], 0), Rubric.load(cells[place].rubric).values)
@@ -140,6 +140,14 @@ def _check_grades(matrix: Matrix, pairs: Sequence[Pair]) -> None:
             grades.update(Rubric.load(rubric).values)
     if grades:
         check_scale(min(grades), max(grades))
+
+
+def _ceilings(threads: Iterable[int], tell: Told) -> dict[int, Ceiling]:
+    found = {}
+    for count in threads:
+        tell(f"the ceiling of {count} thread(s)")
+        found[count] = measure_ceiling(count)
+    return found
 
 
 def _measurer(cells: Sequence[Cell], matrix: Matrix, path: Path) -> Callable[[int, int], CellRun]:

@@ -105,6 +105,17 @@ def test_dollars_follow_from_the_rate(report: Path) -> None:
         assert cell.pairs_per_usd == pytest.approx(1e6 / (cell.usd_per_million_pairs or 0))
 
 
+def test_the_ceiling_is_the_highest_of_before_and_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [Ceiling(1, 100, None, 30), Ceiling(1, 90, 200, 10)]
+    monkeypatch.setattr("pairgrade.bench.benchmark.measure_ceiling", lambda threads: found.pop(0))
+    pairs = write_jsonl(tmp_path / "pairs.jsonl", make_pairs(2, 2))
+    table = json.loads(
+        run_command(command, "-m", "fake:", "--pairs", pairs, "--threads", 1, "--rounds", 1, "--json").stdout
+    )
+    assert table["ceilings"] == [{"threads": 1, "fp32_gflops": 100, "int8_gops": 200, "copy_gb_per_second": 30}]
+    assert not found
+
+
 def test_the_parts_add_up_and_the_delay_is_found_in_the_documents(report: Path) -> None:
     fast, slow, _ = load_result(report / "results.json").cells
     names = ("read", "tokenize", "prefix", "documents", "write", "other")
