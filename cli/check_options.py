@@ -21,15 +21,15 @@ _CHECK = "Check"
 
 _OPTIONS = [
     click.option("--pairs", metavar="PAIRS", panel=_CHECK,
-                 help="Pairs to compare on: what `pairgrade label` reads.  [default: of `export` the other "
-                 "--calibration-pairs, else the shipped sample]"),
+                 help="Pairs to compare on: what `pairgrade label` reads.  [default: the shipped sample; of `export` "
+                 "those of --calibration-pairs that calibrated nothing, where they are given]"),
     click.option("--sample", type=click.IntRange(min=0), default=200, show_default=True, metavar="N", panel=_CHECK,
-                 help="Take N of a file's pairs at random; 0 takes all."),
+                 help="Take N of the pairs at random, the shipped sample's too; 0 takes all."),
     click.option("--rubric", "-r", metavar="RUBRIC", panel=_CHECK,
                  help="trec, binary, esci or a TOML file.  [default: the one the model was trained with, else trec]"),
     click.option("--chat", type=click.Choice(["auto", *FORMAT_NAMES]), default="auto", metavar="NAME", panel=_CHECK,
                  help="The turns around the prompt; auto is its training's, or tells by the model's control tokens. "
-                 f"One of auto, {', '.join(FORMAT_NAMES)}."),
+                 f"One of auto, {', '.join(FORMAT_NAMES)}.  [default: auto]"),
     click.option("--min-agreement", type=Finite(0, 1), metavar="X", panel=_CHECK,
                  help="The least share of equal grades.  [default: 0.97; 0.90 for 4 bits]"),
     click.option("--max-kl", type=Finite(0), metavar="X", panel=_CHECK,

@@ -35,7 +35,7 @@ def _flag(name: str, text: str) -> Callable[[Any], Any]:
 @click.argument("pairs", metavar="PAIRS")
 @click.option("--base", "-b", required=True, metavar="MODEL",
               help="A transformers folder, hf:org/repo@revision, or a GGUF by path, pkg:PACKAGE or hf:, which is "
-              "dequantized into OUT.base first. Text-only models: of Gemma 3 the 270m and 1b.")  # fmt: skip
+              "dequantized into ADAPTER.base first. Text-only models: of Gemma 3 the 270m and 1b.")  # fmt: skip
 @click.option(
     "--out", "-o", required=True, metavar="ADAPTER", type=click.Path(path_type=Path), help="The folder to write."
 )
@@ -72,7 +72,7 @@ def _flag(name: str, text: str) -> Callable[[Any], Any]:
 @_setting("--context", _MACHINE, "Longest prompt in tokens; documents are cut to fit.")
 @click.option("--chat", type=click.Choice(["auto", *FORMAT_NAMES]), default="auto", metavar="NAME", panel=_MACHINE,
               help="The turns around the prompt; auto tells by the model's control tokens. "
-              f"One of auto, {', '.join(FORMAT_NAMES)}.")  # fmt: skip
+              f"One of auto, {', '.join(FORMAT_NAMES)}.  [default: auto]")  # fmt: skip
 @_setting("--micro-batch-tokens", _MACHINE, "Tokens that run at a time: bounds the memory.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", panel=_MACHINE,
               help="Threads.  [default: torch's own choice]")  # fmt: skip
