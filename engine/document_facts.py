@@ -22,6 +22,7 @@ NORMS = ("attention", "query", "key", "attention_post", "mlp", "mlp_post")
 ACTIVATIONS = ("silu", "gelu_tanh")
 WIDEST = 65536  # channels of a product: its sums stay below 2 to the 31
 LARGEST_TURN = 512
+_MOST_SHARED = 16  # times the bytes of a file that its products may take, where some are the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,9 @@ def _check(path: Path, facts: DocumentFacts, manifest: OnnxManifest, size: int) 
         right = isinstance(rope, list) and len(rope) == manifest.head_dim // 2
         require(right and all(type(x) is float and 0 <= x <= 1e9 for x in rope), "a rotation", rope)
     require(len(facts.layers) == manifest.layers, "the number of layers", len(facts.layers))
+
+    bytes_ = manifest.layers * sum(rows * columns for rows, columns in shapes.values())
+    require(bytes_ <= _MOST_SHARED * size, "the size of all products", bytes_)
 
     def place(what: str, offset: object, count: int, width: int) -> None:
         fits = _whole(offset, 0, size - count * width) and type(offset) is int and offset % width == 0

@@ -13,7 +13,7 @@ import importlib.util
 import logging
 import weakref
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ TOKENS = 256  # of a thread at a time, about: their values stay near the core
 STAGES = ("norms, rounding", "qkv product", "attention", "output product", "gate, up, activation, turn", "down product")
 _KINDS = {1: "vnni", 3: "amx"}
 _VERSION = 2  # of what is called; documents.cpp has the same
+_ARITHMETIC = 1  # of what is computed: another one where a bit of it changes
 _log = logging.getLogger(__name__)
 
 
@@ -48,7 +49,9 @@ class NativePass:
         self, folder: Path, manifest: OnnxManifest, facts: DocumentFacts, embedding: TokenTable, threads: int
     ) -> None:
         self._library, self._manifest, self._facts, self._embedding = _library(), manifest, facts, embedding
-        self._handle = ctypes.c_void_p(self._library.pairgrade_new(_sizes(manifest, facts), native_kind() == "amx"))
+        kind = native_kind()
+        self.arithmetic = f"{kind} {_ARITHMETIC}"  # what decides the bits, beside the model
+        self._handle = ctypes.c_void_p(self._library.pairgrade_new(_sizes(manifest, facts), kind == "amx"))
         if not self._handle:
             raise MemoryError("there is none for the model's layers")
         self._seconds = np.zeros(len(STAGES))
@@ -77,14 +80,16 @@ class NativePass:
         one = partial(self._share, documents, prefix, (_addresses(keys), _addresses(values), *rotations))
         shares = share_out([len(document) for document in documents], self._threads)
         hidden = np.empty((len(documents), self._manifest.hidden), np.float32)
-        pending = [self._pool.submit(one, share) for share in shares]
+        pending: list[Future[tuple[Floats, npt.NDArray[np.float64]]]] = []
         try:
+            for share in shares:
+                pending.append(self._pool.submit(one, share))
             for places, own in zip(shares, pending, strict=True):
                 hidden[places], seconds = own.result()
                 self._seconds += seconds
         finally:  # none may go on when the tables and the prefix are freed
-            for share in pending:
-                share.cancel()
+            for own in pending:
+                own.cancel()
             wait(pending)
         return hidden
 
@@ -198,5 +203,8 @@ def _at(array: npt.NDArray[Any], offset: int = 0) -> ctypes.c_void_p:
 
 
 def _free(library: Any, handle: ctypes.c_void_p, pool: ThreadPoolExecutor) -> None:
-    pool.shutdown()
+    try:
+        pool.shutdown()
+    except RuntimeError:  # in one of its own threads, where others may still compute: the weights stay in memory
+        return
     library.pairgrade_free(handle)

@@ -131,7 +131,7 @@ class OnnxBackend:
         if self.options.provider == PROVIDERS["cuda"]:
             own["gpus"] = nvidia_gpus()
         if self._native is not None:
-            own["documents"] = "native"
+            own["documents"] = f"native {self._native.arithmetic}"
         return own | {
             "kind": "onnx",
             "onnxruntime": str(runtime().__version__),

@@ -284,6 +284,7 @@ EXPORT int pairgrade_run(void *handle, const float *embedded, const int64_t *len
         _mm_setcsr(before);
         return kDone;
     } catch (const std::bad_alloc &) {
+        own = Scratch();  // what it holds by now is of documents that cannot be computed
         return kNoMemory;
     }
 }

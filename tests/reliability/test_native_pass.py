@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -122,7 +123,8 @@ def test_it_computes_what_the_graph_computes(
     assert own.counters.reused == graph.counters.reused
     nothing = [own.score([], documents, LABELS).logits, graph.score([], documents, LABELS).logits]
     assert same(*nothing, kind)
-    assert (own.identity()["documents"], graph.identity().get("documents")) == ("native", None)
+    assert own.identity()["documents"].split()[:2] == ["native", kind]
+    assert "documents" not in graph.identity()
 
 
 @each_kind
@@ -134,7 +136,7 @@ def test_odd_shapes_are_computed_too(shape: str, kind: str, tmp_path: Path, monk
     folder = export(make_folder(family, tmp_path / "source", **sizes), tmp_path / "onnx", "int8", recipe)
     prefix, documents = prompts()
     own = opened(folder)
-    assert own.identity()["documents"] == "native"
+    assert own.identity()["documents"].startswith("native ")
     found, wanted = (each.score(prefix, documents, LABELS).logits for each in (own, opened(folder, native=False)))
     assert same(found, wanted, kind)
 
@@ -223,6 +225,51 @@ def test_facts_that_are_not_sound_are_refused(
     (folder / FACTS).write_text(json.dumps(table))
     with pytest.raises(ModelError, match=f"documents.json: .*{why}"):
         read_document_facts(folder, read_facts(folder))
+
+
+def test_products_that_take_far_more_than_their_file_are_refused(folders: Callable[..., Path], tmp_path: Path) -> None:
+    folder = copied(folders("llama"), tmp_path)
+    table, manifest = json.loads((folder / FACTS).read_text()), read_facts(folder)
+    layers = table["layers"]
+    for times, fits in ((4, True), (1000, False)):  # the same bytes for all of them
+        (folder / FACTS).write_text(json.dumps(table | {"layers": layers * times}))
+        many = replace(manifest, layers=len(layers) * times)
+        if fits:
+            assert read_document_facts(folder, many) is not None
+        else:
+            with pytest.raises(ModelError, match="the size of all products"):
+                read_document_facts(folder, many)
+
+
+@needs_pass
+def test_no_thread_goes_on_behind_an_interrupt(folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = opened(folders("llama"), threads=2)
+    native = backend._native
+    assert native is not None
+    begun, ended, submitted = [], [], []
+    real, submit = native_pass.NativePass._share, native._pool.submit
+
+    def share(self: Any, *arguments: Any) -> Any:
+        begun.append(1)
+        time.sleep(0.3)
+        ended.append(1)
+        return real(self, *arguments)
+
+    def interrupted(*arguments: Any) -> Any:
+        if submitted:
+            raise KeyboardInterrupt
+        submitted.append(1)
+        future = submit(*arguments)
+        while not begun:
+            time.sleep(0.01)
+        return future
+
+    monkeypatch.setattr(native_pass.NativePass, "_share", share)
+    monkeypatch.setattr(native._pool, "submit", interrupted)
+    prefix, documents = prompts()
+    with pytest.raises(KeyboardInterrupt):
+        backend.score(prefix, documents, LABELS)
+    assert (begun, ended) == ([1], [1])
 
 
 def copied(folder: Path, to: Path) -> Path:
