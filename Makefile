@@ -1,10 +1,10 @@
 # make demo   sets everything up and labels the shipped sample
 # make test   sets everything up, lints, checks types and runs the tests against the installed wheel
+# make check  make test without installing anything but the package itself
 # make reliability   runs the tests behind docs/reliability.md, the slow ones too
 # make audit  asks a service on the network for advisories of every pinned library
 # make experiment   tunes an annotator and runs the experiment of docs/experiment.md; hours, it can be stopped
 # make report   measures the matrix of docs/report/matrix.toml; needs models/ and data/ as docs/benchmarks.md says
-# make check  the same without installing anything but the package itself
 
 PYTHON ?= python3
 VENV ?= .venv

@@ -42,7 +42,8 @@ _PANEL = "Attack"
 @click.option("--threshold", type=int, metavar="GRADE", panel=_PANEL,
               help="The lowest grade that counts as falsely relevant.  [default: the middle of the scale]")  # fmt: skip
 @click.option("--attacks", metavar="NAMES", default=",".join(ATTACKS), panel=_PANEL,
-              help=f"Manipulations, separated by commas: {', '.join(ATTACKS)}.  [default: all]")  # fmt: skip
+              help="Manipulations, separated by commas: "
+              f"{'; '.join(f'{name} ({what})' for name, (what, _) in ATTACKS.items())}.  [default: all]")  # fmt: skip
 @click.option("--against", metavar="FILE", panel=_PANEL,
               help="An earlier report, of --json: the exit code is 1 where more documents are relevant than then, "
               "as they are or by a manipulation.")  # fmt: skip

@@ -104,9 +104,10 @@ _ENGINE = [
             text="llama runs GGUF files, onnx ONNX folders. Of a folder that holds several models, auto takes the one "
             "that this processor is fastest with, and says why."),
     _number("--threads", "Threads.  [default: the physical cores that it may use]", _ENGINE_PANEL),
-    _number("--batch-tokens", "Document tokens of one batch, which is what a killed run loses at most. An ONNX model "
-            "computes so many at once: more memory, and no other judgments where it is exact.  [default: 2048, of "
-            "which an ONNX model computes 512 at a time]", _ENGINE_PANEL),
+    _number("--batch-tokens", "Document tokens of one batch, which is what a killed run loses at most. ONNX Runtime "
+            "computes so many at once: more memory, and no other judgments where it is exact (pairgrade's own "
+            "pass over int8's documents takes about 256 a thread).  [default: 2048, of which ONNX Runtime computes 512 "
+            "at a time]", _ENGINE_PANEL),
     _number("--window", "Pairs that are planned together.", _ENGINE_PANEL, AnnotatorOptions().window),
     _number("--gpu-layers", "Layers on the GPU, -1 for all; llama-cpp-python must be built for it.", _ENGINE_PANEL, 0,
             least=-1),

@@ -54,7 +54,7 @@ def test_the_batch_is_planned_and_computed_alike(arguments: tuple[str, ...], pla
 
 def test_the_help_tells_the_batches_of_both_engines() -> None:
     text = " ".join(CliRunner().invoke(label, ["--help"]).output.replace("│", " ").split())
-    assert f"[default: {PlanOptions().batch_tokens}, of which an ONNX model computes" in text
+    assert f"[default: {PlanOptions().batch_tokens}, of which ONNX Runtime computes" in text
     assert f"computes {OnnxOptions().batch_tokens} at a time]" in text
 
 
