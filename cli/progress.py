@@ -77,7 +77,8 @@ class WorkBar:
         worked = task.completed - self._earlier
         if not worked or task.total is None:
             return None
-        return timedelta(seconds=round((task.total - task.completed) * (time.monotonic() - self._began) / worked))
+        left = max(0.0, task.total - task.completed)
+        return timedelta(seconds=round(left * (time.monotonic() - self._began) / worked))
 
     def _line(self) -> str:
         task, left = self._bar.tasks[0], self.left()

@@ -15,7 +15,8 @@ namespace {
 void round_static(const float *x, int count, float step, int zero, uint8_t *to) {
     const __m512 inverse = _mm512_set1_ps(1 / step);
     const __m512i middle = _mm512_set1_epi32(zero);
-    const __m512 most = _mm512_set1_ps(1e6f);  // of a conversion that holds; first of a minimum it leaves no number as it is
+    // far below 2^31, beyond which the conversion fails; as a minimum's first operand it leaves NaN as it is
+    const __m512 most = _mm512_set1_ps(1e6f);
     for (int i = 0; i < count; i += 16) {
         const __mmask16 in = lanes(count - i);
         __m512i whole = _mm512_cvtps_epi32(_mm512_min_ps(most, _mm512_mul_ps(_mm512_maskz_loadu_ps(in, x + i), inverse)));
