@@ -120,7 +120,7 @@ def command(
                 if console.is_terminal:
                     status.update(escape(text))
                 else:
-                    lines.tell(text)
+                    lines.tell(lambda: text)
 
             if quiet or not console.is_terminal:
                 status.stop()

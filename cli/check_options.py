@@ -27,9 +27,10 @@ _OPTIONS = [
                  help="Take N of the pairs at random, the shipped sample's too; 0 takes all."),
     click.option("--rubric", "-r", metavar="RUBRIC", panel=_CHECK,
                  help="trec, binary, esci or a TOML file.  [default: the one the model was trained with, else trec]"),
-    click.option("--chat", type=click.Choice(["auto", *FORMAT_NAMES]), default="auto", metavar="NAME", panel=_CHECK,
+    click.option("--chat", type=click.Choice(["auto", *FORMAT_NAMES]), default="auto", show_default=True,
+                 metavar="NAME", panel=_CHECK,
                  help="The turns around the prompt; auto is its training's, or tells by the model's control tokens. "
-                 f"One of auto, {', '.join(FORMAT_NAMES)}.  [default: auto]"),
+                 f"One of auto, {', '.join(FORMAT_NAMES)}."),
     click.option("--min-agreement", type=Finite(0, 1), metavar="X", panel=_CHECK,
                  help="The least share of equal grades.  [default: 0.97; 0.90 for 4 bits]"),
     click.option("--max-kl", type=Finite(0), metavar="X", panel=_CHECK,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from types import TracebackType
 from typing import TypeVar
@@ -26,11 +27,11 @@ class SparseLines:
     def __init__(self) -> None:
         self._last = time.monotonic()
 
-    def tell(self, line: str) -> None:
+    def tell(self, line: Callable[[], str]) -> None:
         """Write the line if it is time for one."""
         if time.monotonic() - self._last >= _EVERY:
             self._last = time.monotonic()
-            click.echo(line, err=True)
+            click.echo(line(), err=True)
 
 
 class WorkBar:
@@ -69,7 +70,7 @@ class WorkBar:
         latest = self._bar.tasks[0].fields["told"] if told is None else told
         self._bar.update(self._task, advance=steps, told=latest)
         if self._lines:
-            self._lines.tell(self._line())
+            self._lines.tell(self._line)
 
     def left(self) -> timedelta | None:
         """Return the time left, at the speed since the start; None before the first step."""

@@ -70,9 +70,10 @@ def _flag(name: str, text: str) -> Callable[[Any], Any]:
               help="The validation figure that chooses the step to keep.")  # fmt: skip
 @_setting("--seed", _LORA, "Seed of the sample, the order and the first weights.")
 @_setting("--context", _MACHINE, "Longest prompt in tokens; documents are cut to fit.")
-@click.option("--chat", type=click.Choice(["auto", *FORMAT_NAMES]), default="auto", metavar="NAME", panel=_MACHINE,
+@click.option("--chat", type=click.Choice(["auto", *FORMAT_NAMES]), default="auto", show_default=True, metavar="NAME",
+              panel=_MACHINE,
               help="The turns around the prompt; auto tells by the model's control tokens. "
-              f"One of auto, {', '.join(FORMAT_NAMES)}.  [default: auto]")  # fmt: skip
+              f"One of auto, {', '.join(FORMAT_NAMES)}.")  # fmt: skip
 @_setting("--micro-batch-tokens", _MACHINE, "Tokens that run at a time: bounds the memory.")
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", panel=_MACHINE,
               help="Threads.  [default: torch's own choice]")  # fmt: skip
