@@ -24,7 +24,7 @@ from pairgrade.bench.data import add_data_options, take_pairs
 from pairgrade.bench.telling import telling
 from pairgrade.environment import environment
 from pairgrade.hardware import usable_cores
-from pairgrade.native_pass import native_kind
+from pairgrade.native_library import native_kind
 from pairgrade.onnx_backend import OnnxBackend, OnnxOptions
 from pairgrade.onnx_manifest import DOCUMENTS, PREFIX
 from pairgrade.records import Pair

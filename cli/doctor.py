@@ -75,7 +75,7 @@ def _machine(diagnosis: Diagnosis, ceilings: dict[str, Any]) -> Table:
         else "no instruction of their own: int8 ONNX models run, and gain less than with one",
     )
     table.add_row("ONNX int8", _PRODUCTS[diagnosis.onnx_product])
-    table.add_row("int8 documents", _PASSES[diagnosis.own_pass])
+    table.add_row("int8 models", _PASSES[diagnosis.own_pass])
     if diagnosis.memory_bytes is not None and diagnosis.memory_free_bytes is not None:
         total, free = diagnosis.memory_bytes / 2**30, diagnosis.memory_free_bytes / 2**30
         table.add_row("memory", f"{total:.1f} GiB, {free:.1f} GiB free")

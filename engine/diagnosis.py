@@ -14,7 +14,7 @@ from typing import Any
 from pairgrade.advisories import ADVISORIES, Advisory, known_bad
 from pairgrade.environment import environment, package_version
 from pairgrade.hardware import cpu_features, has_vnni, memory_bytes
-from pairgrade.native_pass import native_kind
+from pairgrade.native_library import native_kind
 from pairgrade.onnx_manifest import MIN_PYTHON, installed_is_too_old
 
 _IMPORT_SECONDS = 300.0
@@ -84,7 +84,7 @@ class Diagnosis:
     cpu_features: tuple[str, ...]
     vnni: bool  # 8-bit products are one instruction
     onnx_product: str  # ONNX Runtime's 8-bit product that is exact here, u8s8 or u8u8; "none"
-    own_pass: str  # by what pairgrade's own pass multiplies int8 documents, amx or vnni; "none"
+    own_pass: str  # by what pairgrade's own pass multiplies int8 models, amx or vnni; "none"
     memory_bytes: int | None  # that this process may use
     memory_free_bytes: int | None
     libraries: dict[str, str]  # version, or "none"

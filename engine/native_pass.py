@@ -1,20 +1,18 @@
-"""pairgrade's own pass over documents of an int8 export: ``engine/native/documents.cpp`` and how it is called.
+"""pairgrade's own pass over an int8 export: how ``engine/native/pass.cpp`` is called.
 
-It takes the place of ``documents.onnx`` on x86-64 Linux with AVX-512 VNNI, and computes the same: whole-number sums to
-the bit, the rest in float32, or nearly so where AMX tiles do attention, summed in another order
-(docs/decisions/native-pass.md). Each thread computes documents of its own, so that no bit depends on the number of
-threads.
+It takes the place of ``prefix.onnx`` and ``documents.onnx`` on x86-64 Linux with AVX-512 VNNI, and computes the same:
+whole-number sums to the bit, the rest in float32, or nearly so where AMX tiles do attention, summed in another order
+(docs/decisions/native-pass.md). Each thread computes documents of its own; a segment of the prefix is computed by all
+of them together, and every sum in it by one alone. So no bit depends on the number of threads.
 """
 
 from __future__ import annotations
 
 import ctypes
-import importlib.util
-import logging
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pairgrade.document_facts import NORMS, PARTS, DocumentFacts, norm_sizes
+from pairgrade.errors import ModelError
+from pairgrade.native_library import address, addresses, native_kind, native_library, native_sizes
 from pairgrade.onnx_manifest import WEIGHTS, OnnxManifest
 from pairgrade.onnx_table import Floats, TokenTable
 from pairgrade.tokenizer import Ids
@@ -29,29 +29,19 @@ from pairgrade.tokenizer import Ids
 TOKENS = 256  # of a thread at a time, about: their values stay near the core
 
 STAGES = ("norms, rounding", "qkv product", "attention", "output product", "gate, up, activation, turn", "down product")
-_KINDS = {1: "vnni", 3: "amx"}
-_VERSION = 2  # of what is called; documents.cpp has the same
-_ARITHMETIC = 1  # of what is computed: another one where a bit of it changes
-_log = logging.getLogger(__name__)
-
-
-@cache
-def native_kind() -> str:
-    """Return by which instructions the pass multiplies here: "amx", "vnni", or "none" where it is not to be had."""
-    library = _library()
-    return _KINDS[library.pairgrade_features()] if library is not None else "none"
+_ARITHMETIC = 2  # of what is computed: another one where a bit of it changes
 
 
 class NativePass:
-    """The pass over one folder's documents, its weights packed in memory."""
+    """The pass over one folder's prefixes and documents, its weights packed in memory."""
 
     def __init__(
         self, folder: Path, manifest: OnnxManifest, facts: DocumentFacts, embedding: TokenTable, threads: int
     ) -> None:
-        self._library, self._manifest, self._facts, self._embedding = _library(), manifest, facts, embedding
+        self._library, self._manifest, self._facts, self._embedding = native_library(), manifest, facts, embedding
         kind = native_kind()
         self.arithmetic = f"{kind} {_ARITHMETIC}"  # what decides the bits, beside the model
-        self._handle = ctypes.c_void_p(self._library.pairgrade_new(_sizes(manifest, facts), kind == "amx"))
+        self._handle = ctypes.c_void_p(self._library.pairgrade_new(native_sizes(manifest, facts), kind == "amx"))
         if not self._handle:
             raise MemoryError("there is none for the model's layers")
         self._seconds = np.zeros(len(STAGES))
@@ -60,24 +50,40 @@ class NativePass:
         self._threads = threads
         self._release = weakref.finalize(self, _free, self._library, self._handle, self._pool)
         self._release.atexit = False
-        data = np.memmap(folder / WEIGHTS, np.uint8, "r")
         try:
-            self._take_layers(data)
+            self._take_layers(folder / WEIGHTS)
         except BaseException:
             self.close()
             raise
 
-    def run(self, documents: Sequence[Ids], prefix: int, keys: Sequence[int], values: Sequence[int]) -> Floats:
-        """Run documents behind a prefix of so many tokens, each thread some of them at a time.
+    @property
+    def nothing(self) -> Floats:
+        """What ``extend`` gives of an empty prefix."""
+        return self._state(0)
 
-        ``keys``, ``values``: the addresses of a layer's each, (kv_heads, prefix, head_dim) float32. Returned is
-        (documents, hidden). MemoryError where there is not enough for what the threads compute at a time.
+    def extend(self, segment: Ids, before: Floats) -> Floats:
+        """Return keys and values of a prefix, (2, layers, kv_heads, tokens, head_dim), and of a segment behind it.
+
+        All threads compute it together. MemoryError where there is not enough for it.
         """
-        longest = max(map(len, documents))
-        angles = [np.arange(prefix, prefix + longest, dtype=np.float32)[:, None] * own for own in self._frequencies]
-        tables = [np.cos(each) for each in angles], [np.sin(each) for each in angles]
-        rotations = [_addresses([array.ctypes.data for array in table]) for table in tables]
-        one = partial(self._share, documents, prefix, (_addresses(keys), _addresses(values), *rotations))
+        length = before.shape[3]
+        after = self._state(length + len(segment))
+        embedded = self._embedding.rows(segment)
+        sides = [addresses(layers) for layers in (*before, *after)]
+        tables = self._rotations(length, len(segment))
+        turns = [addresses(table) for table in tables]
+        self._call("extend", address(embedded), len(segment), length, *sides, *turns, self._threads)
+        return after
+
+    def run(self, documents: Sequence[Ids], state: Floats) -> Floats:
+        """Run documents behind a prefix, whose keys and values ``extend`` gave, each thread some of them at a time.
+
+        Returned is (documents, hidden). MemoryError where there is not enough for what the threads compute at a time.
+        """
+        prefix = state.shape[3]
+        tables = self._rotations(prefix, max(map(len, documents)))
+        given = [addresses(each) for each in (*state, *tables)]
+        one = partial(self._share, documents, prefix, given)
         shares = share_out([len(document) for document in documents], self._threads)
         hidden = np.empty((len(documents), self._manifest.hidden), np.float32)
         pending: list[Future[tuple[Floats, npt.NDArray[np.float64]]]] = []
@@ -98,15 +104,6 @@ class NativePass:
         """What each stage took since the folder was opened, the threads' added up."""
         return dict(zip(STAGES, self._seconds.tolist(), strict=True))
 
-    @property
-    def layers(self) -> int:
-        """How many layers' keys and values a prefix has."""
-        return self._manifest.layers
-
-    def state_shape(self, prefix: int) -> list[int]:
-        """Return the shape of a layer's keys, and of its values, for a prefix of so many tokens."""
-        return [1, self._manifest.kv_heads, prefix, self._manifest.head_dim]
-
     def close(self) -> None:
         """Free the weights and end the threads."""
         self._release()
@@ -118,30 +115,49 @@ class NativePass:
         lengths = np.array([len(documents[place]) for place in places], np.int64)
         hidden = np.empty((len(places), self._manifest.hidden), np.float32)
         seconds = np.zeros(len(STAGES))
-        self._call("run", _at(embedded), _at(lengths), len(places), prefix, *tables, _at(hidden), _at(seconds))
+        self._call(
+            "run", address(embedded), address(lengths), len(places), prefix, *tables, address(hidden), address(seconds)
+        )
         return hidden, seconds
 
-    def _take_layers(self, data: npt.NDArray[np.uint8]) -> None:
+    def _state(self, tokens: int) -> Floats:
+        manifest = self._manifest
+        return np.empty((2, manifest.layers, manifest.kv_heads, tokens, manifest.head_dim), np.float32)
+
+    def _rotations(self, first: int, count: int) -> tuple[list[Floats], list[Floats]]:
+        """Return cosines and sines of so many places from the first on, (count, head_dim / 2) for each rotation."""
+        angles = [np.arange(first, first + count, dtype=np.float32)[:, None] * own for own in self._frequencies]
+        return [np.cos(each) for each in angles], [np.sin(each) for each in angles]
+
+    def _take_layers(self, path: Path) -> None:
         sizes = norm_sizes(self._manifest)
-        jobs = []
         for index, layer in enumerate(self._facts.layers):
             self._call("layer", index, layer.window or 0, layer.rope)
             for name, offset in layer.norms.items():
-                self._call("norm", index, NORMS.index(name), sizes[name], _at(data, offset))
-            for name, (rows, columns) in self._facts.shapes(self._manifest).items():
-                own = layer.products[name]
-                bias = None if own.bias is None else _at(data, own.bias)
-                step = ctypes.c_float(own.step or 1)
-                weight, scale = _at(data, own.weight), _at(data, own.scale)
-                job = (index, PARTS.index(name), rows, columns, weight, scale, bias, step, own.zero, own.step is None)
-                jobs.append(job)
-        self._call("norm", -1, 0, self._manifest.hidden, _at(data, self._facts.final_norm))
-        for _ in self._pool.map(lambda job: self._call("product", *job), jobs):
+                self._take_norm(path, index, NORMS.index(name), sizes[name], offset)
+        self._take_norm(path, -1, 0, self._manifest.hidden, self._facts.final_norm)
+        products = [(index, name) for index in range(self._manifest.layers) for name in PARTS]
+        for _ in self._pool.map(lambda place: self._take_product(path, *place), products):
             pass
+
+    def _take_norm(self, path: Path, layer: int, norm: int, size: int, offset: int) -> None:
+        gain = _read(path, np.float32, size, offset)
+        self._call("norm", layer, norm, size, address(gain))
+
+    def _take_product(self, path: Path, layer: int, name: str) -> None:
+        """Pack a weight; it is read by itself, so that no more of the file is ever in memory than is being packed."""
+        own = self._facts.layers[layer].products[name]
+        rows, columns = self._facts.shapes(self._manifest)[name]
+        weight = _read(path, np.int8, rows * columns, own.weight)
+        scale = _read(path, np.float32, columns, own.scale)
+        bias = None if own.bias is None else _read(path, np.float32, columns, own.bias)
+        step = ctypes.c_float(own.step or 1)
+        tensors = address(weight), address(scale), None if bias is None else address(bias)
+        self._call("product", layer, PARTS.index(name), rows, columns, *tensors, step, own.zero, own.step is None)
 
     def _call(self, name: str, *arguments: Any) -> None:
         if getattr(self._library, f"pairgrade_{name}")(self._handle, *arguments):
-            raise MemoryError("the documents' pass got none")
+            raise MemoryError("the pass got none")
 
 
 def share_out(lengths: Sequence[int], threads: int, tokens: int = TOKENS) -> list[list[int]]:
@@ -159,47 +175,11 @@ def share_out(lengths: Sequence[int], threads: int, tokens: int = TOKENS) -> lis
     return shares
 
 
-@cache
-def _library() -> Any:
-    """Load the compiled pass; None where this installation has none."""
-    spec = importlib.util.find_spec("pairgrade._native")
-    if spec is None or spec.origin is None:
-        return None
-    try:
-        library = ctypes.CDLL(spec.origin)
-        if library.pairgrade_version() != _VERSION or not library.pairgrade_features():
-            return None
-        library.pairgrade_new.restype = ctypes.c_void_p
-    except (OSError, AttributeError) as error:  # built for another system, or by another version
-        _log.warning("%s cannot be used, and ONNX Runtime computes documents: %s", spec.origin, error)
-        return None
-    return library
-
-
-class _Sizes(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_int32) for name in ("layers", "hidden", "intermediate", "heads", "kv_heads", "head_dim")),
-        *((name, ctypes.c_int32) for name in ("gelu", "turn")),
-        *((name, ctypes.c_float) for name in ("norm_eps", "attention_cap", "embedding_scale")),
-    )
-
-
-def _sizes(manifest: OnnxManifest, facts: DocumentFacts) -> Any:
-    sizes = _Sizes(
-        **{name: getattr(manifest, name) for name in ("layers", "hidden", "heads", "kv_heads", "head_dim")},
-        **{name: getattr(facts, name) for name in ("intermediate", "turn", "norm_eps", "embedding_scale")},
-        gelu=facts.activation == "gelu_tanh",
-        attention_cap=facts.attention_cap or 0,
-    )
-    return ctypes.byref(sizes)
-
-
-def _addresses(numbers: Sequence[int]) -> Any:
-    return (ctypes.c_void_p * len(numbers))(*numbers)
-
-
-def _at(array: npt.NDArray[Any], offset: int = 0) -> ctypes.c_void_p:
-    return ctypes.c_void_p(array.ctypes.data + offset)
+def _read(path: Path, dtype: type[np.generic], count: int, offset: int) -> npt.NDArray[Any]:
+    array = np.fromfile(path, dtype, count, offset=offset)
+    if len(array) != count:  # it was longer when its facts were checked
+        raise ModelError(f"{path} ends within a tensor; export the model again")
+    return array
 
 
 def _free(library: Any, handle: ctypes.c_void_p, pool: ThreadPoolExecutor) -> None:

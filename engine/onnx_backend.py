@@ -2,8 +2,8 @@
 
 Keys and values of the prefix's segments are computed once, by a graph of their own, for as long as they do not
 change. Documents are packed without padding; see ``pairgrade.onnx_layout``. In fp32 and int8 neither what runs beside
-a document nor the thread count (up to 16, of an fp32 model up to 805 MB) moves a bit of its logits. How it was chosen:
-docs/decisions/onnx-engine.md.
+a document nor the thread count (of a graph up to 16, of an fp32 model up to 805 MB) moves a bit of its logits. How it
+was chosen: docs/decisions/onnx-engine.md. int8 is computed by ``pairgrade.native_pass`` where that is to be had.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,13 +22,16 @@ from pairgrade.environment import package_version
 from pairgrade.errors import InputError, ModelError
 from pairgrade.folder_tokenizer import FolderTokenizer, has_chat_template
 from pairgrade.hardware import cpu_features, nvidia_gpus, usable_cores
-from pairgrade.native_pass import NativePass, native_kind
+from pairgrade.native_library import native_kind
+from pairgrade.native_pass import NativePass
+from pairgrade.native_runner import NativeRunner
 from pairgrade.onnx_layout import cut, least_rows
 from pairgrade.onnx_manifest import EMBEDDING, HEAD, PROBE, read_manifest
 from pairgrade.onnx_runner import OnnxRunner
 from pairgrade.onnx_session import CUDA, product_kind, runtime
 from pairgrade.onnx_table import Floats, TokenTable, label_logits
 from pairgrade.option_checks import require_whole
+from pairgrade.runner import Runner
 from pairgrade.tokenizer import Ids
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": CUDA}
@@ -49,7 +53,7 @@ class OnnxOptions:
     label_mass: bool = False  # compute the log of the whole vocabulary's sum, too
     reuse: bool = True  # keep the prefix's keys and values; off only to compare
     provider: str = PROVIDERS["cpu"]  # cpu, cuda, or ONNX Runtime's name of one
-    native: bool = True  # int8 documents by pairgrade's own pass, where the processor and the folder allow it
+    native: bool = True  # int8 by pairgrade's own pass, where the processor and the folder allow it
     profile: str | None = None  # a folder that is there; ONNX Runtime writes the time of each operator into it on close
 
     def __post_init__(self) -> None:
@@ -92,16 +96,14 @@ class OnnxBackend:
         self.threads = options.threads or usable_cores()
         self._least_rows = least_rows(manifest.heads, manifest.kv_heads, manifest.head_dim)
         self._native = self._open_native(folder, embedding)
-        self._runner = OnnxRunner(
-            folder,
-            embedding,
-            self.threads,
-            options.provider,
-            products,
-            self._least_rows,
-            Path(options.profile) if options.profile else None,
-            self._native,
-        )
+        self._runner: Runner[Any]
+        if self._native is not None:
+            self._runner = NativeRunner(self._native)
+        else:
+            profile = Path(options.profile) if options.profile else None
+            self._runner = OnnxRunner(
+                folder, embedding, self.threads, options.provider, products, self._least_rows, profile
+            )
 
     @property
     def exact(self) -> bool:
@@ -110,6 +112,8 @@ class OnnxBackend:
         ONNX Runtime's 4-bit product moves the sixth digit with the batch's size, and with very many threads a share
         of a product may be a single row, which has a kernel of its own. What other providers do is not known.
         """
+        if self._native is not None:
+            return True
         on_cpu = self.options.provider == PROVIDERS["cpu"]
         return on_cpu and self.manifest.quant != "int4" and self.threads <= _SURE_THREADS
 
@@ -126,7 +130,8 @@ class OnnxBackend:
     def identity(self) -> dict[str, str]:
         """Name the libraries, how this processor multiplies, and the settings that can move a logit."""
         own = {} if self.exact else {"batch_tokens": str(self.options.batch_tokens)}
-        if self.threads > _SURE_THREADS or (self._runner.is_large and self._float_prefix):
+        shares_float = isinstance(self._runner, OnnxRunner) and self._runner.is_large and self._float_prefix
+        if shares_float or (self._native is None and self.threads > _SURE_THREADS):
             own["threads"] = str(self.threads)
         if self.options.provider == PROVIDERS["cuda"]:
             own["gpus"] = nvidia_gpus()
@@ -188,16 +193,13 @@ class OnnxBackend:
     def _run(self, prefix: Sequence[Ids], documents: Sequence[Ids]) -> Floats:
         if not self.options.reuse:
             self._runner.forget()
-        state = self._runner.hold(prefix)
-        if self._native is not None:
-            return self._runner.run_native(documents, state)
-        return self._runner.run(documents, state)[0]
+        return self._runner.hidden(documents, self._runner.hold(prefix))
 
     def _open_native(self, folder: Path, embedding: TokenTable) -> NativePass | None:
-        """Open the engine's own pass, where it can take the place of the document graph."""
+        """Open the engine's own pass, where it can take the place of the graphs."""
         options, manifest = self.options, self.manifest
         wanted = options.native and options.provider == PROVIDERS["cpu"] and options.profile is None
-        if not wanted or manifest.quant != "int8" or native_kind() == "none":
+        if not wanted or manifest.recipe.get("prefix") != "weights" or native_kind() == "none":
             return None
         facts = read_document_facts(folder, manifest)
         return NativePass(folder, manifest, facts, embedding, self.threads) if facts is not None else None

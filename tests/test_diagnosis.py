@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pairgrade import ModelError, advisories, diagnosis, hardware, native_pass, onnx_session
+from pairgrade import ModelError, advisories, diagnosis, hardware, native_library, onnx_session
 from pairgrade.diagnosis import FEATURES, Feature, Verdict, diagnose
 
 
@@ -122,11 +122,11 @@ def test_a_compiled_pass_that_does_not_fit_is_not_used(version: int | None, monk
     found: dict[str, Callable[[], int]] = {"pairgrade_features": lambda: 0}  # as it is compiled for another processor
     if version is not None:
         found["pairgrade_version"] = lambda: version
-    monkeypatch.setattr(native_pass.ctypes, "CDLL", lambda _: SimpleNamespace(**found))
-    assert native_pass._library.__wrapped__() is None
+    monkeypatch.setattr(native_library.ctypes, "CDLL", lambda _: SimpleNamespace(**found))
+    assert native_library.native_library.__wrapped__() is None
 
     def broken(_: str) -> None:
         raise OSError("built for another system")
 
-    monkeypatch.setattr(native_pass.ctypes, "CDLL", broken)
-    assert native_pass._library.__wrapped__() is None
+    monkeypatch.setattr(native_library.ctypes, "CDLL", broken)
+    assert native_library.native_library.__wrapped__() is None

@@ -12,7 +12,7 @@ import pytest
 from onnx_helpers import LABELS, export, opened, prompts
 from pairgrade import onnx_backend
 from pairgrade.document_facts import DocumentFacts, read_document_facts
-from pairgrade.native_pass import native_kind
+from pairgrade.native_library import native_kind
 from pairgrade.onnx_manifest import OnnxManifest
 
 pytest.importorskip("onnx")

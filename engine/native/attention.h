@@ -1,6 +1,6 @@
 // Attention in float32, and what both kinds of attention go by.
 //
-// Included once, by documents.cpp, where it has set the instructions.
+// Included once, by pass.cpp, where it has set the instructions.
 
 #pragma once
 

@@ -62,8 +62,8 @@ class Buffer {
 struct Product {
     int in = 0, out = 0, depth = 0;  // depth: tiles of channels
     Buffer<int8_t> tiles;
-    Buffer<float> scale, bias;  // of a column; scale: times the input's step, where that is known
-    Buffer<int32_t> offset;     // what a column's sum has too much, the zero of the input not being 0
+    Buffer<float> scale, bias, plain;  // of a column; plain: the weight's own; scale: times the input's step, where it is known
+    Buffer<int32_t> offset, middle;    // what a column's sum has too much, the zero of the input not being 0; where it is 128
     bool has_bias = false, by_token = false;
     float step = 1;
     int zero = 0;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cpuid.h>
+#include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -23,6 +24,24 @@ const TileConfig kTiles = [] {
     for (int i = 0; i < 8; i++) config.columns[i] = kDepth, config.rows[i] = kTile;
     return config;
 }();
+
+// While it lives, this thread takes denormal numbers for zero and, where there is AMX, has tiles.
+class Mode {
+  public:
+    explicit Mode(bool amx) : amx_(amx), before_(_mm_getcsr()) {
+        _mm_setcsr(before_ | 0x8040);
+        if (amx_) __asm__ volatile("ldtilecfg %0" ::"m"(kTiles) : "memory");
+    }
+    ~Mode() {
+        if (amx_) __asm__ volatile("tilerelease" ::: "memory");
+        _mm_setcsr(before_);
+    }
+    Mode(const Mode &) = delete;
+
+  private:
+    bool amx_;
+    unsigned before_;
+};
 
 uint64_t enabled_states() {
     uint32_t low, high;

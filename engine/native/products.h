@@ -1,6 +1,6 @@
 // Products of 8-bit numbers, whose whole-number sums are exact: by tiles of AMX, or by VNNI.
 //
-// Included once, by documents.cpp, where it has set the instructions.
+// Included once, by pass.cpp, where it has set the instructions.
 
 #pragma once
 
@@ -27,7 +27,8 @@ void pack(Product &product, const int8_t *weight) {
         }
     }
     product.offset.make(wide * kTile);
-    for (int n = 0; n < wide * kTile; n++) product.offset.get()[n] = product.zero * sums[n];
+    product.middle.make(wide * kTile);
+    for (int n = 0; n < wide * kTile; n++) product.offset.get()[n] = product.zero * sums[n], product.middle.get()[n] = 128 * sums[n];
 }
 
 // 32 rows times 32 columns, by tiles of AMX. Between its steps it does `work` on the sums of before: tiles keep the core

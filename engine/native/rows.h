@@ -1,6 +1,6 @@
 // Rows of numbers: rounded, normalized, turned, rotated.
 //
-// Included once, by documents.cpp, where it has set the instructions.
+// Included once, by pass.cpp, where it has set the instructions.
 
 #pragma once
 
@@ -124,6 +124,17 @@ void rotate(float *x, const float *cosines, const float *sines, int half) {
         const __m512 a = _mm512_maskz_loadu_ps(in, x + i), b = _mm512_maskz_loadu_ps(in, x + half + i);
         _mm512_mask_storeu_ps(x + i, in, _mm512_fmsub_ps(a, c, _mm512_mul_ps(b, s)));
         _mm512_mask_storeu_ps(x + half + i, in, _mm512_fmadd_ps(b, c, _mm512_mul_ps(a, s)));
+    }
+}
+
+// A token's queries and keys, each normalized where the family does so, and rotated.
+void turn_heads(const Sizes &sizes, const Layer &layer, const float *cosines, const float *sines, float *line) {
+    const int width = sizes.head_dim;
+    for (int head = 0; head < sizes.heads + sizes.kv_heads; head++) {
+        const float *gain = layer.norms[head < sizes.heads ? kQuery : kKey].get();
+        float *x = line + static_cast<size_t>(head) * width;
+        if (gain) norm(x, width, gain, sizes.epsilon, x);
+        rotate(x, cosines, sines, width / 2);
     }
 }
 

@@ -4,7 +4,7 @@
 // numbers is that of the high halves and the two mixed ones; the low halves' own, 2^-18 of it, is left out. Sums are in
 // float32. This is exact to about 2^-17; one bfloat16 alone would be to 2^-9.
 //
-// Included once, by documents.cpp, where it has set the instructions.
+// Included once, by pass.cpp, where it has set the instructions.
 
 #pragma once
 

@@ -1,6 +1,6 @@
 // Functions of 16 numbers at a time.
 //
-// Included once, by documents.cpp, where it has set the instructions.
+// Included once, by pass.cpp, where it has set the instructions.
 
 #pragma once
 

@@ -25,7 +25,7 @@ from pairgrade import Annotator, AnnotatorOptions, Judgment, LlamaOptions, PlanO
 from pairgrade.backend import Backend
 from pairgrade.hardware import cpu_features
 from pairgrade.llama import LlamaBackend
-from pairgrade.native_pass import native_kind
+from pairgrade.native_library import native_kind
 from pairgrade.onnx_backend import OnnxBackend, OnnxOptions
 from pairgrade.prompt import Prompt, PromptBuilder
 

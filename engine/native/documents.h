@@ -1,39 +1,18 @@
-// The document pass of an int8 export, for x86-64 processors with AVX-512 VNNI and, where there is one, AMX.
+// Documents behind a prefix: what documents.onnx computes, on the calling thread.
 //
-// It computes what documents.onnx computes (docs/decisions/native-pass.md): 8-bit products whose whole-number sums are
-// exact, everything else in float32, but for the products of attention where there is AMX (tile_attention.h). A call
-// computes some documents behind one prefix on the calling thread; other threads may call at the same time with documents
-// of their own. Every row is summed in an order that depends on nothing but its own document, so neighbours and threads
-// move no bit.
-//
-// Names: T tokens of the call, B documents, P prefix tokens, H hidden, D channels of a head. Matrices are row-major.
+// Included once, by pass.cpp, where it has set the instructions.
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-
-#define EXPORT extern "C" __attribute__((visibility("default")))
-
-#if defined(__x86_64__) && defined(__linux__) && (defined(__GNUC__) || defined(__clang__))
+#pragma once
 
 #include <cmath>
 #include <immintrin.h>
 
-#include "model.h"
-#include "processor.h"
-
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,avx2"))), \
-                             apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma,avx2")
-#endif
-
-#include "vectors.h"
-#include "rows.h"
-#include "products.h"
 #include "attention.h"
+#include "model.h"
+#include "products.h"
+#include "rows.h"
 #include "tile_attention.h"
+#include "vectors.h"
 
 namespace {
 
@@ -47,12 +26,7 @@ void attend(const Model &model, const Layer &layer, int index, const Batch &batc
     float *row = qkv;
     for (int b = 0; b < batch.documents; b++)
         for (int t = 0; t < batch.lengths[b]; t++, row += line)
-            for (int head = 0; head < sizes.heads + sizes.kv_heads; head++) {
-                const float *gain = layer.norms[head < sizes.heads ? kQuery : kKey].get();
-                float *x = row + static_cast<size_t>(head) * width;
-                if (gain) norm(x, width, gain, sizes.epsilon, x);
-                rotate(x, cosines + static_cast<size_t>(t) * half, sines + static_cast<size_t>(t) * half, half);
-            }
+            turn_heads(sizes, layer, cosines + static_cast<size_t>(t) * half, sines + static_cast<size_t>(t) * half, row);
     for (int group = 0; group < sizes.kv_heads; group++) {
         const size_t head = static_cast<size_t>(group) * prefix * width;
         const float *keys = batch.keys[index] + head, *values = batch.values[index] + head;
@@ -201,104 +175,3 @@ void compute(const Model &model, const Batch &batch, const float *embedded, floa
 }
 
 }  // namespace
-
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-
-EXPORT int pairgrade_features() { return found_features(); }
-
-EXPORT void *pairgrade_new(const Sizes *sizes, int amx) {
-    try {
-        auto model = std::make_unique<Model>();
-        model->sizes = *sizes;
-        model->amx = amx != 0;
-        model->layers.resize(sizes->layers);
-        return model.release();
-    } catch (const std::bad_alloc &) {
-        return nullptr;
-    }
-}
-
-// weight (in, out); scales (out,); bias (out,) or null; step and zero of the input, or by_token.
-EXPORT int pairgrade_product(void *handle, int layer, int part, int in, int out, const int8_t *weight, const float *scales,
-                             const float *bias, float step, int zero, int by_token) {
-    try {
-        Product &product = static_cast<Model *>(handle)->layers[layer].products[part];
-        product.in = in, product.out = out, product.step = step, product.zero = zero, product.by_token = by_token != 0;
-        pack(product, weight);
-        const int wide = rounded_up(out, kBlock);
-        product.scale.make(wide);
-        product.bias.make(wide);
-        product.has_bias = bias != nullptr;
-        for (int n = 0; n < wide; n++) {
-            product.scale.get()[n] = n < out ? (by_token ? scales[n] : step * scales[n]) : 0;
-            product.bias.get()[n] = n < out && bias ? bias[n] : 0;
-        }
-        return kDone;
-    } catch (const std::bad_alloc &) {
-        return kNoMemory;
-    }
-}
-
-// The gain of a norm; layer -1: of the final one.
-EXPORT int pairgrade_norm(void *handle, int layer, int norm, int size, const float *gain) {
-    try {
-        auto *model = static_cast<Model *>(handle);
-        (layer < 0 ? model->final_norm : model->layers[layer].norms[norm]).copy(gain, size);
-        return kDone;
-    } catch (const std::bad_alloc &) {
-        return kNoMemory;
-    }
-}
-
-EXPORT int pairgrade_layer(void *handle, int layer, int window, int rope) {
-    Layer &own = static_cast<Model *>(handle)->layers[layer];
-    own.window = window, own.rope = rope;
-    return kDone;
-}
-
-// embedded (T, H); hidden (B, H) takes the normalized hidden state of each document's last token; seconds (kStages) take
-// what each stage took, added to what they hold.
-EXPORT int pairgrade_run(void *handle, const float *embedded, const int64_t *lengths, int documents, int prefix,
-                         const float *const *keys, const float *const *values, const float *const *cosines,
-                         const float *const *sines, float *hidden, double *seconds) {
-    static thread_local Scratch own;
-    const Model &model = *static_cast<Model *>(handle);
-    try {
-        Batch batch{lengths, documents, 0, prefix, keys, values, cosines, sines};
-        for (int b = 0; b < documents; b++) batch.tokens += static_cast<int>(lengths[b]);
-        const unsigned before = _mm_getcsr();
-        _mm_setcsr(before | 0x8040);  // denormal numbers are zero
-        if (model.amx) __asm__ volatile("ldtilecfg %0" ::"m"(kTiles) : "memory");
-        try {
-            compute(model, batch, embedded, hidden, seconds, own);
-        } catch (...) {
-            if (model.amx) __asm__ volatile("tilerelease" ::: "memory");
-            _mm_setcsr(before);
-            throw;
-        }
-        if (model.amx) __asm__ volatile("tilerelease" ::: "memory");
-        _mm_setcsr(before);
-        return kDone;
-    } catch (const std::bad_alloc &) {
-        own = Scratch();  // what it holds by now is of documents that cannot be computed
-        return kNoMemory;
-    }
-}
-
-EXPORT void pairgrade_free(void *handle) { delete static_cast<Model *>(handle); }
-
-#else
-
-EXPORT int pairgrade_features() { return 0; }
-
-#endif
-
-EXPORT int pairgrade_version() { return 2; }  // native_pass.py has the same; another one where a call changes
-
-static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_native", nullptr, 0, nullptr, nullptr, nullptr, nullptr, nullptr};
-
-PyMODINIT_FUNC PyInit__native() { return PyModule_Create(&definition); }
