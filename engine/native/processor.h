@@ -25,15 +25,18 @@ const TileConfig kTiles = [] {
     return config;
 }();
 
-// While it lives, this thread takes denormal numbers for zero and, where there is AMX, has tiles.
+// While it lives, this thread takes denormal numbers for zero and, where there is AMX, has our tiles. It may be a thread of
+// another library, too, which goes on with the tiles that it had: llama.cpp sets them once a thread.
 class Mode {
   public:
     explicit Mode(bool amx) : amx_(amx), before_(_mm_getcsr()) {
         _mm_setcsr(before_ | 0x8040);
-        if (amx_) __asm__ volatile("ldtilecfg %0" ::"m"(kTiles) : "memory");
+        if (!amx_) return;
+        __asm__ volatile("sttilecfg %0" : "=m"(tiles_)::"memory");
+        __asm__ volatile("ldtilecfg %0" ::"m"(kTiles) : "memory");
     }
     ~Mode() {
-        if (amx_) __asm__ volatile("tilerelease" ::: "memory");
+        if (amx_) __asm__ volatile("ldtilecfg %0" ::"m"(tiles_) : "memory");  // none before: their state is released
         _mm_setcsr(before_);
     }
     Mode(const Mode &) = delete;
@@ -41,6 +44,7 @@ class Mode {
   private:
     bool amx_;
     unsigned before_;
+    TileConfig tiles_;
 };
 
 uint64_t enabled_states() {
