@@ -29,6 +29,7 @@ from pairgrade.tokenizer import Ids
 TOKENS = 256  # of a thread at a time, about: their values stay near the core
 
 STAGES = ("norms, rounding", "qkv product", "attention", "output product", "gate, up, activation, turn", "down product")
+_MOST_TOGETHER = 256  # threads that compute a segment of the prefix: more have no piece of work
 _ARITHMETIC = 2  # of what is computed: another one where a bit of it changes
 
 
@@ -72,7 +73,8 @@ class NativePass:
         sides = [addresses(layers) for layers in (*before, *after)]
         tables = self._rotations(length, len(segment))
         turns = [addresses(table) for table in tables]
-        self._call("extend", address(embedded), len(segment), length, *sides, *turns, self._threads)
+        threads = min(self._threads, _MOST_TOGETHER)
+        self._call("extend", address(embedded), len(segment), length, *sides, *turns, threads)
         return after
 
     def run(self, documents: Sequence[Ids], state: Floats) -> Floats:
@@ -156,6 +158,8 @@ class NativePass:
         self._call("product", layer, PARTS.index(name), rows, columns, *tensors, step, own.zero, own.step is None)
 
     def _call(self, name: str, *arguments: Any) -> None:
+        if not self._release.alive:
+            raise ModelError("the model is closed")
         if getattr(self._library, f"pairgrade_{name}")(self._handle, *arguments):
             raise MemoryError("the pass got none")
 

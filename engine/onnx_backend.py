@@ -199,7 +199,9 @@ class OnnxBackend:
         """Open the engine's own pass, where it can take the place of the graphs."""
         options, manifest = self.options, self.manifest
         wanted = options.native and options.provider == PROVIDERS["cpu"] and options.profile is None
-        if not wanted or manifest.recipe.get("prefix") != "weights" or native_kind() == "none":
+        # where a recipe smooths the down product's input, the prefix graph has other weights, which no fact names
+        one_weight = manifest.recipe.get("prefix") == "weights" and manifest.recipe.get("smooth_down") in ("0.0", None)
+        if not wanted or not one_weight or native_kind() == "none":
             return None
         facts = read_document_facts(folder, manifest)
         return NativePass(folder, manifest, facts, embedding, self.threads) if facts is not None else None

@@ -294,6 +294,16 @@ def test_a_folder_without_facts_is_computed_by_its_graph(folders: Callable[..., 
 
 
 @needs_pass
+def test_a_recipe_with_other_weights_in_its_prefix_goes_by_its_graphs(
+    tiny_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    recipe = replace(RECIPES["int8"], down_block=0, smooth_down=0.5)
+    folder = export(tiny_folder("llama"), tmp_path / "onnx", "int8", recipe)
+    assert (folder / FACTS).exists()
+    assert "documents" not in opened(folder).identity()
+
+
+@needs_pass
 def test_what_there_is_no_memory_for_is_told_of_the_pass_too(
     folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""What the engine's own pass leaves of a thread that is not its own."""
+"""The engine's own pass called as another library's threads and a careless caller may."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from onnx_helpers import export, opened, prompts
+from pairgrade import ModelError
 from pairgrade.native_library import native_kind
 
 pytest.importorskip("onnx")
@@ -31,3 +32,23 @@ def test_the_calling_thread_keeps_its_tiles(tiny_folder: Callable[[str], Path], 
         backend._runner.hold(prompts()[0])
         store(found)  # type: ignore[arg-type]
         assert found.raw == config
+
+
+@pytest.mark.skipif(native_kind() == "none", reason="no AVX-512 VNNI here, or no compiler was")
+def test_a_closed_pass_says_so(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    backend = opened(export(tiny_folder("llama"), tmp_path / "onnx", "int8"))
+    native, (prefix, _) = backend._native, prompts()
+    assert native is not None
+    state = native.extend(prefix[0], native.nothing)
+    backend.close()
+    with pytest.raises(ModelError, match="the model is closed"):
+        native.extend(prefix[1], state)
+
+
+@pytest.mark.skipif(native_kind() == "none", reason="no AVX-512 VNNI here, or no compiler was")
+def test_more_threads_than_work_are_no_harm(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = export(tiny_folder("llama"), tmp_path / "onnx", "int8")
+    prefix, documents = prompts()
+    reference, many = opened(folder), opened(folder, threads=2**32)  # the pool starts no thread without work
+    wanted, found = (each._runner.hidden(documents, each._runner.hold(prefix)) for each in (reference, many))
+    assert (found == wanted).all()
