@@ -69,10 +69,10 @@ def test_what_a_stream_cannot_hold_is_escaped(judged: Path, tmp_path: Path) -> N
     files = [str(judged / "j.jsonl"), "--qrels", str(judged / "human.qrels")]
     (tmp_path / "hé.qrels").write_bytes((judged / "human.qrels").read_bytes())
     env = os.environ | {"PYTHONIOENCODING": "ascii"}
-    command = [*PAIRGRADE, "agree", files[0], "--qrels", str(tmp_path / "hé.qrels"), "--resamples", "0"]
-    plain = subprocess.run(command, env=env, capture_output=True, check=True)
+    command = [*PAIRGRADE, "agree", files[0], "--qrels", "hé.qrels", "--resamples", "0"]  # short: a title is wrapped
+    plain = subprocess.run(command, env=env, capture_output=True, check=True, cwd=tmp_path)
     assert b"h\\u00e9.qrels" in plain.stdout
-    told = subprocess.run([*command, "--json"], env=env, capture_output=True, check=True)
+    told = subprocess.run([*command, "--json"], env=env, capture_output=True, check=True, cwd=tmp_path)
     assert json.loads(told.stdout)["human"].endswith("hé.qrels")
     raw = os.fsencode(tmp_path) + b"/h\xe9.qrels"  # a name that is not UTF-8
     with open(raw, "wb") as file:
