@@ -1,7 +1,7 @@
 """What ``documents.json`` of an int8 export says: the document graph in the terms of the engine's own pass.
 
-Offsets are bytes in ``weights.bin``, where both the graph and the pass find the tensors. Everything is checked before
-native code is given an address.
+The pass takes the prefix from it, too, whose weights are the same. Offsets are bytes in ``weights.bin``, where both
+the graphs and the pass find the tensors. Everything is checked before native code is given an address.
 """
 
 from __future__ import annotations

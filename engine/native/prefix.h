@@ -22,7 +22,7 @@ namespace {
 
 constexpr int kReaders = 32;  // tokens whose attention is one piece of work, so that no bit depends on the threads
 
-// The steps of a layer, between which threads wait for each other.
+// The steps of a layer: each is done before the next is begun.
 enum Step { kNormed, kProjected, kPlaced, kAttended, kRead, kAdded, kNormedAgain, kGated, kTurned, kLowered, kSteps };
 
 struct Segment {
