@@ -16,9 +16,10 @@ from pairgrade.bench.experiment_options import Direction, ExperimentOptions
 from pairgrade.bench.experiment_ranking import rankings
 from pairgrade.bench.experiment_sets import Layout, arms_of, read_split
 from pairgrade.bootstrap import Floats
-from pairgrade.evaluation import EvaluationOptions, Grades, compare, evaluate, graded
+from pairgrade.evaluation import EvaluationOptions, compare, evaluate, graded
 from pairgrade.evaluation_report import Comparison
 from pairgrade.qrels import read_qrels
+from pairgrade.ranking_measures import Grades
 from pairgrade.ranking_set import read_groups
 from pairgrade.run_files import Ranking, read_ranking
 
