@@ -26,10 +26,10 @@ from pairgrade.native_library import native_kind
 from pairgrade.native_pass import NativePass
 from pairgrade.native_runner import NativeRunner
 from pairgrade.onnx_layout import cut, least_rows
-from pairgrade.onnx_manifest import EMBEDDING, HEAD, PROBE, read_manifest
+from pairgrade.onnx_manifest import CORRECTION, EMBEDDING, HEAD, PROBE, read_manifest
 from pairgrade.onnx_runner import OnnxRunner
 from pairgrade.onnx_session import CUDA, product_kind, runtime
-from pairgrade.onnx_table import Floats, TokenTable, label_logits
+from pairgrade.onnx_table import Floats, TokenTable, label_logits, read_vector
 from pairgrade.option_checks import require_whole
 from pairgrade.runner import Runner
 from pairgrade.tokenizer import Ids
@@ -90,6 +90,9 @@ class OnnxBackend:
         self._head = embedding
         if not manifest.tied:
             self._head = TokenTable(folder / HEAD, manifest.vocabulary, manifest.hidden)
+        self._correction = np.zeros(manifest.hidden, np.float32)
+        if CORRECTION in manifest.files:
+            self._correction = read_vector(folder / CORRECTION, manifest.hidden)
         self._product = product_kind(folder / PROBE) if manifest.quant == "int8" else "float"
         self._float_prefix = manifest.quant == "fp32" or manifest.recipe.get("prefix") == "float"
         products = self._product, "float" if self._float_prefix else self._product
@@ -193,7 +196,7 @@ class OnnxBackend:
     def _run(self, prefix: Sequence[Ids], documents: Sequence[Ids]) -> Floats:
         if not self.options.reuse:
             self._runner.forget()
-        return self._runner.hidden(documents, self._runner.hold(prefix))
+        return self._runner.hidden(documents, self._runner.hold(prefix)) + self._correction
 
     def _open_native(self, folder: Path, embedding: TokenTable) -> NativePass | None:
         """Open the engine's own pass, where it can take the place of the graphs."""

@@ -9,6 +9,7 @@
     documents.json    documents.onnx in the terms of pairgrade's own pass (see document_facts); in int8 only
     probe.onnx        a small 8-bit product that tells how the processor does it; in int8 only
     embedding.npy     the embedding, a row a token; float32, or the upper halves of float32 (bfloat16) as uint16
+    correction.npy    what is added to the last hidden state, see ``pairgrade.export.onnx_calibrate``; in int8 only
     head.npy          the output head in the same form, where it is not the embedding
     tokenizer.json    and tokenizer_config.json, as in the folder that was exported
     provenance.json   what it was made from and how it compared; README.md, a short card; rubric.toml, the rubric that
@@ -34,6 +35,7 @@ DOCUMENTS, PREFIX, WEIGHTS = "documents.onnx", "prefix.onnx", "weights.bin"
 FACTS = "documents.json"
 EMBEDDING, HEAD = "embedding.npy", "head.npy"
 PROBE = "probe.onnx"
+CORRECTION = "correction.npy"
 MIN_ONNXRUNTIME = (1, 31)  # the oldest that this was tested with
 MIN_PYTHON = (3, 11)  # the oldest that it is built for
 QUANTS = ("fp32", "int8", "int4")

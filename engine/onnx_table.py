@@ -66,6 +66,18 @@ class TokenTable:
         return totals
 
 
+def read_vector(path: Path, hidden: int) -> Floats:
+    """Read (hidden,) numbers in float32; ModelError where a file holds anything else, or one that is not finite."""
+    try:
+        vector: npt.NDArray[Any] = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ModelError(f"{path}: not a table of numbers ({error}); export the model again") from None
+    if vector.shape != (hidden,) or vector.dtype != np.float32 or not np.isfinite(vector).all():
+        what = f"{vector.dtype} {vector.shape}"
+        raise ModelError(f"{path}: {what}; {hidden} finite numbers in float32 were expected; export the model again")
+    return vector
+
+
 def label_logits(hidden: Floats, head: Floats, cap: float | None) -> Floats:
     """Return hidden (n, h) times head (k, h), row by row, so that no neighbour can move a bit."""
     logits = np.empty((len(hidden), len(head)), np.float32)

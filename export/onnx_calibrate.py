@@ -1,9 +1,17 @@
-"""The ranges of every product's input on real prompts, from which the static 8-bit scales are made."""
+"""What full precision gives on real prompts: the ranges of every product's input, and the mean last hidden state.
+
+Static 8-bit scales and smoothing are made from the ranges. Rounded weights move every prompt's last hidden state by
+much the same, and so the label words' logits, which turns near ties. What the mean over the prompts has lost is put
+into ``correction.npy`` and added to every last hidden state, as Nagel et al. 2019 (arXiv 1906.04721, 4.2) do after
+each product; here once, behind the last norm, where it is the shift of the labels.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,31 +23,42 @@ from pairgrade.onnx_runner import OnnxRunner
 from pairgrade.onnx_table import Floats, TokenTable
 from pairgrade.plan import PlanOptions, plan
 from pairgrade.prompt import Prompt
+from pairgrade.runner import State
+from pairgrade.tokenizer import Ids
 
 _TOKENS = 1024  # of a batch
 
 Ranges = dict[str, Channels]
 
 
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """What a run over the calibration's prompts found."""
+
+    ranges: Ranges  # of each product's input, by its name
+    hidden: Floats  # mean last hidden state, (hidden,)
+
+
 def calibrate(
     folder: Path, embedding: TokenTable, prompts: Sequence[Prompt], *, with_prefix: bool, threads: int | None = None
-) -> Ranges:
-    """Run observed graphs over prompts; return the ranges of each product's input, by its name.
+) -> Calibrated:
+    """Run observed graphs over prompts.
 
     Only documents count, unless the prefix is to be rounded, too: its first tokens carry numbers a hundred times
     larger than any document's, and would spoil the scales. ModelError where a range is not finite.
     """
     runner = OnnxRunner(folder, embedding, threads or usable_cores(), "CPUExecutionProvider")
     seen: Ranges = {}
+    last: list[Floats] = []
     try:
         documents, prefixes = runner.outputs()
-        for batch in plan(prompts, PlanOptions(by_length=True)):
-            state = runner.hold(batch.prefix)
-            for indices in cut([len(suffix) for suffix in batch.suffixes], _TOKENS):
-                _widen(seen, documents, runner.run([batch.suffixes[i] for i in indices], state, documents))
+        for prefix, state, suffixes in _batches(runner, prompts):
+            hidden, *values = runner.run(suffixes, state, ["hidden", *documents])
+            last.append(hidden)
+            _widen(seen, documents, values)
             if with_prefix:
-                for place, segment in enumerate(batch.prefix):
-                    before = runner.hold(batch.prefix[:place])
+                for place, segment in enumerate(prefix):
+                    before = runner.hold(prefix[:place])
                     _widen(seen, prefixes, runner.run_prefix(segment, before, prefixes))
     finally:
         runner.close()
@@ -48,7 +67,31 @@ def calibrate(
             raise ModelError(
                 f"the inputs of {name} are not finite numbers on the calibration's prompts: this model cannot be used"
             )
-    return seen
+    return Calibrated(seen, _mean(last))
+
+
+def mean_hidden(
+    folder: Path, embedding: TokenTable, prompts: Sequence[Prompt], product: str, *, threads: int | None = None
+) -> Floats:
+    """Run rounded graphs over prompts; return the mean last hidden state, (hidden,). ``product``: see product_kind."""
+    runner = OnnxRunner(folder, embedding, threads or usable_cores(), "CPUExecutionProvider", (product, product))
+    try:
+        return _mean([runner.hidden(suffixes, state) for _, state, suffixes in _batches(runner, prompts)])
+    finally:
+        runner.close()
+
+
+def _batches(
+    runner: OnnxRunner, prompts: Sequence[Prompt]
+) -> Iterator[tuple[Sequence[Ids], State[dict[str, Any]], list[Ids]]]:
+    for batch in plan(prompts, PlanOptions(by_length=True)):
+        for indices in cut([len(suffix) for suffix in batch.suffixes], _TOKENS):
+            yield batch.prefix, runner.hold(batch.prefix), [batch.suffixes[i] for i in indices]
+
+
+def _mean(hidden: Sequence[Floats]) -> Floats:
+    mean: Floats = np.concatenate(hidden).mean(0, dtype=np.float64).astype(np.float32)
+    return mean
 
 
 def _widen(seen: Ranges, names: Sequence[str], values: Sequence[Floats]) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from pairgrade.errors import InputError, ModelError
 from pairgrade.export.decoder import Decoder, read_decoder
 from pairgrade.export.measure import Task
-from pairgrade.export.onnx_calibrate import Ranges, calibrate
+from pairgrade.export.onnx_calibrate import Calibrated, Ranges, calibrate, mean_hidden
 from pairgrade.export.onnx_facts import FactsWriter, can_be_told
 from pairgrade.export.onnx_graph import DecoderGraph
 from pairgrade.export.onnx_layers import read_final_norm, read_layer
 from pairgrade.export.onnx_linear import (
+    Bytes,
     FloatLinear,
     Linear,
     ObservedLinear,
@@ -30,8 +34,19 @@ from pairgrade.export.onnx_writer import OPSET, DataFile
 from pairgrade.export.weights import Weights, finite, require_tied_head
 from pairgrade.file_hashes import folder_sha256s
 from pairgrade.folder_tokenizer import FolderTokenizer, has_chat_template
-from pairgrade.onnx_manifest import DOCUMENTS, EMBEDDING, FACTS, HEAD, PREFIX, PROBE, WEIGHTS, OnnxManifest
+from pairgrade.onnx_manifest import (
+    CORRECTION,
+    DOCUMENTS,
+    EMBEDDING,
+    FACTS,
+    HEAD,
+    PREFIX,
+    PROBE,
+    WEIGHTS,
+    OnnxManifest,
+)
 from pairgrade.onnx_probe import probe_model
+from pairgrade.onnx_session import product_kind
 from pairgrade.onnx_table import TokenTable, save_table
 from pairgrade.prompt import Prompt, PromptBuilder, chat_in_force, fitting_prompts
 
@@ -45,7 +60,7 @@ class OnnxSettings:
 
     quant: str = "int8"  # fp32, int8 or int4
     recipe: Recipe | None = None  # how; None: the one that belongs to ``quant``
-    calibration: Task | None = None  # the pairs, and the prompts, that static scales are made from
+    calibration: Task | None = None  # the pairs, and the prompts, that the recipe takes its numbers from
     threads: int | None = None  # of the calibration; None: the physical cores that this process may use
     context: int | None = None  # its longest prompt in tokens; None: 2,048 or what the model was trained with, if less
 
@@ -53,7 +68,7 @@ class OnnxSettings:
         if self.quant not in RECIPES:
             raise InputError(f"quantization '{self.quant}'; of ONNX there are {', '.join(RECIPES)}")
         if self.how.is_calibrated and not (self.calibration and self.calibration.pairs):
-            raise InputError("static 8-bit scales need pairs to calibrate on, and none were given")
+            raise InputError(f"{self.quant} needs pairs to calibrate on, and none were given")
 
     @property
     def how(self) -> Recipe:
@@ -71,8 +86,16 @@ def write_onnx(source: Path, work: Path, settings: OnnxSettings) -> OnnxManifest
     decoder, weights = read_decoder(source), Weights(source)
     require_tied_head(decoder, weights)
     _write_tables(work, source, decoder, weights)
-    ranges = _ranges(work, source, settings, decoder, weights) if settings.how.is_calibrated else {}
-    _write_graphs(work, decoder, weights, settings.how, _linears(settings.how, ranges, decoder.layers), ranges)
+    recipe, prompts, found = settings.how, [], None
+    if recipe.is_calibrated:
+        prompts = _prompts(source, settings, decoder)
+        found = _calibrated(work, prompts, settings, decoder, weights)
+    ranges = found.ranges if found else {}
+    _write_graphs(work, decoder, weights, recipe, _linears(recipe, ranges, decoder.layers), ranges)
+    if settings.quant == "int8":
+        (work / PROBE).write_bytes(probe_model())
+    if found and recipe.correct:
+        _write_correction(work, prompts, settings, decoder, found)
     return _write_manifest(work, settings, decoder)
 
 
@@ -96,22 +119,37 @@ def _linears(recipe: Recipe, ranges: Ranges, layers: int) -> tuple[Linear, Linea
     return documents, FloatLinear() if recipe.prefix == "float" else documents
 
 
-def _ranges(work: Path, source: Path, settings: OnnxSettings, decoder: Decoder, weights: Weights) -> Ranges:
-    """Find the ranges of the products' inputs with full-precision graphs, which are removed again."""
+def _calibrated(
+    work: Path, prompts: Sequence[Prompt], settings: OnnxSettings, decoder: Decoder, weights: Weights
+) -> Calibrated:
+    """Run full-precision graphs, which are removed again."""
     folder = work / "calibration"
     folder.mkdir()
     observed = ObservedLinear()
     _write_graphs(folder, decoder, weights, settings.how, (observed, observed))
     embedding = TokenTable(work / EMBEDDING, decoder.vocabulary, decoder.hidden)
-    assert settings.calibration  # the settings see to it
-    prompts = _prompts(source, settings.calibration, settings.context or min(_CONTEXT, decoder.context))
     with_prefix = settings.how.prefix == "same"
-    ranges = calibrate(folder, embedding, prompts, with_prefix=with_prefix, threads=settings.threads)
+    found = calibrate(folder, embedding, prompts, with_prefix=with_prefix, threads=settings.threads)
     shutil.rmtree(folder)
-    return ranges
+    return found
 
 
-def _prompts(source: Path, task: Task, context: int) -> list[Prompt]:
+def _write_correction(
+    work: Path, prompts: Sequence[Prompt], settings: OnnxSettings, decoder: Decoder, found: Calibrated
+) -> None:
+    """Write what the mean last hidden state lost by rounding."""
+    embedding = TokenTable(work / EMBEDDING, decoder.vocabulary, decoder.hidden)
+    product = product_kind(work / PROBE) if settings.quant == "int8" else "float"
+    rounded = mean_hidden(work, embedding, prompts, product, threads=settings.threads)
+    correction = found.hidden - rounded
+    if not np.isfinite(correction).all():
+        raise ModelError("the rounded model gives no finite numbers on the calibration's prompts: it cannot be used")
+    np.save(work / CORRECTION, correction, allow_pickle=False)
+
+
+def _prompts(source: Path, settings: OnnxSettings, decoder: Decoder) -> list[Prompt]:
+    task, context = settings.calibration, settings.context or min(_CONTEXT, decoder.context)
+    assert task  # the settings see to it
     tokenizer = FolderTokenizer(source)
     chat = chat_in_force(task.chat, tokenizer, has_chat_template(source))
     builder = PromptBuilder(task.rubric, tokenizer, context, chat)
@@ -135,7 +173,7 @@ def _write_graphs(
             for linear, is_prefix in zip(linears, (False, True), strict=True)
         ]
         facts = None
-        if isinstance(linears[0], Static8Linear) and rotation.residual is None and can_be_told(decoder, rotation):
+        if isinstance(linears[0], Bytes) and rotation.residual is None and can_be_told(decoder, rotation):
             facts = FactsWriter(decoder, linears[0], rotation, data)
         for index in range(decoder.layers):
             layer = rotation.turn(read_layer(weights, decoder, index), decoder, index)
@@ -173,8 +211,6 @@ def _write_tables(work: Path, source: Path, decoder: Decoder, weights: Weights) 
 
 
 def _write_manifest(work: Path, settings: OnnxSettings, decoder: Decoder) -> OnnxManifest:
-    if settings.quant == "int8":
-        (work / PROBE).write_bytes(probe_model())
     manifest = OnnxManifest(
         quant=settings.quant,
         opset=OPSET,

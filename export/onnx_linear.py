@@ -99,7 +99,7 @@ class Static8Linear:
     def input_range(self, name: str) -> tuple[float | None, int]:
         """Return the size of a whole number of a product's input, None by token, and the one that stands for 0."""
         if name in self._by_token:
-            return None, _MIDDLE
+            return Token8Linear().input_range(name)
         channels = self._ranges[name]
         return static_range(float(channels.low.min()), float(channels.high.max()))
 
@@ -116,6 +116,10 @@ class Tensor8Linear:
 class Token8Linear:
     """8-bit weights and activations; a symmetric scale for each token."""
 
+    def input_range(self, name: str) -> tuple[None, int]:
+        """Return no size of a whole number of a product's input, for each token has its own, and what stands for 0."""
+        return None, _MIDDLE
+
     def add(self, graph: Graph, name: str, value: str, weight: Array, bias: Array | None = None) -> str:
         """Add the rounding, the product, and a multiplication of its rows by their scales."""
         steps = _token_steps(graph, value, 127, keepdims=0)
@@ -125,6 +129,9 @@ class Token8Linear:
         product = _add_product8(graph, name, (rounded, one, middle), weight, None)
         product = graph.op("Mul", product, graph.op("Unsqueeze", steps, graph.constant([1])))
         return _with_bias(graph, name, product, bias)
+
+
+Bytes = Static8Linear | Token8Linear  # 8 bits of both, each row by itself
 
 
 class Weight4Linear:

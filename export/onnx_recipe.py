@@ -26,6 +26,7 @@ class Recipe:
     smooth_down: float = 0.0  # the same of the down product's input
     smooth_powers: bool = False  # of the down input, by powers of two: an 8-bit prefix shares the up product's weights
     seed: int = 0  # of the rotations
+    correct: bool = False  # add what rounding takes from the mean last hidden state of the calibration's prompts
 
     def __post_init__(self) -> None:
         if self.weights not in (0, 4, 8):
@@ -42,6 +43,8 @@ class Recipe:
             strength = getattr(self, name)
             if not 0 <= strength <= 1 or (strength and self.weights != 8):
                 raise InputError(f"{name} is {strength}; it must be from 0 to 1, and only for 8-bit weights above 0")
+        if self.correct and not self.weights:
+            raise InputError("only rounded weights have something to correct")
         if self.smooth_down and (self.activations != "static" or self.down_block):
             raise InputError("smooth_down needs static scales and no rotation at run time")
         if self.down_block & (self.down_block - 1):
@@ -50,7 +53,7 @@ class Recipe:
     @property
     def is_calibrated(self) -> bool:
         """Whether prompts are run to find ranges."""
-        return self.activations == "static" or self.smooth_norms > 0
+        return self.activations == "static" or self.smooth_norms > 0 or self.correct
 
     def describe(self) -> dict[str, str]:
         """Return the recipe as text, for the manifest."""
@@ -60,7 +63,13 @@ class Recipe:
 RECIPES = {
     "fp32": Recipe(),
     "int8": Recipe(
-        weights=8, activations="static", prefix="weights", rotate="heads", down_block=512, smooth_norms=0.65
+        weights=8,
+        activations="token",
+        prefix="weights",
+        rotate="heads",
+        down_block=512,
+        smooth_norms=0.65,
+        correct=True,
     ),
     "int4": Recipe(weights=4, prefix="same"),
 }

@@ -24,8 +24,8 @@ LABELS = np.array([5, 9, 11, 40], np.int32)
 LENGTHS = (7, 30, 1, 17, 44, 16, 33, 70, 18, 2)  # one more than a step of the rectangle, one less, a single token
 
 
-def export(source: Path, out: Path, quant: str = "fp32", recipe: Recipe | None = None) -> Path:
-    """Export a folder, calibrated on a few made pairs where it has static scales.
+def calibration() -> Task:
+    """A few made pairs.
 
     Their documents are of random characters of one byte and of two: ranges from a few words would not hold for the
     random ids of ``prompts``, whose every token has outliers of its own in a random model.
@@ -33,8 +33,12 @@ def export(source: Path, out: Path, quant: str = "fp32", recipe: Recipe | None =
     random = np.random.default_rng(1)
     texts = ["".join(map(chr, random.integers(32, 0x800, 150).tolist())) for _ in range(12)]
     pairs = [replace(pair, document=text) for pair, text in zip(make_pairs(2, 6), texts, strict=True)]
-    task = Task(pairs, Rubric.load("trec"), "plain")
-    export_onnx(source, out, OnnxSettings(quant, recipe, task, threads=1))
+    return Task(pairs, Rubric.load("trec"), "plain")
+
+
+def export(source: Path, out: Path, quant: str = "fp32", recipe: Recipe | None = None) -> Path:
+    """Export a folder, calibrated on a few made pairs where its recipe wants some."""
+    export_onnx(source, out, OnnxSettings(quant, recipe, calibration(), threads=1))
     return out
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pairgrade.onnx_table import TokenTable, save_table
+from pairgrade import ModelError
+from pairgrade.onnx_table import TokenTable, read_vector, save_table
 
 _STATUS = Path("/proc/self/status")
 
@@ -38,3 +39,27 @@ def test_rows_are_those_that_were_saved(tmp_path: Path) -> None:
         save_table(tmp_path / f"{name}.npy", values)
         np.testing.assert_array_equal(TokenTable(tmp_path / f"{name}.npy", 300, 8).rows(ids), values[ids])
     assert (tmp_path / "halved.npy").stat().st_size < (tmp_path / "whole.npy").stat().st_size
+
+
+def test_a_vector_is_read_as_it_was_written(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).standard_normal(8).astype(np.float32)
+    np.save(tmp_path / "vector.npy", values)
+    np.testing.assert_array_equal(read_vector(tmp_path / "vector.npy", 8), values)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [np.zeros(7, np.float32), np.zeros((1, 8), np.float32), np.zeros(8), np.full(8, np.inf, np.float32)],
+    ids=["too short", "a matrix", "float64", "infinite"],
+)
+def test_a_vector_of_another_kind_is_refused(table: np.ndarray, tmp_path: Path) -> None:
+    np.save(tmp_path / "vector.npy", table)
+    with pytest.raises(ModelError, match=r"vector\.npy: .*8 finite numbers in float32.*export the model again"):
+        read_vector(tmp_path / "vector.npy", 8)
+
+
+@pytest.mark.parametrize("content", [b"", b"no numbers", np.array([object()]).dumps()])
+def test_a_file_that_is_no_vector_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "vector.npy").write_bytes(content)
+    with pytest.raises(ModelError, match="not a table of numbers"):
+        read_vector(tmp_path / "vector.npy", 8)

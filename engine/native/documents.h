@@ -94,12 +94,15 @@ void feed(const Model &model, const Layer &layer, const uint8_t *a, int rows, Sc
     const Sizes &sizes = model.sizes;
     const Product &gate = layer.products[kGate], &up = layer.products[kUp], &down = layer.products[kDown];
     const size_t stride = static_cast<size_t>(gate.depth) * kDepth, down_stride = static_cast<size_t>(down.depth) * kDepth;
-    const int chunk = down.by_token ? sizes.intermediate : std::min(sizes.intermediate, std::max(sizes.turn, 512));
-    float *act = own.act.at_least(static_cast<size_t>(rows) * chunk + 16);
+    const int chunk = std::min(sizes.intermediate, std::max(sizes.turn, 512));
+    const int kept = down.by_token ? rounded_up(sizes.intermediate, chunk) : chunk;  // until a token's step is known
+    float *all = own.act.at_least(static_cast<size_t>(rows) * kept + 16), *peaks = own.peaks.at_least(rows);
+    for (int r = 0; r < rows; r++) peaks[r] = 1e-9f;
     const float *steps = gate.by_token ? own.row_steps.get() : nullptr;
     alignas(64) int32_t gates[2][kBlock * kBlock], ups[2][kBlock * kBlock];
     for (int start = 0; start < sizes.intermediate; start += chunk) {
         const int wide = std::min(chunk, sizes.intermediate - start);
+        float *act = down.by_token ? all + static_cast<size_t>(start) * rows : all;  // chunk after chunk
         Gated waiting{{}, &gate, &up, nullptr, nullptr, steps, act, start, wide, chunk, sizes.gelu != 0};
         int next = 0;
         for (int column = start; column < start + wide; column += kBlock)
@@ -120,10 +123,19 @@ void feed(const Model &model, const Layer &layer, const uint8_t *a, int rows, Sc
             float *row = act + static_cast<size_t>(r) * chunk;
             if (sizes.turn)
                 for (int i = 0; i < wide; i += sizes.turn) turn(row + i, sizes.turn);
-            if (!down.by_token) round_static(row, wide, down.step, down.zero, to + r * down_stride + start);
+            if (down.by_token)
+                peaks[r] = std::max(peaks[r], largest(row, wide));
+            else
+                round_static(row, wide, down.step, down.zero, to + r * down_stride + start);
         }
     }
-    if (down.by_token) round_rows(down, act, rows, to, own.row_steps.at_least(rows));
+    if (!down.by_token) return;
+    for (int r = 0; r < rows; r++) own.row_steps.get()[r] = peaks[r] * (1.0f / 127);
+    for (int start = 0; start < sizes.intermediate; start += chunk)
+        for (int r = 0; r < rows; r++)
+            round_static(all + static_cast<size_t>(start) * rows + static_cast<size_t>(r) * chunk,
+                         std::min(chunk, sizes.intermediate - start), own.row_steps.get()[r], down.zero,
+                         to + r * down_stride + start);
 }
 
 void compute(const Model &model, const Batch &batch, const float *embedded, float *hidden, double *seconds, Scratch &own) {

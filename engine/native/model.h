@@ -88,7 +88,7 @@ struct Model {
 };
 
 struct Scratch {  // of a thread, kept from call to call
-    Buffer<float> x, qkv, read, act, wide, added, row_steps, scores, queries, keys, prefix_keys;
+    Buffer<float> x, qkv, read, act, wide, added, row_steps, peaks, scores, queries, keys, prefix_keys;
     Buffer<uint8_t> rounded, inner;
     Buffer<uint16_t> split_queries, split_weights, key_tiles, value_tiles, prefix_key_tiles, prefix_value_tiles;
 };
