@@ -69,13 +69,13 @@ class TokenTable:
 def read_vector(path: Path, hidden: int) -> Floats:
     """Read (hidden,) numbers in float32; ModelError where a file holds anything else, or one that is not finite."""
     try:
-        vector: npt.NDArray[Any] = np.load(path, allow_pickle=False)
+        vector: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)  # a large one is not read
     except (OSError, ValueError, EOFError) as error:
         raise ModelError(f"{path}: not a table of numbers ({error}); export the model again") from None
     if vector.shape != (hidden,) or vector.dtype != np.float32 or not np.isfinite(vector).all():
         what = f"{vector.dtype} {vector.shape}"
         raise ModelError(f"{path}: {what}; {hidden} finite numbers in float32 were expected; export the model again")
-    return vector
+    return np.array(vector)
 
 
 def label_logits(hidden: Floats, head: Floats, cap: float | None) -> Floats:

@@ -49,8 +49,15 @@ def test_a_vector_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "table",
-    [np.zeros(7, np.float32), np.zeros((1, 8), np.float32), np.zeros(8), np.full(8, np.inf, np.float32)],
-    ids=["too short", "a matrix", "float64", "infinite"],
+    [
+        np.zeros(7, np.float32),
+        np.zeros((1, 8), np.float32),
+        np.zeros(8),
+        np.full(8, np.inf, np.float32),
+        np.zeros(0, np.float32),
+        np.zeros((), np.float32),
+    ],
+    ids=["too short", "a matrix", "float64", "infinite", "empty", "a number"],
 )
 def test_a_vector_of_another_kind_is_refused(table: np.ndarray, tmp_path: Path) -> None:
     np.save(tmp_path / "vector.npy", table)
@@ -58,7 +65,17 @@ def test_a_vector_of_another_kind_is_refused(table: np.ndarray, tmp_path: Path) 
         read_vector(tmp_path / "vector.npy", 8)
 
 
-@pytest.mark.parametrize("content", [b"", b"no numbers", np.array([object()]).dumps()])
+def _of_a_size(shape: str) -> bytes:
+    """A file whose header tells of so many numbers, and none behind it."""
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".ljust(117).encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no numbers", np.array([object()]).dumps(), _of_a_size("(8,)"), _of_a_size(f"({10**13},)")],
+    ids=["empty", "text", "a pickle", "cut", "of a size that no memory has"],
+)
 def test_a_file_that_is_no_vector_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "vector.npy").write_bytes(content)
     with pytest.raises(ModelError, match="not a table of numbers"):
