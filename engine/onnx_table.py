@@ -23,10 +23,7 @@ class TokenTable:
     """A matrix (vocabulary, hidden) of float32, or of the upper halves of float32 (bfloat16) in uint16."""
 
     def __init__(self, path: Path, vocabulary: int, hidden: int) -> None:
-        try:
-            table: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{path}: not a table of numbers ({error})") from None
+        table = _mapped(path)
         if table.shape != (vocabulary, hidden) or table.dtype not in (np.float32, np.uint16):
             raise ModelError(
                 f"{path}: {table.dtype} {table.shape}; float32 or uint16 {(vocabulary, hidden)} was expected"
@@ -68,10 +65,7 @@ class TokenTable:
 
 def read_vector(path: Path, hidden: int) -> Floats:
     """Read (hidden,) numbers in float32; ModelError where a file holds anything else, or one that is not finite."""
-    try:
-        vector: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)  # a large one is not read
-    except (OSError, ValueError, EOFError) as error:
-        raise ModelError(f"{path}: not a table of numbers ({error}); export the model again") from None
+    vector = _mapped(path)
     if vector.shape != (hidden,) or vector.dtype != np.float32 or not np.isfinite(vector).all():
         what = f"{vector.dtype} {vector.shape}"
         raise ModelError(f"{path}: {what}; {hidden} finite numbers in float32 were expected; export the model again")
@@ -95,6 +89,14 @@ def save_table(path: Path, table: Floats) -> None:
     """Write a table as it is, or halved where that loses nothing: a model that was trained in bfloat16."""
     bits = table.view(np.uint32)
     np.save(path, table if np.any(bits & 0xFFFF) else (bits >> 16).astype(np.uint16), allow_pickle=False)
+
+
+def _mapped(path: Path) -> npt.NDArray[Any]:
+    try:
+        table: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ModelError(f"{path}: not a table of numbers ({error}); export the model again") from None
+    return table
 
 
 def _wide(rows: npt.NDArray[Any]) -> Floats:

@@ -97,7 +97,7 @@ void feed(const Model &model, const Layer &layer, const uint8_t *a, int rows, Sc
     const int chunk = std::min(sizes.intermediate, std::max(sizes.turn, 512));
     const int kept = down.by_token ? rounded_up(sizes.intermediate, chunk) : chunk;  // until a token's step is known
     float *all = own.act.at_least(static_cast<size_t>(rows) * kept + 16), *peaks = own.peaks.at_least(rows);
-    for (int r = 0; r < rows; r++) peaks[r] = 1e-9f;
+    std::fill_n(peaks, rows, 0.0f);
     const float *steps = gate.by_token ? own.row_steps.get() : nullptr;
     alignas(64) int32_t gates[2][kBlock * kBlock], ups[2][kBlock * kBlock];
     for (int start = 0; start < sizes.intermediate; start += chunk) {
@@ -130,7 +130,7 @@ void feed(const Model &model, const Layer &layer, const uint8_t *a, int rows, Sc
         }
     }
     if (!down.by_token) return;
-    for (int r = 0; r < rows; r++) own.row_steps.get()[r] = peaks[r] * (1.0f / 127);
+    for (int r = 0; r < rows; r++) own.row_steps.get()[r] = token_step(peaks[r]);
     for (int start = 0; start < sizes.intermediate; start += chunk)
         for (int r = 0; r < rows; r++)
             round_static(all + static_cast<size_t>(start) * rows + static_cast<size_t>(r) * chunk,

@@ -31,12 +31,15 @@ float largest(const float *x, int count) {
     return _mm512_reduce_max_ps(most);
 }
 
+// The size of a whole number of a token whose largest number is this.
+inline float token_step(float peak) { return std::max(peak, 1e-9f) * (1.0f / 127); }
+
 // Round rows to the input of a product; a step for each row goes into row_steps where the product wants that.
 void round_rows(const Product &product, const float *x, int rows, uint8_t *to, float *row_steps) {
     const size_t stride = static_cast<size_t>(product.depth) * kDepth;
     for (int r = 0; r < rows; r++) {
         const float *row = x + static_cast<size_t>(r) * product.in;
-        if (product.by_token) row_steps[r] = std::max(largest(row, product.in), 1e-9f) * (1.0f / 127);
+        if (product.by_token) row_steps[r] = token_step(largest(row, product.in));
         round_static(row, product.in, product.by_token ? row_steps[r] : product.step, product.zero, to + r * stride);
     }
 }
