@@ -56,9 +56,11 @@ TABLE: dict[str, tuple[str, Recipe]] = {
     "int8, static, not corrected": ("int8", replace(_INT8, activations="static", correct=False)),
     "int8, not corrected": ("int8", replace(_INT8, correct=False)),
     "int8, down not turned": ("int8", replace(_INT8, down_block=0)),
-    "int8, weights only": ("int8", replace(_INT8, activations="float")),
     "int8, prefix in fp32": ("int8", replace(_INT8, prefix="float")),
     "int8": ("int8", _INT8),
+    "w8a16, heads turned": ("w8a16", replace(RECIPES["w8a16"], rotate="heads")),
+    "w8a16, down not turned": ("w8a16", replace(RECIPES["w8a16"], down_block=0)),
+    "w8a16": ("w8a16", RECIPES["w8a16"]),
     "int4": ("int4", RECIPES["int4"]),
 }
 

@@ -30,7 +30,7 @@ class ProductFacts:
     """A product: the places of weight (in, out) int8, scales (out,) and perhaps bias (out,) float32, and its input's.
 
     ``step`` and ``zero`` are the size of a whole number of the input and the one that stands for 0; a step of None
-    is taken from each token.
+    is taken from each token, and then whole numbers may have 16 ``bits`` as well as 8.
     """
 
     weight: int
@@ -38,6 +38,7 @@ class ProductFacts:
     bias: int | None
     step: float | None
     zero: int
+    bits: int = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +159,11 @@ def _check_layer(
             place(f"{name}'s bias", product.bias, columns, 4)
         require(product.step is None or _above_0(product.step), f"the step of {name}", product.step)
         require(_whole(product.zero, 0, 255), f"the zero of {name}", product.zero)
+        bits = (8, 16) if product.step is None else (8,)
+        require(type(product.bits) is int and product.bits in bits, f"the bits of {name}", product.bits)
     gate, up = layer.products["gate"], layer.products["up"]
     require((gate.step, gate.zero) == (up.step, up.zero), "the step of gate and up", (gate.step, up.step))
+    require(gate.bits == up.bits, "the bits of gate and up", (gate.bits, up.bits))
 
 
 def _whole(value: object, least: int, most: int) -> bool:

@@ -153,9 +153,9 @@ class NativePass:
         weight = _read(path, np.int8, rows * columns, own.weight)
         scale = _read(path, np.float32, columns, own.scale)
         bias = None if own.bias is None else _read(path, np.float32, columns, own.bias)
-        step = ctypes.c_float(own.step or 1)
+        step, token_bits = ctypes.c_float(own.step or 1), own.bits if own.step is None else 0
         tensors = address(weight), address(scale), None if bias is None else address(bias)
-        self._call("product", layer, PARTS.index(name), rows, columns, *tensors, step, own.zero, own.step is None)
+        self._call("product", layer, PARTS.index(name), rows, columns, *tensors, step, own.zero, token_bits)
 
     def _call(self, name: str, *arguments: Any) -> None:
         if not self._release.alive:

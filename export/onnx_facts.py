@@ -21,7 +21,7 @@ from pairgrade.document_facts import (
 )
 from pairgrade.export.decoder import Decoder
 from pairgrade.export.onnx_layers import Array, Layer
-from pairgrade.export.onnx_linear import Bytes, round8
+from pairgrade.export.onnx_linear import Rowwise, round8
 from pairgrade.export.onnx_rotate import Rotation
 from pairgrade.export.onnx_writer import DataFile
 
@@ -36,7 +36,7 @@ def can_be_told(decoder: Decoder, rotation: Rotation) -> bool:
 class FactsWriter:
     """Takes the layers that the document graph takes; the data file holds their tensors once for both."""
 
-    def __init__(self, decoder: Decoder, linear: Bytes, rotation: Rotation, data: DataFile) -> None:
+    def __init__(self, decoder: Decoder, linear: Rowwise, rotation: Rotation, data: DataFile) -> None:
         self._decoder, self._linear, self._rotation, self._data = decoder, linear, rotation, data
         self._ropes = list(dict.fromkeys(decoder.layer_rope(index) for index in range(decoder.layers)))
         self._layers: list[LayerFacts] = []
@@ -80,6 +80,7 @@ class FactsWriter:
             bias=None if bias is None else self._place(bias),
             step=None if step is None else float(np.float32(step)),
             zero=zero,
+            bits=self._linear.bits,
         )
 
     def _place(self, array: Array) -> int:

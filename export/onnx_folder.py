@@ -17,10 +17,10 @@ from pairgrade.export.onnx_facts import FactsWriter, can_be_told
 from pairgrade.export.onnx_graph import DecoderGraph
 from pairgrade.export.onnx_layers import read_final_norm, read_layer
 from pairgrade.export.onnx_linear import (
-    Bytes,
     FloatLinear,
     Linear,
     ObservedLinear,
+    Rowwise,
     Static8Linear,
     Tensor8Linear,
     Token8Linear,
@@ -35,6 +35,7 @@ from pairgrade.export.weights import Weights, finite, require_tied_head
 from pairgrade.file_hashes import folder_sha256s
 from pairgrade.folder_tokenizer import FolderTokenizer, has_chat_template
 from pairgrade.onnx_manifest import (
+    BYTE_QUANTS,
     CORRECTION,
     DOCUMENTS,
     EMBEDDING,
@@ -58,7 +59,7 @@ _CONTEXT = 2048  # of the calibration, where none is given
 class OnnxSettings:
     """What is written, and how."""
 
-    quant: str = "int8"  # fp32, int8 or int4
+    quant: str = "int8"  # one of RECIPES
     recipe: Recipe | None = None  # how; None: the one that belongs to ``quant``
     calibration: Task | None = None  # the pairs, and the prompts, that the recipe takes its numbers from
     threads: int | None = None  # of the calibration; None: the physical cores that this process may use
@@ -92,7 +93,7 @@ def write_onnx(source: Path, work: Path, settings: OnnxSettings) -> OnnxManifest
         found = _calibrated(work, prompts, settings, decoder, weights)
     ranges = found.ranges if found else {}
     _write_graphs(work, decoder, weights, recipe, _linears(recipe, ranges, decoder.layers), ranges)
-    if settings.quant == "int8":
+    if settings.quant in BYTE_QUANTS:
         (work / PROBE).write_bytes(probe_model())
     if found and recipe.correct:
         _write_correction(work, prompts, settings, decoder, found)
@@ -139,7 +140,7 @@ def _write_correction(
 ) -> None:
     """Write what the mean last hidden state lost by rounding."""
     embedding = TokenTable(work / EMBEDDING, decoder.vocabulary, decoder.hidden)
-    product = product_kind(work / PROBE) if settings.quant == "int8" else "float"
+    product = product_kind(work / PROBE) if settings.quant in BYTE_QUANTS else "float"
     rounded = mean_hidden(work, embedding, prompts, product, threads=settings.threads)
     correction = found.hidden - rounded
     if not np.isfinite(correction).all():
@@ -173,7 +174,7 @@ def _write_graphs(
             for linear, is_prefix in zip(linears, (False, True), strict=True)
         ]
         facts = None
-        if isinstance(linears[0], Bytes) and rotation.residual is None and can_be_told(decoder, rotation):
+        if isinstance(linears[0], Rowwise) and rotation.residual is None and can_be_told(decoder, rotation):
             facts = FactsWriter(decoder, linears[0], rotation, data)
         for index in range(decoder.layers):
             layer = rotation.turn(read_layer(weights, decoder, index), decoder, index)

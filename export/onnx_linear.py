@@ -53,11 +53,17 @@ class ObservedLinear:
 
 
 class Weight8Linear:
-    """8-bit weights, activations of 16 bits with a scale for each token: for prefixes, which are to be nearly exact.
+    """8-bit weights, activations of 16 bits with a scale for each token: nearly exact, for twice the sums.
 
     A whole number of 16 bits is 256 times one of 8 and another one of 8: one 8-bit product with twice the rows, whose
     sums are exact, so that no full-precision weights are made or read.
     """
+
+    bits = 16  # of an input
+
+    def input_range(self, name: str) -> tuple[None, int]:
+        """Return no size of a whole number of a product's input, for each token has its own, and what stands for 0."""
+        return None, _MIDDLE
 
     def add(self, graph: Graph, name: str, value: str, weight: Array, bias: Array | None = None) -> str:
         """Add the rounding, the product of both halves, and their sum."""
@@ -82,6 +88,8 @@ class Static8Linear:
 
     ``by_token``: products whose input takes its scales from each token instead.
     """
+
+    bits = 8  # of an input
 
     def __init__(self, ranges: Mapping[str, Channels], by_token: Collection[str] = ()) -> None:
         self._ranges, self._by_token = ranges, by_token
@@ -116,6 +124,8 @@ class Tensor8Linear:
 class Token8Linear:
     """8-bit weights and activations; a symmetric scale for each token."""
 
+    bits = 8  # of an input
+
     def input_range(self, name: str) -> tuple[None, int]:
         """Return no size of a whole number of a product's input, for each token has its own, and what stands for 0."""
         return None, _MIDDLE
@@ -131,7 +141,7 @@ class Token8Linear:
         return _with_bias(graph, name, product, bias)
 
 
-Bytes = Static8Linear | Token8Linear  # 8 bits of both, each row by itself
+Rowwise = Static8Linear | Token8Linear | Weight8Linear  # 8-bit weights, each row by itself
 
 
 class Weight4Linear:

@@ -93,8 +93,7 @@ struct Gated : Waiting {
 void feed(const Model &model, const Layer &layer, const uint8_t *a, int rows, Scratch &own, uint8_t *to) {
     const Sizes &sizes = model.sizes;
     const Product &gate = layer.products[kGate], &up = layer.products[kUp], &down = layer.products[kDown];
-    const size_t stride = static_cast<size_t>(gate.depth) * kDepth, down_stride = static_cast<size_t>(down.depth) * kDepth;
-    const int chunk = std::min(sizes.intermediate, std::max(sizes.turn, 512));
+    const int chunk = std::min(sizes.intermediate, std::max(sizes.turn, 512)), block = block_tokens(gate);
     const int kept = down.by_token ? rounded_up(sizes.intermediate, chunk) : chunk;  // until a token's step is known
     float *all = own.act.at_least(static_cast<size_t>(rows) * kept + 16), *peaks = own.peaks.at_least(rows);
     std::fill_n(peaks, rows, 0.0f);
@@ -106,12 +105,13 @@ void feed(const Model &model, const Layer &layer, const uint8_t *a, int rows, Sc
         Gated waiting{{}, &gate, &up, nullptr, nullptr, steps, act, start, wide, chunk, sizes.gelu != 0};
         int next = 0;
         for (int column = start; column < start + wide; column += kBlock)
-            for (int row = 0; row < rows; row += kBlock, next ^= 1) {
-                const int here = std::min(kBlock, rows - row);
+            for (int row = 0; row < rows; row += block, next ^= 1) {
+                const int here = std::min(block, rows - row), multiplied = gate.halved ? kBlock : here;
+                const uint8_t *from = a + row_place(gate, row);
                 waiting.half_done = 0;
-                multiply(model, gate, a + row * stride, here, column, gates[next], waiting);
+                multiply(model, gate, from, multiplied, column, gates[next], waiting);
                 waiting.half_done = 1;
-                multiply(model, up, a + row * stride, here, column, ups[next], waiting);
+                multiply(model, up, from, multiplied, column, ups[next], waiting);
                 waiting.rows = here, waiting.row = row, waiting.column = column;
                 waiting.gates = gates[next], waiting.ups = ups[next];
             }
@@ -126,23 +126,22 @@ void feed(const Model &model, const Layer &layer, const uint8_t *a, int rows, Sc
             if (down.by_token)
                 peaks[r] = std::max(peaks[r], largest(row, wide));
             else
-                round_static(row, wide, down.step, down.zero, to + r * down_stride + start);
+                round_part(down, row, wide, down.step, row_of(down, to, r) + start);
         }
     }
     if (!down.by_token) return;
-    for (int r = 0; r < rows; r++) own.row_steps.get()[r] = token_step(peaks[r]);
+    for (int r = 0; r < rows; r++) own.row_steps.get()[r] = token_step(down, peaks[r]);
     for (int start = 0; start < sizes.intermediate; start += chunk)
         for (int r = 0; r < rows; r++)
-            round_static(all + static_cast<size_t>(start) * rows + static_cast<size_t>(r) * chunk,
-                         std::min(chunk, sizes.intermediate - start), own.row_steps.get()[r], down.zero,
-                         to + r * down_stride + start);
+            round_part(down, all + static_cast<size_t>(start) * rows + static_cast<size_t>(r) * chunk,
+                       std::min(chunk, sizes.intermediate - start), own.row_steps.get()[r], row_of(down, to, r) + start);
 }
 
 void compute(const Model &model, const Batch &batch, const float *embedded, float *hidden, double *seconds, Scratch &own) {
     Clock clock(seconds);
     const Sizes &sizes = model.sizes;
     int rows = batch.tokens;
-    const size_t all = rounded_up(rows, kBlock);
+    const size_t all = 2 * rounded_up(rows, kTile);  // rows of products' input, were each token two of them
     const int read_wide = sizes.heads * sizes.head_dim;
     float *x = own.x.at_least(static_cast<size_t>(rows) * sizes.hidden);
     for (size_t i = 0; i < static_cast<size_t>(rows) * sizes.hidden; i++) x[i] = embedded[i] * sizes.embedding_scale;

@@ -59,15 +59,28 @@ class Buffer {
 };
 
 // A weight in tiles: for 16 columns and 64 channels, 16 rows of 4 channels of each column.
+//
+// Its input's numbers have 8 bits, of documents perhaps 16: 256 * high + low, whose halves are rows of one 8-bit product.
+// Then 16 tokens are a block of 32 rows, the high halves and behind them the low ones.
 struct Product {
     int in = 0, out = 0, depth = 0;  // depth: tiles of channels
     Buffer<int8_t> tiles;
     Buffer<float> scale, bias, plain;  // of a column; plain: the weight's own; scale: times the input's step, where it is known
     Buffer<int32_t> offset, middle;    // what a column's sum has too much, the zero of the input not being 0; where it is 128
-    bool has_bias = false, by_token = false;
+    bool has_bias = false, by_token = false, halved = false;  // of documents' input: a step a token; 16 bits
     float step = 1;
     int zero = 0;
 };
+
+inline int block_tokens(const Product &product) { return product.halved ? kTile : kBlock; }
+
+// Where a token's row of a product's input begins; of two halves, the high one's.
+inline size_t row_place(const Product &product, int token) {
+    const size_t row = product.halved ? static_cast<size_t>(token / kTile) * kBlock + token % kTile : token;
+    return row * product.depth * kDepth;
+}
+
+inline uint8_t *row_of(const Product &product, uint8_t *rows, int token) { return rows + row_place(product, token); }
 
 struct Layer {
     Product products[kParts];

@@ -1,7 +1,6 @@
 // A segment of the prefix behind the segments before it: what prefix.onnx computes, by several threads together.
 //
-// Weights have 8 bits, activations 16, with a step for each token: a whole number is 256 * high + low, whose halves are rows
-// of one 8-bit product. 16 tokens are a block of 32 rows, the high halves and then the low ones.
+// Weights have 8 bits, activations 16, with a step for each token (Product in model.h says how), whatever documents have.
 //
 // Included once, by pass.cpp, where it has set the instructions.
 
@@ -43,31 +42,13 @@ struct Halves {  // of the input of a product, in blocks of 16 tokens
 
     // One token's numbers, rounded to 16 bits.
     void take(const Product &product, int token, const float *x) {
-        const float step = std::max(largest(x, product.in), 1e-9f) * (1.0f / (127 * 257));
+        const float step = token_step(largest(x, product.in), kWidestHalved);
         steps.get()[token] = step;
         const size_t wide = static_cast<size_t>(product.depth) * kDepth;
         uint8_t *high = rows.get() + (static_cast<size_t>(token / kTile) * kBlock + token % kTile) * wide;
-        uint8_t *low = high + kTile * wide;
-        const __m512i middle = _mm512_set1_epi32(128);
-        for (int i = 0; i < product.in; i += 16) {
-            const __mmask16 in = lanes(product.in - i);
-            const __m512i whole = _mm512_cvtps_epi32(_mm512_div_ps(_mm512_maskz_loadu_ps(in, x + i), _mm512_set1_ps(step)));
-            const __m512i moved = _mm512_add_epi32(whole, middle);  // its lowest byte is low + 128
-            _mm_mask_storeu_epi8(high + i, in, _mm512_cvtepi32_epi8(_mm512_add_epi32(_mm512_srai_epi32(moved, 8), middle)));
-            _mm_mask_storeu_epi8(low + i, in, _mm512_cvtepi32_epi8(moved));
-        }
+        round_halves(x, product.in, step, high, high + kTile * wide);
     }
 };
-
-// Sixteen columns of a token: the sums of both halves to numbers.
-inline __m512 joined(const Product &product, const int32_t *high, int column, float step) {
-    const __m512i middle = _mm512_load_si512(product.middle.get() + column);
-    const __m512 above = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_load_si512(high), middle));
-    const __m512 below = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_load_si512(high + kTile * kBlock), middle));
-    const __m512 whole = _mm512_fmadd_ps(above, _mm512_set1_ps(256), below);
-    const __m512 value = _mm512_mul_ps(_mm512_mul_ps(whole, _mm512_load_ps(product.plain.get() + column)), _mm512_set1_ps(step));
-    return product.has_bias ? _mm512_add_ps(value, _mm512_load_ps(product.bias.get() + column)) : value;
-}
 
 struct Nothing {  // to do while tiles multiply
     void share(int, int) const {}

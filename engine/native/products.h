@@ -100,8 +100,19 @@ inline void multiply(const Model &model, const Product &product, const uint8_t *
     work.share(0, 1);
 }
 
-// Sixteen columns of one row: whole-number sums to numbers. row_step: of a product by token, else 1.
+// Sixteen columns of a token: the sums of both halves to numbers.
+inline __m512 joined(const Product &product, const int32_t *high, int column, float step) {
+    const __m512i middle = _mm512_load_si512(product.middle.get() + column);
+    const __m512 above = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_load_si512(high), middle));
+    const __m512 below = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_load_si512(high + kTile * kBlock), middle));
+    const __m512 whole = _mm512_fmadd_ps(above, _mm512_set1_ps(256), below);
+    const __m512 value = _mm512_mul_ps(_mm512_mul_ps(whole, _mm512_load_ps(product.plain.get() + column)), _mm512_set1_ps(step));
+    return product.has_bias ? _mm512_add_ps(value, _mm512_load_ps(product.bias.get() + column)) : value;
+}
+
+// The same of a document's token, whose numbers have as many bits as the product says. row_step: by token, else 1.
 inline __m512 scaled(const Product &product, const int32_t *sums, int column, float row_step) {
+    if (product.halved) return joined(product, sums, column, row_step);
     const __m512i whole = _mm512_sub_epi32(_mm512_loadu_si512(sums), _mm512_load_si512(product.offset.get() + column));
     __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(whole), _mm512_load_ps(product.scale.get() + column));
     if (product.by_token) value = _mm512_mul_ps(value, _mm512_set1_ps(row_step));
@@ -139,13 +150,13 @@ struct Store : Waiting {
 void product_into(const Model &model, const Product &product, const uint8_t *a, int rows, const float *row_steps, float *to,
                   bool adds) {
     alignas(64) int32_t sums[2][kBlock * kBlock];
-    const size_t stride = static_cast<size_t>(product.depth) * kDepth;
     Store waiting{{}, &product, nullptr, row_steps, to, adds};
+    const int block = block_tokens(product);
     int next = 0;
     for (int column = 0; column < product.out; column += kBlock)
-        for (int row = 0; row < rows; row += kBlock, next ^= 1) {
-            const int here = std::min(kBlock, rows - row);
-            multiply(model, product, a + row * stride, here, column, sums[next], waiting);
+        for (int row = 0; row < rows; row += block, next ^= 1) {
+            const int here = std::min(block, rows - row);
+            multiply(model, product, a + row_place(product, row), product.halved ? kBlock : here, column, sums[next], waiting);
             waiting.rows = here, waiting.row = row, waiting.column = column, waiting.sums = sums[next];
         }
     waiting.share(0, 1);

@@ -31,17 +31,46 @@ float largest(const float *x, int count) {
     return _mm512_reduce_max_ps(most);
 }
 
-// The size of a whole number of a token whose largest number is this.
-inline float token_step(float peak) { return std::max(peak, 1e-9f) * (1.0f / 127); }
+constexpr int kWidest = 127, kWidestHalved = 127 * 257;  // the largest whole number of 8 bits, and whose halves have 8
 
-// Round rows to the input of a product; a step for each row goes into row_steps where the product wants that.
-void round_rows(const Product &product, const float *x, int rows, uint8_t *to, float *row_steps) {
-    const size_t stride = static_cast<size_t>(product.depth) * kDepth;
-    for (int r = 0; r < rows; r++) {
-        const float *row = x + static_cast<size_t>(r) * product.in;
-        if (product.by_token) row_steps[r] = token_step(largest(row, product.in));
-        round_static(row, product.in, product.by_token ? row_steps[r] : product.step, product.zero, to + r * stride);
+// The size of a whole number of a token whose largest number is this.
+inline float token_step(float peak, int widest) { return std::max(peak, 1e-9f) * (1.0f / widest); }
+
+// Numbers to 16 bits, their high halves and their low ones.
+void round_halves(const float *x, int count, float step, uint8_t *high, uint8_t *low) {
+    const __m512 steps = _mm512_set1_ps(step), inverse = _mm512_set1_ps(1 / step);
+    const __m512i middle = _mm512_set1_epi32(128);
+    for (int i = 0; i < count; i += 16) {
+        const __mmask16 in = lanes(count - i);
+        const __m512 value = _mm512_maskz_loadu_ps(in, x + i);
+        __m512 quotient = _mm512_mul_ps(value, inverse);  // and what it lacks: that of a division (Markstein 1990)
+        quotient = _mm512_fmadd_ps(_mm512_fnmadd_ps(quotient, steps, value), inverse, quotient);
+        const __m512i moved = _mm512_add_epi32(_mm512_cvtps_epi32(quotient), middle);  // its lowest byte is low + 128
+        _mm_mask_storeu_epi8(high + i, in, _mm512_cvtepi32_epi8(_mm512_add_epi32(_mm512_srai_epi32(moved, 8), middle)));
+        _mm_mask_storeu_epi8(low + i, in, _mm512_cvtepi32_epi8(moved));
     }
+}
+
+// Some of a token's numbers, in place of those of its row that begin at `to`.
+inline void round_part(const Product &product, const float *x, int count, float step, uint8_t *to) {
+    if (product.halved)
+        round_halves(x, count, step, to, to + static_cast<size_t>(kTile) * product.depth * kDepth);
+    else
+        round_static(x, count, step, product.zero, to);
+}
+
+inline float token_step(const Product &product, float peak) {
+    return token_step(peak, product.halved ? kWidestHalved : kWidest);
+}
+
+// A token's numbers, rounded to its row of a product's input; its step goes into row_steps where the product wants that.
+void round_token(const Product &product, const float *x, int token, uint8_t *rows, float *row_steps) {
+    if (product.by_token) row_steps[token] = token_step(product, largest(x, product.in));
+    round_part(product, x, product.in, product.by_token ? row_steps[token] : product.step, row_of(product, rows, token));
+}
+
+void round_rows(const Product &product, const float *x, int tokens, uint8_t *rows, float *row_steps) {
+    for (int t = 0; t < tokens; t++) round_token(product, x + static_cast<size_t>(t) * product.in, t, rows, row_steps);
 }
 
 // to = x / root mean square * gain; in place too.
@@ -62,12 +91,10 @@ void norm(const float *x, int count, const float *gain, float epsilon, float *to
 // Norm of each row, rounded for a product.
 void norm_rounded(const Sizes &sizes, const Product &product, const float *x, const float *gain, int rows, Scratch &own,
                   uint8_t *to) {
-    float *row = own.wide.at_least(sizes.hidden);
-    const size_t stride = static_cast<size_t>(product.depth) * kDepth;
-    float *steps = own.row_steps.at_least(rows);
+    float *row = own.wide.at_least(sizes.hidden), *steps = own.row_steps.at_least(rows);
     for (int r = 0; r < rows; r++) {
         norm(x + static_cast<size_t>(r) * sizes.hidden, sizes.hidden, gain, sizes.epsilon, row);
-        round_rows(product, row, 1, to + r * stride, steps + r);
+        round_token(product, row, r, to, steps);
     }
 }
 
