@@ -28,7 +28,8 @@ from pairgrade.records import Pair
 from pairgrade.rubric import Rubric
 
 _TURNED = Recipe(8, "static", rotate="all", down_block=512)
-_INT8 = RECIPES["int8"]
+# weights rounded to the nearest, as up to 2026-11-28, and as most rows were measured
+_INT8, _W8A16 = (replace(RECIPES[name], fit=False) for name in ("int8", "w8a16"))
 TABLE: dict[str, tuple[str, Recipe]] = {
     "weights only, 8 bits": ("int8", Recipe(8, prefix="same")),
     "per tensor, whole prompt": ("int8", Recipe(8, "tensor", "same")),
@@ -57,9 +58,12 @@ TABLE: dict[str, tuple[str, Recipe]] = {
     "int8, not corrected": ("int8", replace(_INT8, correct=False)),
     "int8, down not turned": ("int8", replace(_INT8, down_block=0)),
     "int8, prefix in fp32": ("int8", replace(_INT8, prefix="float")),
-    "int8": ("int8", _INT8),
-    "w8a16, heads turned": ("w8a16", replace(RECIPES["w8a16"], rotate="heads")),
-    "w8a16, down not turned": ("w8a16", replace(RECIPES["w8a16"], down_block=0)),
+    "int8, not fitted": ("int8", _INT8),
+    "int8": ("int8", RECIPES["int8"]),
+    "w8a16, not fitted, heads turned": ("w8a16", replace(_W8A16, rotate="heads")),
+    "w8a16, not fitted, down not turned": ("w8a16", replace(_W8A16, down_block=0)),
+    "w8a16, not fitted": ("w8a16", _W8A16),
+    "w8a16, not smoothed": ("w8a16", replace(RECIPES["w8a16"], smooth_norms=0)),
     "w8a16": ("w8a16", RECIPES["w8a16"]),
     "int4": ("int4", RECIPES["int4"]),
 }

@@ -50,16 +50,22 @@ def calibrate(
     runner = OnnxRunner(folder, embedding, threads or usable_cores(), "CPUExecutionProvider")
     seen: Ranges = {}
     last: list[Floats] = []
+    known: set[tuple[bytes, ...]] = set()
     try:
         documents, prefixes = runner.outputs()
         for prefix, state, suffixes in _batches(runner, prompts):
             hidden, *values = runner.run(suffixes, state, ["hidden", *documents])
             last.append(hidden)
             _widen(seen, documents, values)
-            if with_prefix:
-                for place, segment in enumerate(prefix):
+            for place, segment in enumerate(prefix):
+                head = tuple(ids.tobytes() for ids in prefix[: place + 1])
+                if head in known:
+                    continue
+                known.add(head)
+                wanted = prefixes if with_prefix else [name for name in prefixes if name.startswith("together.")]
+                if wanted:
                     before = runner.hold(prefix[:place])
-                    _widen(seen, prefixes, runner.run_prefix(segment, before, prefixes))
+                    _widen(seen, wanted, runner.run_prefix(segment, before, wanted))
     finally:
         runner.close()
     for name, channels in seen.items():
@@ -96,7 +102,16 @@ def _mean(hidden: Sequence[Floats]) -> Floats:
 
 def _widen(seen: Ranges, names: Sequence[str], values: Sequence[Floats]) -> None:
     numbers = dict(zip(names, values, strict=True))
-    for name in (name.removeprefix("low.") for name in names if name.startswith("low.")):
-        low, high = numbers[f"low.{name}"], numbers[f"high.{name}"]
-        before = seen.get(name, Channels(low, high))
-        seen[name] = Channels(np.minimum(before.low, low), np.maximum(before.high, high))
+    for name in dict.fromkeys(name.split(".", 1)[1] for name in names):
+        low, high, together = (numbers.get(f"{kind}.{name}") for kind in ("low", "high", "together"))
+        before = seen.get(name)
+        if before is None:
+            assert low is not None  # documents come first
+            assert high is not None
+            seen[name] = Channels(low, high, together)
+            continue
+        seen[name] = Channels(
+            before.low if low is None else np.minimum(before.low, low),
+            before.high if high is None else np.maximum(before.high, high),
+            before.together if together is None or before.together is None else before.together + together,
+        )

@@ -14,6 +14,7 @@ from pairgrade.export.decoder import Decoder, read_decoder
 from pairgrade.export.measure import Task
 from pairgrade.export.onnx_calibrate import Calibrated, Ranges, calibrate, mean_hidden
 from pairgrade.export.onnx_facts import FactsWriter, can_be_told
+from pairgrade.export.onnx_fit import fit_layer
 from pairgrade.export.onnx_graph import DecoderGraph
 from pairgrade.export.onnx_layers import read_final_norm, read_layer
 from pairgrade.export.onnx_linear import (
@@ -126,7 +127,7 @@ def _calibrated(
     """Run full-precision graphs, which are removed again."""
     folder = work / "calibration"
     folder.mkdir()
-    observed = ObservedLinear()
+    observed = ObservedLinear(settings.how.fit)
     _write_graphs(folder, decoder, weights, settings.how, (observed, observed))
     embedding = TokenTable(work / EMBEDDING, decoder.vocabulary, decoder.hidden)
     with_prefix = settings.how.prefix == "same"
@@ -180,6 +181,8 @@ def _write_graphs(
             layer = rotation.turn(read_layer(weights, decoder, index), decoder, index)
             if ranges and recipe.smooth_norms:
                 layer = smooth_norms(layer, ranges, index, recipe.smooth_norms)
+            if ranges and recipe.fit:
+                layer = fit_layer(layer, ranges, index)
             documents, prefix = graphs
             if recipe.prefix != "same":  # its first tokens have outliers elsewhere in the down input than documents
                 prefix.add_layer(index, layer)

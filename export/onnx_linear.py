@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pairgrade.export.onnx_layers import Array
 from pairgrade.export.onnx_writer import MICROSOFT, Graph
 
+_TOGETHER = 1024  # channels at most whose products are summed: of more they would take too much memory
 _BLOCK = 32  # weights that share a scale, in 4 bits
 _UINT8 = 2  # ONNX's number of the type
 _MIDDLE = 128  # stands for 0 where a scale is symmetric
@@ -20,10 +21,14 @@ _WIDEST = 127 * 257  # the greatest number whose halves fit into 8 bits
 
 @dataclass(frozen=True, slots=True)
 class Channels:
-    """The least and the greatest number that each channel of a product's input took, (in,) each."""
+    """The least and the greatest number that each channel of a product's input took, (in,) each.
+
+    ``together``: sums over tokens of the products of channels of a block, (blocks, channels, channels).
+    """
 
     low: Array
     high: Array
+    together: Array | None = None
 
 
 class Linear(Protocol):
@@ -42,13 +47,26 @@ class FloatLinear:
 
 
 class ObservedLinear:
-    """Full precision; the least and the greatest number of each channel of a product's input are outputs."""
+    """Full precision; what ``Channels`` holds of a product's input are outputs.
+
+    ``together``: sums of channels' products, too, but not of the up product, whose input is the gate product's.
+    """
+
+    def __init__(self, together: bool = False) -> None:
+        self._together = together
 
     def add(self, graph: Graph, name: str, value: str, weight: Array, bias: Array | None = None) -> str:
-        """Add a MatMul, and outputs ``low.NAME`` and ``high.NAME``."""
+        """Add a MatMul, and outputs ``low.NAME``, ``high.NAME`` and perhaps ``together.NAME``."""
         for kind, output in (("ReduceMin", "low"), ("ReduceMax", "high")):
             found = graph.op(kind, value, graph.constant([0]), keepdims=0)
             graph.output(found, f"{output}.{name}", np.float32, [len(weight)])
+        if self._together and not name.endswith(".up"):
+            blocks = _blocks(len(weight))
+            width = len(weight) // blocks
+            parts = graph.op("Reshape", value, graph.constant([-1, blocks, width]))
+            by_channel = graph.op("Transpose", parts, perm=[1, 2, 0])
+            sums = graph.op("MatMul", by_channel, graph.op("Transpose", parts, perm=[1, 0, 2]))
+            graph.output(sums, f"together.{name}", np.float32, [blocks, width, width])
         return FloatLinear().add(graph, name, value, weight, bias)
 
 
@@ -163,6 +181,11 @@ class Weight4Linear:
             accuracy_level=1,
         )
         return _with_bias(graph, name, product, bias)
+
+
+def _blocks(channels: int) -> int:
+    """Return the fewest equal parts of at most 1,024 channels."""
+    return next(parts for parts in range(-(-channels // _TOGETHER), channels + 1) if channels % parts == 0)
 
 
 def static_range(low: float, high: float) -> tuple[float, int]:

@@ -27,6 +27,7 @@ class Recipe:
     smooth_down: float = 0.0  # the same of the down product's input
     smooth_powers: bool = False  # of the down input, by powers of two: an 8-bit prefix shares the up product's weights
     seed: int = 0  # of the rotations
+    fit: bool = False  # weights are rounded so that errors cancel on the calibration's prompts (8 bits)
     correct: bool = False  # add what rounding takes from the mean last hidden state of the calibration's prompts
 
     def __post_init__(self) -> None:
@@ -44,6 +45,8 @@ class Recipe:
             strength = getattr(self, name)
             if not 0 <= strength <= 1 or (strength and self.weights != 8):
                 raise InputError(f"{name} is {strength}; it must be from 0 to 1, and only for 8-bit weights above 0")
+        if self.fit and (self.weights != 8 or self.smooth_down):
+            raise InputError("only 8-bit weights that prefix and documents share can be fitted")
         if self.correct and not self.weights:
             raise InputError("only rounded weights have something to correct")
         if self.smooth_down and (self.activations != "static" or self.down_block):
@@ -54,7 +57,7 @@ class Recipe:
     @property
     def is_calibrated(self) -> bool:
         """Whether prompts are run to find ranges."""
-        return self.activations == "static" or self.smooth_norms > 0 or self.correct
+        return self.activations == "static" or self.smooth_norms > 0 or self.fit or self.correct
 
     def describe(self) -> dict[str, str]:
         """Return the recipe as text, for the manifest."""
@@ -68,6 +71,7 @@ _INT8 = Recipe(
     rotate="heads",
     down_block=512,
     smooth_norms=0.65,
+    fit=True,
     correct=True,
 )
 

@@ -59,4 +59,8 @@ def smooth_down(
 
 
 def _divided(channels: Channels, scales: Array) -> Channels:
-    return Channels(channels.low / scales, channels.high / scales)
+    together = channels.together
+    if together is not None:
+        blocks = scales.reshape(len(together), -1)
+        together = together / (blocks[:, :, None] * blocks[:, None, :])
+    return Channels(channels.low / scales, channels.high / scales, together)

@@ -53,5 +53,10 @@ def prompts(seed: int = 0, vocabulary: int = 250) -> tuple[list[Ids], list[Ids]]
     return prefix, [random.integers(0, vocabulary, n).astype(np.int32) for n in LENGTHS]
 
 
+def relative(found: np.ndarray, wanted: np.ndarray) -> float:
+    """How far numbers are from others, of the others' length."""
+    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+
+
 def difference(a: Scores, b: Scores) -> float:
     return float(np.abs(a.logits - b.logits).max())

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from helpers import make_pairs
-from onnx_helpers import LABELS, calibration, export, opened, prompts
+from onnx_helpers import LABELS, calibration, export, opened, prompts, relative
 from pairgrade import InputError
 from pairgrade.export.measure import Task, measure
 from pairgrade.export.onnx_export import export_onnx
@@ -39,11 +39,11 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 
-# How far logits move, relative to their length, as measured (2026-11-28). The weights of random models are no gentle
+# How far logits move, relative to their length, as measured (2026-11-29). The weights of random models are no gentle
 # ones: real ones move by a hundredth of this.
 _DISTANCES = {
-    "int8": {"llama": 0.072, "qwen2": 0.083, "qwen3": 0.042, "gemma2": 0.0198, "gemma3": 0.0096},
-    "w8a16": {"llama": 0.063, "qwen2": 0.105, "qwen3": 0.031, "gemma2": 0.0174, "gemma3": 0.0070},
+    "int8": {"llama": 0.077, "qwen2": 0.123, "qwen3": 0.032, "gemma2": 0.0186, "gemma3": 0.0141},
+    "w8a16": {"llama": 0.052, "qwen2": 0.096, "qwen3": 0.025, "gemma2": 0.0175, "gemma3": 0.0084},
     "int4": {"llama": 0.560, "qwen2": 0.696, "qwen3": 0.368, "gemma2": 0.167, "gemma3": 0.114},
 }
 _OTHERS = [  # a recipe, and the distances of qwen2 and gemma3
@@ -55,7 +55,7 @@ _OTHERS = [  # a recipe, and the distances of qwen2 and gemma3
     (Recipe(8, "static", "same", rotate="all", down_block=32), (0.144, 0.0115)),
     (Recipe(8, prefix="same"), (0.095, 0.0065)),
     (Recipe(8, "static", "weights", rotate="all", down_block=512), (0.125, 0.0116)),
-    (replace(RECIPES["int8"], activations="static"), (0.113, 0.0159)),
+    (replace(RECIPES["int8"], activations="static", fit=False), (0.113, 0.0159)),
 ]
 _SPREAD = 1.5  # another processor rounds other sums
 
@@ -70,10 +70,6 @@ def plain(tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathF
         return opened(export(tiny_folder(family), root / family)).score(*prompts(), LABELS).logits
 
     return logits
-
-
-def relative(found: np.ndarray, wanted: np.ndarray) -> float:
-    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
 
 
 @pytest.mark.parametrize(
