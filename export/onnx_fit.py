@@ -48,8 +48,8 @@ def fit_weight(weight: Array, together: Array) -> Array:
     """
     if not np.isfinite(together).all():
         raise ModelError(
-            "squares of a product's inputs are beyond float32 on the calibration's prompts: the model cannot be rounded "
-            "to 8 bits; fp32 may run it"
+            "squares of a product's inputs are beyond float32 on the calibration's prompts: the model cannot have "
+            "weights of 8 bits; fp32 may run it"
         )
     scales = round8(weight)[1]
     largest = np.abs(weight).argmax(0)  # it stays the largest, of which ``round8`` makes the scale
