@@ -1,9 +1,10 @@
-"""What full precision gives on real prompts: the ranges of every product's input, and the mean last hidden state.
+"""What full precision gives on real prompts: facts of every product's input, and the mean last hidden state.
 
-Static 8-bit scales and smoothing are made from the ranges. Rounded weights move every prompt's last hidden state by
-much the same, and so the label words' logits, which turns near ties. What the mean over the prompts has lost is put
-into ``correction.npy`` and added to every last hidden state, as Nagel et al. 2019 (arXiv 1906.04721, 4.2) do after
-each product; here once, behind the last norm, where it is the shift of the labels.
+Static 8-bit scales and smoothing are made from the ranges, the rounding of weights from what channels have in common
+(``onnx_fit``). Rounded weights move every prompt's last hidden state by much the same, and so the label words' logits,
+which turns near ties. What the mean over the prompts has lost is put into ``correction.npy`` and added to every last
+hidden state, as Nagel et al. 2019 (arXiv 1906.04721, 4.2) do after each product; here once, behind the last norm, where
+it is the shift of the labels.
 """
 
 from __future__ import annotations
@@ -44,8 +45,9 @@ def calibrate(
 ) -> Calibrated:
     """Run observed graphs over prompts.
 
-    Only documents count, unless the prefix is to be rounded, too: its first tokens carry numbers a hundred times
-    larger than any document's, and would spoil the scales. ModelError where a range is not finite.
+    Only documents count in the ranges, unless the prefix is to be rounded, too: its first tokens carry numbers a
+    hundred times larger than any document's, and would spoil the scales. In the sums of channels' products, where they
+    are observed, each prefix counts once. ModelError where a range is not finite.
     """
     runner = OnnxRunner(folder, embedding, threads or usable_cores(), "CPUExecutionProvider")
     seen: Ranges = {}

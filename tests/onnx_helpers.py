@@ -53,6 +53,15 @@ def prompts(seed: int = 0, vocabulary: int = 250) -> tuple[list[Ids], list[Ids]]
     return prefix, [random.integers(0, vocabulary, n).astype(np.int32) for n in LENGTHS]
 
 
+def state_of(backend: OnnxBackend, prefix: list[Ids]) -> np.ndarray:
+    """A prefix's keys and values, (2, layers, kv_heads, tokens, head_dim)."""
+    arrays = backend._runner.hold(prefix).arrays
+    if isinstance(arrays, np.ndarray):
+        return arrays
+    layers = range(backend.manifest.layers)
+    return np.stack([np.concatenate([arrays[f"{side}.{i}"].numpy() for i in layers]) for side in ("key", "value")])
+
+
 def relative(found: np.ndarray, wanted: np.ndarray) -> float:
     """How far numbers are from others, of the others' length."""
     return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))

@@ -74,10 +74,12 @@ struct Product {
 
 inline int block_tokens(const Product &product) { return product.halved ? kTile : kBlock; }
 
+// The row of a token's high halves; its low ones are kTile rows behind.
+inline size_t halved_row(int token) { return static_cast<size_t>(token / kTile) * kBlock + token % kTile; }
+
 // Where a token's row of a product's input begins; of two halves, the high one's.
 inline size_t row_place(const Product &product, int token) {
-    const size_t row = product.halved ? static_cast<size_t>(token / kTile) * kBlock + token % kTile : token;
-    return row * product.depth * kDepth;
+    return (product.halved ? halved_row(token) : token) * product.depth * kDepth;
 }
 
 inline uint8_t *row_of(const Product &product, uint8_t *rows, int token) { return rows + row_place(product, token); }

@@ -45,7 +45,7 @@ struct Halves {  // of the input of a product, in blocks of 16 tokens
         const float step = token_step(largest(x, product.in), kWidestHalved);
         steps.get()[token] = step;
         const size_t wide = static_cast<size_t>(product.depth) * kDepth;
-        uint8_t *high = rows.get() + (static_cast<size_t>(token / kTile) * kBlock + token % kTile) * wide;
+        uint8_t *high = rows.get() + halved_row(token) * wide;
         round_halves(x, product.in, step, high, high + kTile * wide);
     }
 };

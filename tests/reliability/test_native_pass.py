@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnx_helpers import LABELS, export, opened, prompts
+from onnx_helpers import LABELS, export, opened, prompts, state_of
 from pairgrade import ModelError, native_pass
 from pairgrade.document_facts import read_document_facts
 from pairgrade.export.onnx_recipe import RECIPES
@@ -114,15 +114,6 @@ def same_but_for_rounding(found: np.ndarray, wanted: np.ndarray, most: float = 0
     """Whether no row is farther than roundings to the other side take it."""
     far = np.linalg.norm(found - wanted, axis=1) / np.linalg.norm(wanted, axis=1)
     return bool(far.max() < most)
-
-
-def state_of(backend: OnnxBackend, prefix: list[Ids]) -> np.ndarray:
-    """A prefix's keys and values, (2, layers, kv_heads, tokens, head_dim)."""
-    arrays = backend._runner.hold(prefix).arrays
-    if isinstance(arrays, np.ndarray):
-        return arrays
-    layers = range(backend.manifest.layers)
-    return np.stack([np.concatenate([arrays[f"{side}.{i}"].numpy() for i in layers]) for side in ("key", "value")])
 
 
 def behind_one_prefix(
