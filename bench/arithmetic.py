@@ -37,7 +37,7 @@ class Operations:
     """Multiplications and additions of the layers' weight matrices.
 
     Attention's own products and the output head are left out: they are small here, and depend on lengths. So is what
-    an int8 recipe does besides: the turn of the down input, and the second half of a prefix's 16-bit activations.
+    an int8 recipe does besides: the turn of the down input, and the second half of 16-bit activations.
     """
 
     per_token: float

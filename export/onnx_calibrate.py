@@ -28,8 +28,10 @@ from pairgrade.runner import State
 from pairgrade.tokenizer import Ids
 
 _TOKENS = 1024  # of a batch
+_MERGE = {"low": np.minimum, "high": np.maximum, "together": np.add}  # fields of Channels
 
 Ranges = dict[str, Channels]
+_Seen = dict[str, dict[str, Floats]]  # of each input: fields of Channels
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ def calibrate(
     are observed, each prefix counts once. ModelError where a range is not finite.
     """
     runner = OnnxRunner(folder, embedding, threads or usable_cores(), "CPUExecutionProvider")
-    seen: Ranges = {}
+    seen: _Seen = {}
     last: list[Floats] = []
     known: set[tuple[bytes, ...]] = set()
     try:
@@ -70,12 +72,13 @@ def calibrate(
                     _widen(seen, wanted, runner.run_prefix(segment, before, wanted))
     finally:
         runner.close()
-    for name, channels in seen.items():
+    ranges = {name: Channels(**own) for name, own in seen.items()}
+    for name, channels in ranges.items():
         if not np.isfinite([channels.low, channels.high]).all():
             raise ModelError(
                 f"the inputs of {name} are not finite numbers on the calibration's prompts: this model cannot be used"
             )
-    return Calibrated(seen, _mean(last))
+    return Calibrated(ranges, _mean(last))
 
 
 def mean_hidden(
@@ -102,18 +105,8 @@ def _mean(hidden: Sequence[Floats]) -> Floats:
     return mean
 
 
-def _widen(seen: Ranges, names: Sequence[str], values: Sequence[Floats]) -> None:
-    numbers = dict(zip(names, values, strict=True))
-    for name in dict.fromkeys(name.split(".", 1)[1] for name in names):
-        low, high, together = (numbers.get(f"{kind}.{name}") for kind in ("low", "high", "together"))
-        before = seen.get(name)
-        if before is None:
-            assert low is not None  # documents come first
-            assert high is not None
-            seen[name] = Channels(low, high, together)
-            continue
-        seen[name] = Channels(
-            before.low if low is None else np.minimum(before.low, low),
-            before.high if high is None else np.maximum(before.high, high),
-            before.together if together is None or before.together is None else before.together + together,
-        )
+def _widen(seen: _Seen, outputs: Sequence[str], values: Sequence[Floats]) -> None:
+    for output, value in zip(outputs, values, strict=True):
+        kind, name = output.split(".", 1)
+        own = seen.setdefault(name, {})
+        own[kind] = _MERGE[kind](own[kind], value) if kind in own else value

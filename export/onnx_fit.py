@@ -19,7 +19,7 @@ from pairgrade.export.onnx_layers import Array, Layer
 from pairgrade.export.onnx_linear import Channels, round8
 
 _DAMPING = 0.01  # of the mean square of a block's channels: as of so much noise in each
-_TOGETHER = 64  # rows whose errors are taken from the later ones by one product
+_ROWS = 64  # rows whose errors are taken from the later ones by one product
 
 
 def fit_layer(layer: Layer, seen: Mapping[str, Channels], index: int) -> Layer:
@@ -58,25 +58,21 @@ def fit_weight(weight: Array, together: Array) -> Array:
     width = together.shape[1]
     for block, products in enumerate(together):
         rows = slice(block * width, (block + 1) * width)
-        inside = (largest >= rows.start) & (largest < rows.stop)
-        kept = np.where(inside, largest - rows.start, -1)
-        fitted[rows] = _fit_block(weight[rows], products, scales, kept, signs)
+        fitted[rows] = _fit_block(weight[rows], products, scales, largest - rows.start, signs)
     return fitted
 
 
-def _fit_block(weight: Array, products: Array, scales: Array, kept: npt.NDArray[np.int64], signs: Array) -> Array:
+def _fit_block(weight: Array, products: Array, scales: Array, largest: npt.NDArray[np.int64], signs: Array) -> Array:
+    """Round a block's rows; ``largest``: the row of each column's largest number, of this block or of none of it."""
     order = np.argsort(-np.diag(products), kind="stable")
     factor = _factor(products[np.ix_(order, order)])
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    kept = np.where(kept >= 0, place[kept], -1)
     rest, whole = weight[order], np.empty_like(weight)
-    for start in range(0, len(rest), _TOGETHER):
-        end = min(start + _TOGETHER, len(rest))
+    for start in range(0, len(rest), _ROWS):
+        end = min(start + _ROWS, len(rest))
         errors = np.empty((end - start, weight.shape[1]), np.float32)
         for row in range(start, end):
             whole[row] = np.clip(np.rint(rest[row] / scales), -127, 127)
-            own = kept == row
+            own = largest == order[row]
             whole[row, own] = 127 * signs[own]
             errors[row - start] = (rest[row] - whole[row] * scales) / factor[row, row]
             rest[row + 1 : end] -= factor[row, row + 1 : end, None] * errors[row - start]
