@@ -12,7 +12,7 @@ from pairgrade.models import resolve
 from pairgrade.onnx_manifest import DOCUMENTS, is_onnx_folder, read_facts
 
 _PRODUCTS = ("MatMul", "MatMulInteger", "MatMulIntegerToFloat", "Gemm")
-_TURNS = ("down_turn", "down_turn_outer")
+_TURNS = ("norm_turn", "norm_turn_outer", "down_turn", "down_turn_outer")
 
 
 def model_files(reference: str) -> list[Path]:
@@ -37,7 +37,7 @@ class Operations:
     """Multiplications and additions of the layers' weight matrices.
 
     Attention's own products and the output head are left out: they are small here, and depend on lengths. So is what
-    an int8 recipe does besides: the turn of the down input, and the second half of 16-bit activations.
+    an int8 recipe does besides: the turns of products' inputs, and the second half of 16-bit activations.
     """
 
     per_token: float

@@ -64,6 +64,7 @@ class DocumentFacts:
     ropes: list[list[float]]  # kinds of rotation: the angle per position of each pair of channels
     layers: list[LayerFacts]
     final_norm: int
+    norm_turn: int = 0  # the same of normalized values, before their products
 
     def shapes(self, manifest: OnnxManifest) -> dict[str, tuple[int, int]]:
         """Return (in, out) of each part."""
@@ -115,9 +116,9 @@ def _check(path: Path, facts: DocumentFacts, manifest: OnnxManifest, size: int) 
     require(_above_0(facts.embedding_scale), "embedding_scale", facts.embedding_scale)
     require(facts.attention_cap is None or _above_0(facts.attention_cap), "attention_cap", facts.attention_cap)
     require(facts.activation in ACTIVATIONS, "activation", facts.activation)
-    turn = facts.turn
-    fits = _whole(turn, 0, LARGEST_TURN) and not turn & (turn - 1) and (not turn or facts.intermediate % turn == 0)
-    require(fits, "turn", turn)
+    for turn, channels in ((facts.turn, facts.intermediate), (facts.norm_turn, manifest.hidden)):
+        fits = _whole(turn, 0, LARGEST_TURN) and not turn & (turn - 1) and (not turn or channels % turn == 0)
+        require(fits, "turn", turn)
     require(isinstance(facts.ropes, list) and 1 <= len(facts.ropes) <= 2, "ropes", facts.ropes)
     for rope in facts.ropes:
         right = isinstance(rope, list) and len(rope) == manifest.head_dim // 2

@@ -29,8 +29,12 @@ from pairgrade.export.onnx_writer import DataFile
 def can_be_told(decoder: Decoder, rotation: Rotation) -> bool:
     """Whether a model is within what the engine's own pass takes; the graph runs any."""
     widest = max(decoder.hidden, decoder.intermediate, (decoder.heads + 2 * decoder.kv_heads) * decoder.head_dim)
-    turn = 0 if rotation.down is None else len(rotation.down)
+    turn = max(_block(rotation.norms), _block(rotation.down))
     return widest <= WIDEST and turn <= LARGEST_TURN and decoder.norm_eps > 0
+
+
+def _block(turn: Array | None) -> int:
+    return 0 if turn is None else len(turn)
 
 
 class FactsWriter:
@@ -63,7 +67,8 @@ class FactsWriter:
             activation=decoder.activation,
             embedding_scale=decoder.embedding_scale,
             attention_cap=decoder.attention_cap,
-            turn=0 if self._rotation.down is None else len(self._rotation.down),
+            turn=_block(self._rotation.down),
+            norm_turn=_block(self._rotation.norms),
             ropes=[rope.frequencies(decoder.head_dim).tolist() for rope in self._ropes],
             layers=self._layers,
             final_norm=self._place(final_norm),

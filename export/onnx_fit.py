@@ -85,6 +85,7 @@ def _fit_block(weight: Array, products: Array, scales: Array, largest: npt.NDArr
 def _factor(products: Array) -> Array:
     """Return the upper Cholesky factor of the inverse."""
     square = products.astype(np.float64)
+    square = (square + square.T) / 2  # or few tokens' sums, rounded to float32, have no factor
     mean = np.diag(square).mean() or 1.0
     square[np.diag_indices_from(square)] += _DAMPING * mean
     upper: Array = np.linalg.cholesky(np.linalg.inv(square)).T.astype(np.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -128,7 +128,8 @@ def _calibrated(
     folder = work / "calibration"
     folder.mkdir()
     observed = ObservedLinear(settings.how.fit)
-    _write_graphs(folder, decoder, weights, settings.how, (observed, observed))
+    seen = replace(settings.how, norm_block=0)  # normalized values are turned behind what is made of their ranges
+    _write_graphs(folder, decoder, weights, seen, (observed, observed))
     embedding = TokenTable(work / EMBEDDING, decoder.vocabulary, decoder.hidden)
     with_prefix = settings.how.prefix == "same"
     found = calibrate(folder, embedding, prompts, with_prefix=with_prefix, threads=settings.threads)
@@ -181,7 +182,9 @@ def _write_graphs(
             layer = rotation.turn(read_layer(weights, decoder, index), decoder, index)
             if ranges and recipe.smooth_norms:
                 layer = smooth_norms(layer, ranges, index, recipe.smooth_norms)
+            layer = rotation.turn_norms(layer)
             if ranges and recipe.fit:
+                rotation.turn_together(ranges, index)
                 layer = fit_layer(layer, ranges, index)
             documents, prefix = graphs
             if recipe.prefix != "same":  # its first tokens have outliers elsewhere in the down input than documents

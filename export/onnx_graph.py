@@ -23,7 +23,7 @@ from pairgrade.export.onnx_linear import Linear
 from pairgrade.export.onnx_rotate import Rotation, hadamard
 from pairgrade.export.onnx_writer import DataFile, Graph
 
-_INNER = 32  # of the two products that a large block is turned by
+_WHOLE, _INNER = 64, 32  # blocks that one product turns, and of the two products that turn a larger one
 
 
 class DecoderGraph:
@@ -51,7 +51,7 @@ class DecoderGraph:
         """Add one layer, given in turned coordinates if there is a rotation."""
         graph, decoder, places = self._graph, self._decoder, self._places
         is_last = index == decoder.layers - 1
-        normal = self._norm(f"layer.{index}.attention_norm", layer.attention_norm, self._value)
+        normal = self._turned_norm(f"layer.{index}.attention_norm", layer.attention_norm)
         packed = self._product(index, "qkv", normal, layer.qkv, layer.qkv_bias)
         packed = graph.op("Reshape", packed, graph.constant([-1, decoder.head_dim]))
         keys, values = add_keys_and_values(graph, decoder, layer, index, packed, places, self._old[index])
@@ -66,9 +66,9 @@ class DecoderGraph:
             self._value = graph.op("Gather", self._value, places.last, axis=0)
         added = self._product(index, "out", read, layer.out)
         self._add(f"layer.{index}.attention_post_norm", layer.attention_post_norm, added)
-        normal = self._norm(f"layer.{index}.mlp_norm", layer.mlp_norm, self._value)
+        normal = self._turned_norm(f"layer.{index}.mlp_norm", layer.mlp_norm)
         gate, up = self._product(index, "gate", normal, layer.gate), self._product(index, "up", normal, layer.up)
-        gated = self._turn_blocks(graph.op("Mul", self._activation(gate), up))
+        gated = self._turn_blocks(graph.op("Mul", self._activation(gate), up), self._rotation.down, "down_turn")
         self._add(f"layer.{index}.mlp_post_norm", layer.mlp_post_norm, self._product(index, "down", gated, layer.down))
 
     def finish(self, final_norm: Array) -> None:
@@ -99,18 +99,23 @@ class DecoderGraph:
         normal = self._norm("final_ones", np.ones_like(gain), self._value)
         return self._graph.op("MatMul", normal, self._graph.tensor("leave", self._rotation.residual.T * gain))
 
-    def _turn_blocks(self, value: str) -> str:
-        """Turn the input of the down product, block by block, if the rotation asks for it."""
-        matrix, graph = self._rotation.down, self._graph
+    def _turned_norm(self, name: str, gain: Array) -> str:
+        return self._turn_blocks(self._norm(name, gain, self._value), self._rotation.norms, "norm_turn")
+
+    def _turn_blocks(self, value: str, matrix: Array | None, name: str) -> str:
+        """Turn a value by a Hadamard matrix, block by block, if there is one."""
         if matrix is None:
             return value
-        inner = min(len(matrix), _INNER)  # a Hadamard matrix is the Kronecker product of two smaller ones
+        graph = self._graph
+        shape = graph.op("Shape", value)
+        # a Hadamard matrix is the Kronecker product of two smaller ones
+        inner = len(matrix) if len(matrix) <= _WHOLE else _INNER
         outer = len(matrix) // inner
         blocks = graph.op("Reshape", value, graph.constant([-1, outer, inner]))
-        turned = graph.op("MatMul", blocks, graph.tensor("down_turn", hadamard(inner)))
+        turned = graph.op("MatMul", blocks, graph.tensor(name, hadamard(inner)))
         if outer > 1:
-            turned = graph.op("MatMul", graph.tensor("down_turn_outer", hadamard(outer)), turned)
-        return graph.op("Reshape", turned, graph.constant([-1, self._decoder.intermediate]))
+            turned = graph.op("MatMul", graph.tensor(f"{name}_outer", hadamard(outer)), turned)
+        return graph.op("Reshape", turned, shape)
 
     def _activation(self, gate: str) -> str:
         graph = self._graph

@@ -22,7 +22,8 @@ class Recipe:
     activations: str = "float"
     prefix: str = "float"  # of the prefix graph: "same", its weights in 8 bits and activations in 16, or full precision
     rotate: str = "none"  # turned by random orthogonal matrices: value heads, or all, the residual stream included
-    down_block: int = 0  # the largest block of the Hadamard rotation at run time before the down product; 0: none
+    norm_block: int = 0  # the largest block of the Hadamard rotation at run time behind the norms of a layer; 0: none
+    down_block: int = 0  # the same before the down product
     smooth_norms: float = 0.0  # part of the outliers of normalized values that goes into the weights: 0 none, 1 all
     smooth_down: float = 0.0  # the same of the down product's input
     smooth_powers: bool = False  # of the down input, by powers of two: an 8-bit prefix shares the up product's weights
@@ -51,8 +52,11 @@ class Recipe:
             raise InputError("only rounded weights have something to correct")
         if self.smooth_down and (self.activations != "static" or self.down_block):
             raise InputError("smooth_down needs static scales and no rotation at run time")
-        if self.down_block & (self.down_block - 1):
-            raise InputError(f"a rotation in blocks of {self.down_block}; it must be a power of two, or 0")
+        for block in (self.norm_block, self.down_block):
+            if block & (block - 1):
+                raise InputError(f"a rotation in blocks of {block}; it must be a power of two, or 0")
+        if self.norm_block and self.activations == "static":
+            raise InputError("calibrated ranges are of values that are not turned: norm_block must be 0")
 
     @property
     def is_calibrated(self) -> bool:
@@ -69,6 +73,7 @@ _INT8 = Recipe(
     activations="token",
     prefix="weights",
     rotate="heads",
+    norm_block=64,
     down_block=512,
     smooth_norms=0.65,
     fit=True,

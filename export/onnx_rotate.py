@@ -3,8 +3,9 @@
 After QuaRot (Ashkboos et al., https://arxiv.org/abs/2404.00456): norm gains go into the products that follow; the
 residual stream is turned by one orthogonal matrix, value heads by one each layer. Only the input of the down product,
 which comes out of an element-wise function, would have to be turned at run time; a block Hadamard matrix does that
-where a recipe asks for it. Embedding and head stay as they are: the graph turns the embedded tokens when they come in
-and the last hidden states when they go out.
+where a recipe asks for it. Another one may turn normalized values, where the residual stream is left as it is: then the
+gains of the norms are free to take outliers away before. Embedding and head stay as they are: the graph turns the
+embedded tokens when they come in and the last hidden states when they go out.
 
 Gemma multiplies by a gain between the output products and the residual stream, which no matrix commutes with: there,
 and for every model where only the heads are to be turned, the residual stream is left as it is.
@@ -13,13 +14,17 @@ and for every model where only the heads are to be turned, the residual stream i
 from __future__ import annotations
 
 import math
+from collections.abc import MutableMapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pairgrade.export.decoder import Decoder
 from pairgrade.export.onnx_layers import Array, Layer
+from pairgrade.export.onnx_linear import Channels
 from pairgrade.export.onnx_recipe import Recipe
+
+BEHIND_NORMS = ("qkv", "gate", "up")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +34,8 @@ class Rotation:
     seed: int
     is_on: bool  # whether gains are folded and value heads turned
     residual: Array | None  # (hidden, hidden)
-    down: Array | None  # (block, block), symmetric
+    norms: Array | None  # (block, block), symmetric
+    down: Array | None
 
     def turn(self, layer: Layer, decoder: Decoder, index: int) -> Layer:
         """Return the layer in turned coordinates."""
@@ -45,21 +51,33 @@ class Rotation:
                 out=layer.out @ turn,
                 down=layer.down @ turn,
             )
-        if self.down is not None:
-            blocks = layer.down.reshape(-1, len(self.down), decoder.hidden)
-            layer = replace(layer, down=(self.down.T @ blocks).reshape(layer.down.shape))
-        return layer
+        return layer if self.down is None else replace(layer, down=_by_blocks(self.down, layer.down))
+
+    def turn_norms(self, layer: Layer) -> Layer:
+        """Return the layer with the products behind its norms in turned coordinates."""
+        if self.norms is None:
+            return layer
+        return replace(layer, **{part: _by_blocks(self.norms, getattr(layer, part)) for part in BEHIND_NORMS})
+
+    def turn_together(self, ranges: MutableMapping[str, Channels], index: int) -> None:
+        """Bring the sums of channels' products behind a layer's norms into turned coordinates."""
+        for name in (f"layer.{index}.{part}" for part in BEHIND_NORMS):
+            together = ranges[name].together
+            if self.norms is not None and together is not None:
+                half = [_by_blocks(self.norms, block).T for block in together]
+                both = np.stack([_by_blocks(self.norms, block) for block in half])
+                ranges[name] = replace(ranges[name], together=both)
 
 
 def make_rotation(decoder: Decoder, recipe: Recipe) -> Rotation:
     """Return the matrices that a recipe asks for."""
-    block = math.gcd(recipe.down_block, decoder.intermediate) if recipe.down_block else 0  # the largest that divides
     turns = recipe.rotate == "all" and not decoder.gemma
     return Rotation(
         seed=recipe.seed,
         is_on=recipe.rotate != "none",
         residual=orthogonal(decoder.hidden, recipe.seed) if turns else None,
-        down=hadamard(block) if block else None,
+        norms=_turning(recipe.norm_block, decoder.hidden),
+        down=_turning(recipe.down_block, decoder.intermediate),
     )
 
 
@@ -77,6 +95,17 @@ def hadamard(size: int) -> Array:
         matrix = np.block([[matrix, matrix], [matrix, -matrix]])
     result: Array = (matrix / np.sqrt(size)).astype(np.float32)
     return result
+
+
+def _turning(block: int, channels: int) -> Array | None:
+    """Return the matrix of the largest block that divides the channels."""
+    return hadamard(math.gcd(block, channels)) if block else None
+
+
+def _by_blocks(turn: Array, weight: Array) -> Array:
+    """Turn the rows of a weight (in, out), block by block."""
+    turned: Array = turn.T @ weight.reshape(-1, len(turn), weight.shape[1])
+    return turned.reshape(weight.shape)
 
 
 def _fold_norms(layer: Layer) -> Layer:

@@ -74,6 +74,15 @@ def test_channels_that_are_never_used_harm_nothing() -> None:
     assert relative(inputs @ fitted, inputs @ weight) < relative(inputs @ _rounded(weight), inputs @ weight)
 
 
+def test_few_tokens_are_fitted_to_whatever_their_sums_lost_by_rounding() -> None:
+    """Sums in float32 of 40 tokens in 576 channels: where their two halves differ, there would be no factor."""
+    weight, inputs = _weight(576, 8), _inputs(576, 40)
+    together = _together(inputs, 1)
+    together += np.random.default_rng(2).normal(scale=3e-6 * together.max(), size=together.shape).astype(np.float32)
+    fitted = fit_weight(weight, together)
+    assert relative(inputs @ fitted, inputs @ weight) < relative(inputs @ _rounded(weight), inputs @ weight)
+
+
 def test_sums_that_are_not_finite_are_told() -> None:
     with pytest.raises(ModelError, match="beyond float32"):
         fit_weight(_weight(8), np.full((1, 8, 8), np.inf, np.float32))

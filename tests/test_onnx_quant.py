@@ -42,8 +42,8 @@ pytest.importorskip("onnxruntime")
 # How far logits move, relative to their length, as measured (2026-11-29). The weights of random models are no gentle
 # ones: real ones move by a hundredth of this.
 _DISTANCES = {
-    "int8": {"llama": 0.077, "qwen2": 0.123, "qwen3": 0.032, "gemma2": 0.0186, "gemma3": 0.0141},
-    "w8a16": {"llama": 0.052, "qwen2": 0.096, "qwen3": 0.025, "gemma2": 0.0175, "gemma3": 0.0084},
+    "int8": {"llama": 0.079, "qwen2": 0.127, "qwen3": 0.043, "gemma2": 0.0283, "gemma3": 0.0115},
+    "w8a16": {"llama": 0.066, "qwen2": 0.118, "qwen3": 0.033, "gemma2": 0.0138, "gemma3": 0.0084},
     "int4": {"llama": 0.560, "qwen2": 0.696, "qwen3": 0.368, "gemma2": 0.167, "gemma3": 0.114},
 }
 _OTHERS = [  # a recipe, and the distances of qwen2 and gemma3
@@ -55,7 +55,7 @@ _OTHERS = [  # a recipe, and the distances of qwen2 and gemma3
     (Recipe(8, "static", "same", rotate="all", down_block=32), (0.144, 0.0115)),
     (Recipe(8, prefix="same"), (0.095, 0.0065)),
     (Recipe(8, "static", "weights", rotate="all", down_block=512), (0.125, 0.0116)),
-    (replace(RECIPES["int8"], activations="static", fit=False), (0.113, 0.0159)),
+    (replace(RECIPES["int8"], activations="static", norm_block=0, fit=False), (0.113, 0.0159)),
 ]
 _SPREAD = 1.5  # another processor rounds other sums
 
@@ -229,7 +229,7 @@ def test_behind_the_last_attention_tokens_have_scales_of_their_own(
     """Only documents' last tokens are left there, too few to calibrate on."""
     import onnx
 
-    recipe = replace(RECIPES["int8"], activations="static")
+    recipe = replace(RECIPES["int8"], activations="static", norm_block=0)
     graph = onnx.load(export(tiny_folder("llama"), tmp_path / "out", "int8", recipe) / "documents.onnx").graph
     constants = {i.name for i in graph.initializer}
     scales = {node.output[0]: node.input[1] for node in graph.node if node.op_type == "QuantizeLinear"}

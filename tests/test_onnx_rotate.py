@@ -16,7 +16,7 @@ from pairgrade.export.decoder import read_decoder
 from pairgrade.export.onnx_layers import read_layer
 from pairgrade.export.onnx_linear import Channels
 from pairgrade.export.onnx_recipe import Recipe
-from pairgrade.export.onnx_rotate import hadamard, make_rotation, orthogonal
+from pairgrade.export.onnx_rotate import BEHIND_NORMS, hadamard, make_rotation, orthogonal
 from pairgrade.export.onnx_smooth import smooth_down, smooth_norms
 from pairgrade.export.weights import Weights
 from tiny_models import FAMILIES
@@ -25,7 +25,7 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 
-@pytest.mark.parametrize("recipe", [Recipe(rotate="all"), Recipe(rotate="heads", down_block=32)])
+@pytest.mark.parametrize("recipe", [Recipe(rotate="all"), Recipe(rotate="heads", down_block=32), Recipe(norm_block=64)])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_rotated_graph_equals_the_plain_one(
     family: str, recipe: Recipe, tiny_folder: Callable[[str], Path], tmp_path: Path
@@ -116,6 +116,26 @@ def test_smoothed_norms_keep_the_products(family: str, tiny_folder: Callable[[st
         assert after.max() / np.median(after) < 0.3 * before.max() / np.median(before)
 
 
+def test_sums_of_turned_values_are_turned_sums(tiny_folder: Callable[[str], Path]) -> None:
+    decoder = read_decoder(tiny_folder("llama"))
+    layer = read_layer(Weights(tiny_folder("llama")), decoder, 0)
+    rotation = make_rotation(decoder, Recipe(norm_block=8))
+    values = np.random.default_rng(0).standard_normal((50, decoder.hidden)).astype(np.float32)
+    turned = (values.reshape(50, -1, 8) @ hadamard(8)).reshape(50, -1)
+
+    def channels(each: np.ndarray) -> Channels:
+        parts = each.reshape(50, 2, -1)
+        return Channels(each.min(0), each.max(0), np.einsum("tbi,tbj->bij", parts, parts))
+
+    ranges = {f"layer.0.{part}": channels(values) for part in BEHIND_NORMS}
+    rotation.turn_together(ranges, 0)
+    np.testing.assert_allclose(ranges["layer.0.qkv"].together, channels(turned).together, rtol=1e-4, atol=1e-4)
+    for part in BEHIND_NORMS:
+        weight, after = getattr(layer, part), getattr(rotation.turn_norms(layer), part)
+        np.testing.assert_allclose(turned @ after, values @ weight, rtol=1e-3, atol=1e-4)
+        assert not np.allclose(after, weight)
+
+
 def test_recipes_that_make_no_sense_are_refused() -> None:
     for wrong in (
         {"weights": 3},
@@ -123,6 +143,8 @@ def test_recipes_that_make_no_sense_are_refused() -> None:
         {"activations": "odd", "weights": 8},
         {"prefix": "odd"},
         {"down_block": 48},
+        {"norm_block": 48},
+        {"norm_block": 64, "weights": 8, "activations": "static"},
         {"rotate": "odd"},
         {"smooth_norms": -0.1, "weights": 8},
         {"smooth_norms": 0.5},

@@ -121,8 +121,7 @@ void feed(const Model &model, const Layer &layer, const uint8_t *a, int rows, Sc
         waiting.share(0, 1);
         for (int r = 0; r < rows; r++) {
             float *row = act + static_cast<size_t>(r) * chunk;
-            if (sizes.turn)
-                for (int i = 0; i < wide; i += sizes.turn) turn(row + i, sizes.turn);
+            turn_row(row, wide, sizes.turn);
             if (down.by_token)
                 peaks[r] = std::max(peaks[r], largest(row, wide));
             else

@@ -91,7 +91,7 @@ struct Layer {
 };
 
 struct Sizes {
-    int32_t layers, hidden, intermediate, heads, kv_heads, head_dim, gelu, turn;  // turn: block of the down input, or 0
+    int32_t layers, hidden, intermediate, heads, kv_heads, head_dim, gelu, turn, norm_turn;  // turn: block of the down input, or 0
     float epsilon, cap, embedding_scale;                                         // cap 0: none
 };
 

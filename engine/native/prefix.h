@@ -81,7 +81,7 @@ void settle(const Sizes &sizes, const float *post_norm, const float *gain, const
         norm(all.added.get() + static_cast<size_t>(token) * hidden, hidden, post_norm, sizes.epsilon, row);
         for (int i = 0; i < hidden; i++) x[i] += row[i];
     }
-    norm(x, hidden, gain, sizes.epsilon, row);
+    norm_turned(sizes, x, gain, row);
     all.halves.take(next, token, row);
 }
 
@@ -179,8 +179,7 @@ void extend_layer(const Model &model, const Segment &segment, int index, Shared 
     });
     share(kTurned, tokens, [&](int t) {
         float *act = all.act.get() + static_cast<size_t>(t) * sizes.intermediate;
-        if (sizes.turn)
-            for (int i = 0; i < sizes.intermediate; i += sizes.turn) turn(act + i, sizes.turn);
+        turn_row(act, sizes.intermediate, sizes.turn);
         all.halves.take(products[kDown], t, act);
     });
     share_sum(kLowered, products[kDown], layer.norms[kPostMlp].get() != nullptr);

@@ -88,16 +88,6 @@ void norm(const float *x, int count, const float *gain, float epsilon, float *to
     }
 }
 
-// Norm of each row, rounded for a product.
-void norm_rounded(const Sizes &sizes, const Product &product, const float *x, const float *gain, int rows, Scratch &own,
-                  uint8_t *to) {
-    float *row = own.wide.at_least(sizes.hidden), *steps = own.row_steps.at_least(rows);
-    for (int r = 0; r < rows; r++) {
-        norm(x + static_cast<size_t>(r) * sizes.hidden, sizes.hidden, gain, sizes.epsilon, row);
-        round_token(product, row, r, to, steps);
-    }
-}
-
 // One stage of a turn within 16 numbers: those `half` apart become their sum and their difference.
 template <int half>
 inline __m512 turned_within(__m512 value) {
@@ -111,8 +101,8 @@ inline __m512 turned_within(__m512 value) {
     return _mm512_fmadd_ps(value, _mm512_load_ps(table.sign), _mm512_permutexvar_ps(_mm512_load_si512(table.other), value));
 }
 
-// Up to 16 times 16 numbers, all of a block's stages that lie within them.
-inline void turn_together(float *x, int block, int count) {
+// Up to 16 times 16 numbers, all of a block's stages that lie within them; then times `scale`.
+inline void turn_together(float *x, int block, int count, float scale) {
     __m512 v[16];
     const int vectors = rounded_up(count, 16) / 16;
     for (int i = 0; i < vectors; i++) {
@@ -128,22 +118,46 @@ inline void turn_together(float *x, int block, int count) {
                 const __m512 a = v[i], b = v[i + half];
                 v[i] = _mm512_add_ps(a, b), v[i + half] = _mm512_sub_ps(a, b);
             }
-    for (int i = 0; i < vectors; i++) _mm512_mask_storeu_ps(x + i * 16, lanes(count - i * 16), v[i]);
+    const __m512 scales = _mm512_set1_ps(scale);
+    for (int i = 0; i < vectors; i++)
+        _mm512_mask_storeu_ps(x + i * 16, lanes(count - i * 16), _mm512_mul_ps(v[i], scales));
 }
 
 // A block times the orthogonal Hadamard matrix (Sylvester's), in place; block: a power of two.
 void turn(float *x, int block) {
     const int together = std::min(block, 256);
-    for (int start = 0; start < block; start += together) turn_together(x + start, block, together);
+    const float scale = 1 / std::sqrt(static_cast<float>(block));
+    for (int start = 0; start < block; start += together) turn_together(x + start, block, together, block > 256 ? 1 : scale);
     for (int half = 256; half < block; half *= 2)
         for (int start = 0; start < block; start += 2 * half)
             for (int i = start; i < start + half; i += 16) {
                 const __m512 a = _mm512_loadu_ps(x + i), b = _mm512_loadu_ps(x + i + half);
-                _mm512_storeu_ps(x + i, _mm512_add_ps(a, b));
-                _mm512_storeu_ps(x + i + half, _mm512_sub_ps(a, b));
+                const __m512 scales = _mm512_set1_ps(2 * half == block ? scale : 1);
+                _mm512_storeu_ps(x + i, _mm512_mul_ps(_mm512_add_ps(a, b), scales));
+                _mm512_storeu_ps(x + i + half, _mm512_mul_ps(_mm512_sub_ps(a, b), scales));
             }
-    const float scale = 1 / std::sqrt(static_cast<float>(block));
-    for (int i = 0; i < block; i++) x[i] *= scale;
+}
+
+// A row, block by block.
+void turn_row(float *x, int count, int block) {
+    if (block)
+        for (int i = 0; i < count; i += block) turn(x + i, block);
+}
+
+// Norm of a row as a layer's products take it.
+void norm_turned(const Sizes &sizes, const float *x, const float *gain, float *to) {
+    norm(x, sizes.hidden, gain, sizes.epsilon, to);
+    turn_row(to, sizes.hidden, sizes.norm_turn);
+}
+
+// The same of each row, rounded for a product.
+void norm_rounded(const Sizes &sizes, const Product &product, const float *x, const float *gain, int rows, Scratch &own,
+                  uint8_t *to) {
+    float *row = own.wide.at_least(sizes.hidden), *steps = own.row_steps.at_least(rows);
+    for (int r = 0; r < rows; r++) {
+        norm_turned(sizes, x + static_cast<size_t>(r) * sizes.hidden, gain, row);
+        round_token(product, row, r, to, steps);
+    }
 }
 
 // The rotation of a head by its token's place: channel i with channel half + i.
