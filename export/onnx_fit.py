@@ -25,18 +25,19 @@ _ROWS = 64  # rows whose errors are taken from the later ones by one product
 def fit_layer(layer: Layer, seen: Mapping[str, Channels], index: int) -> Layer:
     """Return a layer whose five weights are whole multiples of their columns' scales."""
 
-    def fitted(part: str, source: str | None = None) -> Array:
-        together = seen[f"layer.{index}.{source or part}"].together
+    def fitted(part: str, weight: Array) -> Array:
+        together = seen[f"layer.{index}.{part}"].together
         assert together is not None  # the recipe had them observed
-        return fit_weight(getattr(layer, part), together)
+        return fit_weight(weight, together)
 
+    gate, up = np.split(fitted("gate", np.concatenate((layer.gate, layer.up), 1)), 2, 1)  # the same input
     return replace(
         layer,
-        qkv=fitted("qkv"),
-        out=fitted("out"),
-        gate=fitted("gate"),
-        up=fitted("up", "gate"),  # the same input
-        down=fitted("down"),
+        qkv=fitted("qkv", layer.qkv),
+        out=fitted("out", layer.out),
+        gate=np.ascontiguousarray(gate),
+        up=np.ascontiguousarray(up),
+        down=fitted("down", layer.down),
     )
 
 

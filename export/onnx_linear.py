@@ -70,7 +70,15 @@ class ObservedLinear:
         return FloatLinear().add(graph, name, value, weight, bias)
 
 
-class Weight8Linear:
+class _ByToken:
+    """8-bit weights, and a symmetric scale for each token."""
+
+    def input_range(self, name: str) -> tuple[None, int]:
+        """Return no size of a whole number of a product's input, for each token has its own, and what stands for 0."""
+        return None, _MIDDLE
+
+
+class Weight8Linear(_ByToken):
     """8-bit weights, activations of 16 bits with a scale for each token: nearly exact, for twice the sums.
 
     A whole number of 16 bits is 256 times one of 8 and another one of 8: one 8-bit product with twice the rows, whose
@@ -78,10 +86,6 @@ class Weight8Linear:
     """
 
     bits = 16  # of an input
-
-    def input_range(self, name: str) -> tuple[None, int]:
-        """Return no size of a whole number of a product's input, for each token has its own, and what stands for 0."""
-        return None, _MIDDLE
 
     def add(self, graph: Graph, name: str, value: str, weight: Array, bias: Array | None = None) -> str:
         """Add the rounding, the product of both halves, and their sum."""
@@ -139,14 +143,10 @@ class Tensor8Linear:
         return _add_product8(graph, name, (rounded, scale, zero), weight, bias)
 
 
-class Token8Linear:
+class Token8Linear(_ByToken):
     """8-bit weights and activations; a symmetric scale for each token."""
 
     bits = 8  # of an input
-
-    def input_range(self, name: str) -> tuple[None, int]:
-        """Return no size of a whole number of a product's input, for each token has its own, and what stands for 0."""
-        return None, _MIDDLE
 
     def add(self, graph: Graph, name: str, value: str, weight: Array, bias: Array | None = None) -> str:
         """Add the rounding, the product, and a multiplication of its rows by their scales."""
