@@ -39,12 +39,14 @@ def test_a_rotated_graph_equals_the_plain_one(
 def test_a_large_block_is_turned_by_two_small_products(
     tiny_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The tiny models' 96 channels allow blocks of 32."""
+    """The tiny models' 64 channels, and their inner 96, allow blocks of 64 and 32."""
     prefix, documents = prompts()
-    recipe = Recipe(rotate="all", down_block=512)
+    recipe = Recipe(rotate="all", norm_block=512, down_block=512)
     rotation = make_rotation(read_decoder(tiny_folder("llama")), recipe)
+    np.testing.assert_array_equal(rotation.norms, hadamard(64))
     np.testing.assert_array_equal(rotation.down, hadamard(32))
     plain = opened(export(tiny_folder("llama"), tmp_path / "plain")).score(prefix, documents, LABELS)
+    monkeypatch.setattr(onnx_graph, "_WHOLE", 8)
     monkeypatch.setattr(onnx_graph, "_INNER", 4)
     turned = opened(export(tiny_folder("llama"), tmp_path / "turned", recipe=recipe)).score(prefix, documents, LABELS)
     assert 0 < difference(plain, turned) < 1e-4
