@@ -85,7 +85,9 @@ class Weight8Linear(_ByToken):
     sums are exact, so that no full-precision weights are made or read.
     """
 
-    bits = 16  # of an input
+    def bits(self, name: str) -> int:
+        """Return how many bits the numbers of a product's input have."""
+        return 16
 
     def add(self, graph: Graph, name: str, value: str, weight: Array, bias: Array | None = None) -> str:
         """Add the rounding, the product of both halves, and their sum."""
@@ -111,8 +113,6 @@ class Static8Linear:
     ``by_token``: products whose input takes its scales from each token instead.
     """
 
-    bits = 8  # of an input
-
     def __init__(self, ranges: Mapping[str, Channels], by_token: Collection[str] = ()) -> None:
         self._ranges, self._by_token = ranges, by_token
 
@@ -125,6 +125,10 @@ class Static8Linear:
         scale, zero = graph.constant(step, np.float32), graph.constant(middle, np.uint8)
         rounded = graph.op("QuantizeLinear", value, scale, zero)
         return _add_product8(graph, name, (rounded, scale, zero), weight, bias)
+
+    def bits(self, name: str) -> int:
+        """Return how many bits the numbers of a product's input have."""
+        return 8
 
     def input_range(self, name: str) -> tuple[float | None, int]:
         """Return the size of a whole number of a product's input, None by token, and the one that stands for 0."""
@@ -144,12 +148,22 @@ class Tensor8Linear:
 
 
 class Token8Linear(_ByToken):
-    """8-bit weights and activations; a symmetric scale for each token."""
+    """8-bit weights and activations; a symmetric scale for each token.
 
-    bits = 8  # of an input
+    ``wide``: parts of a layer, up with gate, whose activations have 16 bits instead.
+    """
+
+    def __init__(self, wide: Collection[str] = ()) -> None:
+        self._wide = {*wide, "up"} if "gate" in wide else set(wide)
+
+    def bits(self, name: str) -> int:
+        """Return how many bits the numbers of a product's input have."""
+        return 16 if name.rpartition(".")[2] in self._wide else 8
 
     def add(self, graph: Graph, name: str, value: str, weight: Array, bias: Array | None = None) -> str:
         """Add the rounding, the product, and a multiplication of its rows by their scales."""
+        if self.bits(name) == 16:
+            return Weight8Linear().add(graph, name, value, weight, bias)
         steps = _token_steps(graph, value, 127, keepdims=0)
         middle, one = graph.constant(_MIDDLE, np.uint8), graph.constant(1, np.float32)
         zeros = graph.op("Expand", middle, graph.op("Shape", steps))

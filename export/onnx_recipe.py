@@ -8,6 +8,7 @@ from pairgrade.errors import InputError
 
 ACTIVATIONS = ("float", "static", "token", "tensor")
 PREFIXES = ("same", "weights", "float")
+WIDE = ("qkv", "out", "gate", "down")
 ROTATIONS = ("none", "heads", "all")
 
 
@@ -30,6 +31,7 @@ class Recipe:
     seed: int = 0  # of the rotations
     fit: bool = False  # weights are rounded so that errors cancel on the calibration's prompts (8 bits)
     correct: bool = False  # add what rounding takes from the mean last hidden state of the calibration's prompts
+    wide: tuple[str, ...] = ()  # products (qkv, out, gate with up, down) whose activations have 16 bits all the same
 
     def __post_init__(self) -> None:
         if self.weights not in (0, 4, 8):
@@ -42,6 +44,8 @@ class Recipe:
             raise InputError(f"rotation '{self.rotate}'; possible are {', '.join(ROTATIONS)}")
         if self.activations != "float" and self.weights != 8:
             raise InputError("8-bit activations need 8-bit weights")
+        if self.wide and (self.activations != "token" or not set(self.wide) <= set(WIDE)):
+            raise InputError(f"wide is {self.wide}; {', '.join(WIDE)} are possible, where activations are by token")
         for name in ("smooth_norms", "smooth_down"):
             strength = getattr(self, name)
             if not 0 <= strength <= 1 or (strength and self.weights != 8):

@@ -146,6 +146,8 @@ def test_recipes_that_make_no_sense_are_refused() -> None:
         {"prefix": "odd"},
         {"down_block": 48},
         {"norm_block": 48},
+        {"wide": ("up",), "weights": 8, "activations": "token"},
+        {"wide": ("down",), "weights": 8},
         {"norm_block": 64, "weights": 8, "activations": "static"},
         {"rotate": "odd"},
         {"smooth_norms": -0.1, "weights": 8},

@@ -96,7 +96,7 @@ def folders(tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPat
     root = tmp_path_factory.mktemp("native")
 
     def folder(family: str, quant: str = "int8", **changes: Any) -> Path:
-        out = root / "-".join((family, quant, *changes))
+        out = root / "-".join((family, quant, *(f"{name}={value}" for name, value in changes.items())))
         return out if out.is_dir() else export(tiny_folder(family), out, quant, replace(RECIPES[quant], **changes))
 
     return folder
@@ -180,6 +180,23 @@ def test_documents_of_16_bits_are_what_a_prefix_would_be(
     assert same_but_for_rounding(found, graph.score(prefix, documents, LABELS).logits, 1e-3)
     whole = own.score([], [np.concatenate((*prefix, document)) for document in documents], LABELS).logits
     assert same_but_for_rounding(found, whole, 1e-3)
+
+
+@each_kind
+@pytest.mark.parametrize("wide", [("qkv",), ("gate",), ("down", "out"), ("qkv", "out", "gate", "down"), ()])
+def test_some_products_inputs_may_have_16_bits(
+    wide: tuple[str, ...], kind: str, folders: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the graph; where all have, nothing rounds far."""
+    use(kind, monkeypatch)
+    folder = folders("llama", wide=wide)
+    facts = read_document_facts(folder, read_facts(folder))
+    assert facts is not None
+    bits = {name: product.bits for name, product in facts.layers[0].products.items()}
+    assert {name for name, own in bits.items() if own == 16} == {*wide, *(["up"] if "gate" in wide else [])}
+    own, graph = opened(folder), opened(folder, native=False)
+    found, wanted = behind_one_prefix(own, graph, *prompts())
+    assert same_but_for_rounding(found, wanted, 1e-3 if len(wide) == 4 else 0.1)
 
 
 @each_kind
