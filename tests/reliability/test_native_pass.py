@@ -159,6 +159,8 @@ def test_it_computes_what_the_graph_computes(
     assert same_but_for_rounding(found, wanted)
     for name in ("computed", "reused", "prefix_computed"):
         assert getattr(own.counters, name) == getattr(graph.counters, name)
+    if kind == "amx":  # tiles sum attention otherwise: turned otherwise, too, few rows would be left
+        own, graph = (opened(folders(family, norm_block=0), native=native) for native in (True, False))
     assert same(*behind_one_prefix(own, graph, prefix, documents), kind)
     nothing = [own.score([], documents, LABELS).logits, graph.score([], documents, LABELS).logits]
     assert same(*nothing, kind)
