@@ -36,8 +36,9 @@ def test_a_run_takes_no_more_memory_at_its_end_than_at_a_tenth(tmp_path: Path) -
             break
         time.sleep(0.2)
     assert run.wait() == 0
-    early = [s for s in samples if _ROWS * 0.1 <= s[0] <= _ROWS * 0.2]
-    late = [s for s in samples if s[0] >= _ROWS * 0.9]
+    # wide enough for a heartbeat to fall into each on a fast machine
+    early = [s for s in samples if _ROWS * 0.1 <= s[0] <= _ROWS * 0.35]
+    late = [s for s in samples if s[0] >= _ROWS * 0.65]
     assert early
     assert late
     grown = max(mb for _, mb, _ in late) - min(mb for _, mb, _ in early)
