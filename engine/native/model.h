@@ -91,8 +91,9 @@ struct Layer {
 };
 
 struct Sizes {
-    int32_t layers, hidden, intermediate, heads, kv_heads, head_dim, gelu, turn, norm_turn;  // turn: block of the down input, or 0
-    float epsilon, cap, embedding_scale;                                         // cap 0: none
+    int32_t layers, hidden, intermediate, heads, kv_heads, head_dim, gelu;
+    int32_t turn, norm_turn;  // blocks of the down input and of normalized values, or 0
+    float epsilon, cap, embedding_scale;  // cap 0: none
 };
 
 struct Model {

@@ -337,7 +337,9 @@ def test_a_folder_without_facts_is_computed_by_its_graph(folders: Callable[..., 
     backend = opened(folder)
     assert "documents" not in backend.identity()
     prefix, documents = prompts()
-    found, own = (each.score(prefix, documents, LABELS).logits for each in (backend, opened(folders("llama"))))
+    others = opened(folders("llama"), native=False), opened(folders("llama"))
+    found, graph, own = (each.score(prefix, documents, LABELS).logits for each in (backend, *others))
+    np.testing.assert_array_equal(found, graph)
     assert same_but_for_rounding(found, own)
 
 
