@@ -21,7 +21,7 @@ PARTS = ("qkv", "out", "gate", "up", "down")
 NORMS = ("attention", "query", "key", "attention_post", "mlp", "mlp_post")
 ACTIVATIONS = ("silu", "gelu_tanh")
 WIDEST = 65536  # channels of a product: its sums stay below 2 to the 31
-LARGEST_TURN = 512
+LARGEST_TURN, LARGEST_TAIL = 512, 1024
 _MOST_SHARED = 16  # times the bytes of a file that its products may take, where some are the same
 
 
@@ -65,6 +65,7 @@ class DocumentFacts:
     layers: list[LayerFacts]
     final_norm: int
     norm_turn: int = 0  # the same of normalized values, before their products
+    tail: int = 0  # a document's last tokens whose activations have 16 bits; where it is not 0, no step is calibrated
 
     def shapes(self, manifest: OnnxManifest) -> dict[str, tuple[int, int]]:
         """Return (in, out) of each part."""
@@ -119,6 +120,7 @@ def _check(path: Path, facts: DocumentFacts, manifest: OnnxManifest, size: int) 
     for turn, channels in ((facts.turn, facts.intermediate), (facts.norm_turn, manifest.hidden)):
         fits = _whole(turn, 0, LARGEST_TURN) and not turn & (turn - 1) and (not turn or channels % turn == 0)
         require(fits, "turn", turn)
+    require(_whole(facts.tail, 0, LARGEST_TAIL), "tail", facts.tail)
     require(isinstance(facts.ropes, list) and 1 <= len(facts.ropes) <= 2, "ropes", facts.ropes)
     for rope in facts.ropes:
         right = isinstance(rope, list) and len(rope) == manifest.head_dim // 2
@@ -137,6 +139,8 @@ def _check(path: Path, facts: DocumentFacts, manifest: OnnxManifest, size: int) 
         require(layer.window is None or _whole(layer.window, 1, 2**31 - 1), "window", layer.window)
         require(_whole(layer.rope, 0, len(facts.ropes) - 1), "rope", layer.rope)
         _check_layer(layer, shapes, norm_sizes(manifest), place, require)
+        by_token = all(product.step is None for product in layer.products.values())
+        require(by_token or not facts.tail, "the tail of calibrated steps", facts.tail)
 
 
 def _check_layer(

@@ -15,7 +15,7 @@ from pairgrade.document_facts import DocumentFacts
 from pairgrade.onnx_manifest import OnnxManifest
 
 _KINDS = {1: "vnni", 3: "amx"}
-_VERSION = 5  # of what is called; pass.cpp has the same
+_VERSION = 6  # of what is called; pass.cpp has the same
 _log = logging.getLogger(__name__)
 
 
@@ -46,7 +46,7 @@ def native_library() -> Any:
 class _Sizes(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int32) for name in ("layers", "hidden", "intermediate", "heads", "kv_heads", "head_dim")),
-        *((name, ctypes.c_int32) for name in ("gelu", "turn", "norm_turn")),
+        *((name, ctypes.c_int32) for name in ("gelu", "turn", "norm_turn", "tail")),
         *((name, ctypes.c_float) for name in ("norm_eps", "attention_cap", "embedding_scale")),
     )
 
@@ -55,7 +55,8 @@ def native_sizes(manifest: OnnxManifest, facts: DocumentFacts) -> Any:
     """Return a model's sizes as ``pairgrade_new`` takes them."""
     sizes = _Sizes(
         **{name: getattr(manifest, name) for name in ("layers", "hidden", "heads", "kv_heads", "head_dim")},
-        **{name: getattr(facts, name) for name in ("intermediate", "turn", "norm_turn", "norm_eps", "embedding_scale")},
+        **{name: getattr(facts, name) for name in ("intermediate", "turn", "norm_turn", "tail")},
+        **{name: getattr(facts, name) for name in ("norm_eps", "embedding_scale")},
         gelu=facts.activation == "gelu_tanh",
         attention_cap=facts.attention_cap or 0,
     )

@@ -30,7 +30,7 @@ TOKENS = 256  # of a thread at a time, about: their values stay near the core
 
 STAGES = ("norms, rounding", "qkv product", "attention", "output product", "gate, up, activation, turn", "down product")
 _MOST_TOGETHER = 256  # threads that compute a segment of the prefix: more have no piece of work
-_ARITHMETIC = 2  # of what is computed: another one where a bit of it changes
+_ARITHMETIC = 3  # of what is computed: another one where a bit of it changes
 
 
 class NativePass:

@@ -69,6 +69,7 @@ class FactsWriter:
             attention_cap=decoder.attention_cap,
             turn=_block(self._rotation.down),
             norm_turn=_block(self._rotation.norms),
+            tail=self._linear.tail,
             ropes=[rope.frequencies(decoder.head_dim).tolist() for rope in self._ropes],
             layers=self._layers,
             final_norm=self._place(final_norm),
@@ -85,7 +86,7 @@ class FactsWriter:
             bias=None if bias is None else self._place(bias),
             step=None if step is None else float(np.float32(step)),
             zero=zero,
-            bits=self._linear.bits(name),
+            bits=self._linear.bits,
         )
 
     def _place(self, array: Array) -> int:

@@ -112,7 +112,7 @@ def _linears(recipe: Recipe, ranges: Ranges, layers: int) -> tuple[Linear, Linea
         # behind the last attention there are only the last tokens: too few for ranges, and for their own to cost much
         few = [f"layer.{layers - 1}.{part}" for part in ("out", "gate", "up", "down")]
         kinds: dict[str, Linear] = {
-            "float": Weight8Linear(), "static": Static8Linear(ranges, few), "token": Token8Linear(recipe.wide),
+            "float": Weight8Linear(), "static": Static8Linear(ranges, few), "token": Token8Linear(recipe.tail),
             "tensor": Tensor8Linear(),
         }  # fmt: skip
         documents = kinds[recipe.activations]

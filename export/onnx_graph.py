@@ -19,7 +19,7 @@ import numpy as np
 from pairgrade.export.decoder import Decoder
 from pairgrade.export.onnx_attention import add_attention, add_keys_and_values, add_norm, add_places
 from pairgrade.export.onnx_layers import Array, Layer
-from pairgrade.export.onnx_linear import Linear
+from pairgrade.export.onnx_linear import Linear, TailLinear, Token8Linear, Weight8Linear
 from pairgrade.export.onnx_rotate import Rotation, hadamard
 from pairgrade.export.onnx_writer import DataFile, Graph
 
@@ -30,7 +30,8 @@ class DecoderGraph:
     """A graph to which the layers are given one by one, in order, so that only one need be in memory."""
 
     def __init__(self, decoder: Decoder, linear: Linear, rotation: Rotation, data: DataFile, *, prefix: bool) -> None:
-        self._decoder, self._linear, self._rotation = decoder, linear, rotation
+        self._decoder, self._rotation = decoder, rotation
+        self._linear = self._last_linear = linear  # the second where only last tokens are left
         self._is_prefix = prefix
         self._graph = graph = Graph("prefix" if prefix else "documents", data)
         self._value = graph.input("embedded", np.float32, ["tokens", decoder.hidden])
@@ -41,6 +42,9 @@ class DecoderGraph:
         ]
         last = None if prefix else graph.input("last", np.int64, ["B"])
         self._places = add_places(graph, decoder, self._old[0][0], last)
+        if last is not None and isinstance(linear, Token8Linear) and linear.tail:
+            self._linear = TailLinear(graph, last, "places", linear.tail)
+            self._last_linear = Weight8Linear()
         if decoder.embedding_scale != 1:
             scale = graph.constant(decoder.embedding_scale, np.float32)
             self._value = graph.op("Mul", self._value, scale)
@@ -64,6 +68,7 @@ class DecoderGraph:
         read = add_attention(graph, decoder, layer, index, packed, places, keys, values)
         if is_last and places.last is not None:
             self._value = graph.op("Gather", self._value, places.last, axis=0)
+            self._linear = self._last_linear
         added = self._product(index, "out", read, layer.out)
         self._add(f"layer.{index}.attention_post_norm", layer.attention_post_norm, added)
         normal = self._turned_norm(f"layer.{index}.mlp_norm", layer.mlp_norm)

@@ -14,9 +14,8 @@ from pairgrade.export.onnx_writer import MICROSOFT, Graph
 
 _TOGETHER = 1024  # channels at most whose products are summed: of more they would take too much memory
 _BLOCK = 32  # weights that share a scale, in 4 bits
-_UINT8 = 2  # ONNX's number of the type
+_FLOAT, _UINT8 = 1, 2  # ONNX's numbers of the types
 _MIDDLE = 128  # stands for 0 where a scale is symmetric
-_WIDEST = 127 * 257  # the greatest number whose halves fit into 8 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,14 @@ class ObservedLinear:
         return FloatLinear().add(graph, name, value, weight, bias)
 
 
-class _ByToken:
+class _Rowwise:
+    """8-bit weights, each row by itself, as the engine's own pass can multiply, too."""
+
+    bits = 8  # of the numbers of a product's input
+    tail = 0  # a document's last tokens whose numbers have 16 all the same
+
+
+class _ByToken(_Rowwise):
     """8-bit weights, and a symmetric scale for each token."""
 
     def input_range(self, name: str) -> tuple[None, int]:
@@ -85,9 +91,7 @@ class Weight8Linear(_ByToken):
     sums are exact, so that no full-precision weights are made or read.
     """
 
-    def bits(self, name: str) -> int:
-        """Return how many bits the numbers of a product's input have."""
-        return 16
+    bits = 16
 
     def add(self, graph: Graph, name: str, value: str, weight: Array, bias: Array | None = None) -> str:
         """Add the rounding, the product of both halves, and their sum."""
@@ -95,19 +99,18 @@ class Weight8Linear(_ByToken):
         def constant(number: float) -> str:
             return graph.constant(number, np.float32)
 
-        step = _token_steps(graph, value, _WIDEST)
+        step = graph.op("Mul", _token_steps(graph, value), constant(1 / 256))
         whole = graph.op("Round", graph.op("Div", value, step))
         high = graph.op("Floor", graph.op("Mul", graph.op("Add", whole, constant(128)), constant(1 / 256)))
         low = graph.op("Sub", whole, graph.op("Mul", high, constant(256)))
-        halves = graph.op("Add", graph.op("Concat", high, low, axis=0), constant(128))
-        one, zero = constant(1), graph.constant(128, np.uint8)
-        product = _add_product8(graph, name, (graph.op("Cast", halves, to=_UINT8), one, zero), weight, None)
+        halves = graph.op("Add", graph.op("Concat", high, low, axis=0), constant(_MIDDLE))
+        product = _add_product8(graph, name, _plain(graph, graph.op("Cast", halves, to=_UINT8)), weight, None)
         of_high, of_low = graph.ops("Split", 2, product, axis=0, num_outputs=2)
         both = graph.op("Add", graph.op("Mul", of_high, constant(256)), of_low)
         return _with_bias(graph, name, graph.op("Mul", both, step), bias)
 
 
-class Static8Linear:
+class Static8Linear(_Rowwise):
     """8-bit weights and activations; one calibrated range a product, asymmetric.
 
     ``by_token``: products whose input takes its scales from each token instead.
@@ -125,10 +128,6 @@ class Static8Linear:
         scale, zero = graph.constant(step, np.float32), graph.constant(middle, np.uint8)
         rounded = graph.op("QuantizeLinear", value, scale, zero)
         return _add_product8(graph, name, (rounded, scale, zero), weight, bias)
-
-    def bits(self, name: str) -> int:
-        """Return how many bits the numbers of a product's input have."""
-        return 8
 
     def input_range(self, name: str) -> tuple[float | None, int]:
         """Return the size of a whole number of a product's input, None by token, and the one that stands for 0."""
@@ -150,30 +149,61 @@ class Tensor8Linear:
 class Token8Linear(_ByToken):
     """8-bit weights and activations; a symmetric scale for each token.
 
-    ``wide``: parts of a layer, up with gate, whose activations have 16 bits instead.
+    ``tail``: so many last tokens of a document are to have 16 bits, see ``TailLinear``.
     """
 
-    def __init__(self, wide: Collection[str] = ()) -> None:
-        self._wide = {*wide, "up"} if "gate" in wide else set(wide)
-
-    def bits(self, name: str) -> int:
-        """Return how many bits the numbers of a product's input have."""
-        return 16 if name.rpartition(".")[2] in self._wide else 8
+    def __init__(self, tail: int = 0) -> None:
+        self.tail = tail
 
     def add(self, graph: Graph, name: str, value: str, weight: Array, bias: Array | None = None) -> str:
         """Add the rounding, the product, and a multiplication of its rows by their scales."""
-        if self.bits(name) == 16:
-            return Weight8Linear().add(graph, name, value, weight, bias)
-        steps = _token_steps(graph, value, 127, keepdims=0)
-        middle, one = graph.constant(_MIDDLE, np.uint8), graph.constant(1, np.float32)
-        zeros = graph.op("Expand", middle, graph.op("Shape", steps))
-        rounded = graph.op("QuantizeLinear", value, steps, zeros, axis=0)
-        product = _add_product8(graph, name, (rounded, one, middle), weight, None)
-        product = graph.op("Mul", product, graph.op("Unsqueeze", steps, graph.constant([1])))
-        return _with_bias(graph, name, product, bias)
+        steps = _token_steps(graph, value)
+        product = _add_product8(graph, name, _plain(graph, _round_rows(graph, value, steps)), weight, None)
+        return _with_bias(graph, name, graph.op("Mul", product, steps), bias)
 
 
-Rowwise = Static8Linear | Token8Linear | Weight8Linear  # 8-bit weights, each row by itself
+class TailLinear:
+    """8-bit weights and activations, a scale for each token; documents' last tokens have 16 bits, all in one product.
+
+    Their errors reach the last hidden state whole, those of other tokens only as attention weighs them. Low halves are
+    rows below all tokens'; one of 128 has no byte, and becomes 127.
+    """
+
+    def __init__(self, graph: Graph, last: str, places: str, tail: int) -> None:
+        """``last`` (B,) are the rows of documents' last tokens, of as many rows as ``places`` has."""
+        one = graph.constant([1])
+        before = graph.op("Slice", last, graph.constant([0]), graph.constant([-1]))
+        first = graph.op("Add", graph.op("Concat", graph.constant([-1]), before, axis=0), one)
+        first = graph.op("Unsqueeze", first, one)
+        back = graph.op("Sub", graph.op("Unsqueeze", last, one), graph.constant(np.arange(tail)[None]))
+        self._rows = graph.op("Reshape", graph.op("Max", back, first), graph.constant([-1]))
+        self._places = graph.op("Unsqueeze", self._rows, one)
+        # where a document is shorter, its first token comes more than once, and counts once
+        counts = graph.op("Cast", graph.op("GreaterOrEqual", back, first), to=_FLOAT)
+        self._counts = graph.op("Reshape", counts, graph.constant([-1, 1]))
+        # 0, 1, 2 ..., of the shape of ``places`` by its name, so that ScatterND need not copy what it is given
+        ones = graph.op("Add", graph.op("Mul", places, graph.constant(0)), graph.constant(1))
+        self._all = graph.op("Sub", graph.op("CumSum", ones, graph.constant(0)), graph.constant(1))
+        self._count, self._end = graph.op("Shape", places), graph.constant([np.iinfo(np.int64).max])
+
+    def add(self, graph: Graph, name: str, value: str, weight: Array, bias: Array | None = None) -> str:
+        """Add the rounding of all tokens, that of what it takes from the last ones, and the product of both."""
+        steps = _token_steps(graph, value)
+        rounded = _round_rows(graph, value, steps)
+        tail, step, high = (graph.op("Gather", each, self._rows, axis=0) for each in (value, steps, rounded))
+        step = graph.op("Mul", step, graph.constant(1 / 256, np.float32))
+        high = graph.op("Sub", graph.op("Cast", high, to=_FLOAT), graph.constant(_MIDDLE, np.float32))
+        high = graph.op("Mul", high, graph.constant(256, np.float32))
+        low = graph.op("Sub", graph.op("Round", graph.op("Div", tail, step)), high)
+        low = graph.op("QuantizeLinear", low, graph.constant(1, np.float32), graph.constant(_MIDDLE, np.uint8))
+        product = _add_product8(graph, name, _plain(graph, graph.op("Concat", rounded, low, axis=0)), weight, None)
+        whole = graph.op("Mul", graph.op("Gather", product, self._all, axis=0), steps)
+        rest = graph.op("Slice", product, self._count, self._end)
+        rest = graph.op("Mul", rest, graph.op("Mul", step, self._counts))
+        return _with_bias(graph, name, graph.op("ScatterND", whole, self._places, rest, reduction="add"), bias)
+
+
+Rowwise = Static8Linear | Token8Linear | Weight8Linear
 
 
 class Weight4Linear:
@@ -232,12 +262,22 @@ def round4(weight: Array) -> tuple[npt.NDArray[np.uint8], Array]:
     return whole[..., 0::2] | whole[..., 1::2] << 4, scales.reshape(-1)
 
 
-def _token_steps(graph: Graph, value: str, widest: int, keepdims: int = 1) -> str:
-    """Return the size of a whole number for each token (n, 1) or (n,), with which its largest value is ``widest``."""
-    peak = graph.op("ReduceMax", graph.op("Abs", value), graph.constant([-1]), keepdims=keepdims)
-    return graph.op(
-        "Mul", graph.op("Max", peak, graph.constant(1e-9, np.float32)), graph.constant(1 / widest, np.float32)
-    )
+def _token_steps(graph: Graph, value: str) -> str:
+    """Return the size of a whole number of 8 bits for each token, (n, 1); of 16 bits it is a 256th of that."""
+    peak = graph.op("ReduceMax", graph.op("Abs", value), graph.constant([-1]), keepdims=1)
+    return graph.op("Mul", graph.op("Max", peak, graph.constant(1e-9, np.float32)), graph.constant(1 / 127, np.float32))
+
+
+def _round_rows(graph: Graph, value: str, steps: str) -> str:
+    """Return a value in 8 bits, (n, in), by the size of a whole number of each token, (n, 1)."""
+    steps = graph.op("Squeeze", steps, graph.constant([1]))
+    zeros = graph.op("Expand", graph.constant(_MIDDLE, np.uint8), graph.op("Shape", steps))
+    return graph.op("QuantizeLinear", value, steps, zeros, axis=0)
+
+
+def _plain(graph: Graph, rounded: str) -> tuple[str, str, str]:
+    """Return a rounded value with the scale and the middle of a product whose rows are scaled behind it."""
+    return rounded, graph.constant(1, np.float32), graph.constant(_MIDDLE, np.uint8)
 
 
 def _add_product8(graph: Graph, name: str, value: tuple[str, str, str], weight: Array, bias: Array | None) -> str:

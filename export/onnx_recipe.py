@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 
+from pairgrade.document_facts import LARGEST_TAIL
 from pairgrade.errors import InputError
 
 ACTIVATIONS = ("float", "static", "token", "tensor")
 PREFIXES = ("same", "weights", "float")
-WIDE = ("qkv", "out", "gate", "down")
 ROTATIONS = ("none", "heads", "all")
 
 
@@ -31,7 +31,7 @@ class Recipe:
     seed: int = 0  # of the rotations
     fit: bool = False  # weights are rounded so that errors cancel on the calibration's prompts (8 bits)
     correct: bool = False  # add what rounding takes from the mean last hidden state of the calibration's prompts
-    wide: tuple[str, ...] = ()  # products (qkv, out, gate with up, down) whose activations have 16 bits all the same
+    tail: int = 0  # a document's last tokens whose activations have 16 bits all the same, where they are by token
 
     def __post_init__(self) -> None:
         if self.weights not in (0, 4, 8):
@@ -44,8 +44,8 @@ class Recipe:
             raise InputError(f"rotation '{self.rotate}'; possible are {', '.join(ROTATIONS)}")
         if self.activations != "float" and self.weights != 8:
             raise InputError("8-bit activations need 8-bit weights")
-        if self.wide and (self.activations != "token" or not set(self.wide) <= set(WIDE)):
-            raise InputError(f"wide is {self.wide}; {', '.join(WIDE)} are possible, where activations are by token")
+        if not 0 <= self.tail <= LARGEST_TAIL or (self.tail and self.activations != "token"):
+            raise InputError(f"a tail of {self.tail} tokens; 0 to {LARGEST_TAIL} are possible, by token only above 0")
         for name in ("smooth_norms", "smooth_down"):
             strength = getattr(self, name)
             if not 0 <= strength <= 1 or (strength and self.weights != 8):
@@ -78,6 +78,7 @@ _INT8 = Recipe(
     prefix="weights",
     rotate="heads",
     norm_block=64,
+    tail=8,
     down_block=512,
     smooth_norms=0.65,
     fit=True,
@@ -86,7 +87,7 @@ _INT8 = Recipe(
 
 RECIPES = {
     "fp32": Recipe(),
-    "w8a16": replace(_INT8, activations="float", rotate="none"),
+    "w8a16": replace(_INT8, activations="float", rotate="none", tail=0),
     "int8": _INT8,
     "int4": Recipe(weights=4, prefix="same"),
 }

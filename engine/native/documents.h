@@ -52,14 +52,14 @@ void attend(const Model &model, const Layer &layer, int index, const Batch &batc
 // ---- layers
 
 // x += what a product gives, normalized before where the family does so.
-void add_product(const Model &model, const Product &product, const uint8_t *a, int rows, const float *post_norm, Scratch &own,
-                 float *x) {
+void add_product(const Model &model, const Product &product, const Rows &rows, const uint8_t *a, const float *post_norm,
+                 Scratch &own, float *x) {
     const float *steps = product.by_token ? own.row_steps.get() : nullptr;
-    if (!post_norm) return product_into(model, product, a, rows, steps, x, true);
+    if (!post_norm) return product_into(model, product, rows, a, steps, x, true);
     const int hidden = model.sizes.hidden;
-    float *added = own.added.at_least(static_cast<size_t>(rows) * hidden);
-    product_into(model, product, a, rows, steps, added, false);
-    for (int r = 0; r < rows; r++) {
+    float *added = own.added.at_least(static_cast<size_t>(rows.count()) * hidden);
+    product_into(model, product, rows, a, steps, added, false);
+    for (int r = 0; r < rows.count(); r++) {
         float *row = added + static_cast<size_t>(r) * hidden, *to = x + static_cast<size_t>(r) * hidden;
         norm(row, hidden, post_norm, model.sizes.epsilon, row);
         for (int i = 0; i < hidden; i++) to[i] += row[i];
@@ -77,70 +77,106 @@ struct Gated : Waiting {
     int half_done = 0;  // shares are of one half of the rows, then of the other
 
     void share(int index, int count) const {
-        const int offset = half_done * count;
-        for (int r = begin(offset + index, 2 * count); r < begin(offset + index + 1, 2 * count); r++)
+        each(half_done * count + index, 2 * count, [&](int place, int r) {
+            const int token = rows->tokens[place];
+            const bool is_fine = rows->is_fine(place);
+            const float step = row_steps ? row_steps[token] : 1;
             for (int half = 0; half < kBlock; half += kTile) {
-                const float step = row_steps ? row_steps[row + r] : 1;
-                const __m512 g = scaled(*gate, gates + r * kBlock + half, column + half, step);
-                const __m512 u = scaled(*up, ups + r * kBlock + half, column + half, step);
-                _mm512_mask_storeu_ps(act + static_cast<size_t>(row + r) * stride + column - start + half,
+                const __m512 g = numbers(*gate, is_fine, gates + r * kBlock + half, column + half, step);
+                const __m512 u = numbers(*up, is_fine, ups + r * kBlock + half, column + half, step);
+                _mm512_mask_storeu_ps(act + static_cast<size_t>(token) * stride + column - start + half,
                                       lanes(start + wide - column - half), _mm512_mul_ps(activated(g, gelu), u));
             }
+        });
     }
 };
 
 // The input of the down product: activation(gate) * up, turned, rounded.
-void feed(const Model &model, const Layer &layer, const uint8_t *a, int rows, Scratch &own, uint8_t *to) {
+void feed(const Model &model, const Layer &layer, const Rows &rows, const Rows &down_rows, const uint8_t *a, Scratch &own,
+          uint8_t *to) {
     const Sizes &sizes = model.sizes;
     const Product &gate = layer.products[kGate], &up = layer.products[kUp], &down = layer.products[kDown];
-    const int chunk = std::min(sizes.intermediate, std::max(sizes.turn, 512)), block = block_tokens(gate);
+    const int tokens = rows.count(), chunk = std::min(sizes.intermediate, std::max(sizes.turn, 512));
     const int kept = down.by_token ? rounded_up(sizes.intermediate, chunk) : chunk;  // until a token's step is known
-    float *all = own.act.at_least(static_cast<size_t>(rows) * kept + 16), *peaks = own.peaks.at_least(rows);
-    std::fill_n(peaks, rows, 0.0f);
+    const size_t stride = static_cast<size_t>(gate.depth) * kDepth;
+    float *all = own.act.at_least(static_cast<size_t>(tokens) * kept + 16), *peaks = own.peaks.at_least(tokens);
+    std::fill_n(peaks, tokens, 0.0f);
     const float *steps = gate.by_token ? own.row_steps.get() : nullptr;
     alignas(64) int32_t gates[2][kBlock * kBlock], ups[2][kBlock * kBlock];
     for (int start = 0; start < sizes.intermediate; start += chunk) {
         const int wide = std::min(chunk, sizes.intermediate - start);
-        float *act = down.by_token ? all + static_cast<size_t>(start) * rows : all;  // chunk after chunk
-        Gated waiting{{}, &gate, &up, nullptr, nullptr, steps, act, start, wide, chunk, sizes.gelu != 0};
+        float *act = down.by_token ? all + static_cast<size_t>(start) * tokens : all;  // chunk after chunk
+        Gated waiting{{&rows}, &gate, &up, nullptr, nullptr, steps, act, start, wide, chunk, sizes.gelu != 0};
         int next = 0;
         for (int column = start; column < start + wide; column += kBlock)
-            for (int row = 0; row < rows; row += block, next ^= 1) {
-                const int here = std::min(block, rows - row), multiplied = gate.halved ? kBlock : here;
-                const uint8_t *from = a + row_place(gate, row);
+            for (int row = 0; row < rows.all(); row += kBlock, next ^= 1) {
+                const int here = std::min(kBlock, rows.all() - row);
+                const uint8_t *from = a + row * stride;
                 waiting.half_done = 0;
-                multiply(model, gate, from, multiplied, column, gates[next], waiting);
+                multiply(model, gate, from, here, column, gates[next], waiting);
                 waiting.half_done = 1;
-                multiply(model, up, from, multiplied, column, ups[next], waiting);
-                waiting.rows = here, waiting.row = row, waiting.column = column;
+                multiply(model, up, from, here, column, ups[next], waiting);
+                waiting.here = here, waiting.row = row, waiting.column = column;
                 waiting.gates = gates[next], waiting.ups = ups[next];
             }
         waiting.half_done = 0;
         waiting.share(0, 1);
         waiting.half_done = 1;
         waiting.share(0, 1);
-        for (int r = 0; r < rows; r++) {
-            float *row = act + static_cast<size_t>(r) * chunk;
+        for (int place = 0; place < tokens; place++) {
+            const int token = down_rows.tokens[place];
+            float *row = act + static_cast<size_t>(token) * chunk;
             turn_row(row, wide, sizes.turn);
             if (down.by_token)
-                peaks[r] = std::max(peaks[r], largest(row, wide));
+                peaks[token] = std::max(peaks[token], largest(row, wide));
             else
-                round_part(down, row, wide, down.step, row_of(down, to, r) + start);
+                round_part(down, down_rows, place, row, wide, down.step, start, to);
         }
     }
     if (!down.by_token) return;
-    for (int r = 0; r < rows; r++) own.row_steps.get()[r] = token_step(down, peaks[r]);
+    for (int token = 0; token < tokens; token++) own.row_steps.get()[token] = token_step(peaks[token]);
     for (int start = 0; start < sizes.intermediate; start += chunk)
-        for (int r = 0; r < rows; r++)
-            round_part(down, all + static_cast<size_t>(start) * rows + static_cast<size_t>(r) * chunk,
-                       std::min(chunk, sizes.intermediate - start), own.row_steps.get()[r], row_of(down, to, r) + start);
+        for (int place = 0; place < tokens; place++) {
+            const int token = down_rows.tokens[place];
+            round_part(down, down_rows, place, all + static_cast<size_t>(start) * tokens + static_cast<size_t>(token) * chunk,
+                       std::min(chunk, sizes.intermediate - start), own.row_steps.get()[token], start, to);
+        }
 }
+
+// Which tokens' activations have 8 bits, and which 16: a product's all, or some of each document's last.
+struct Bits {
+    Rows mixed, fine;
+
+    Bits(const Sizes &sizes, const Batch &batch, Scratch &own) {
+        int *order = own.order.at_least(batch.tokens), *every = own.every.at_least(batch.tokens), narrow = 0;
+        const auto tail = [&](int b) { return static_cast<int>(std::min<int64_t>(sizes.tail, batch.lengths[b])); };
+        for (int t = 0; t < batch.tokens; t++) every[t] = t;
+        for (int b = 0, start = 0; b < batch.documents; start += static_cast<int>(batch.lengths[b]), b++)
+            for (int t = 0; t < batch.lengths[b] - tail(b); t++) order[narrow++] = start + t;
+        int next = narrow;
+        for (int b = 0, end = 0; b < batch.documents; b++) {
+            end += static_cast<int>(batch.lengths[b]);
+            for (int t = tail(b); t > 0; t--) order[next++] = end - t;
+        }
+        mixed = Rows{order, narrow, batch.tokens - narrow};
+        fine = Rows{every, 0, batch.tokens};
+    }
+
+    const Rows &of(const Product &product) const { return product.halved ? fine : mixed; }
+
+    // Behind the last attention, where a document's last token alone goes on.
+    void keep_last(const Sizes &sizes, int documents) {
+        const int narrow = sizes.tail ? 0 : documents;
+        mixed = Rows{fine.tokens, narrow, documents - narrow}, fine.fine = documents;
+    }
+};
 
 void compute(const Model &model, const Batch &batch, const float *embedded, float *hidden, double *seconds, Scratch &own) {
     Clock clock(seconds);
     const Sizes &sizes = model.sizes;
     int rows = batch.tokens;
-    const size_t all = 2 * rounded_up(rows, kTile);  // rows of products' input, were each token two of them
+    Bits bits(sizes, batch, own);
+    const size_t all = rounded_up(2 * rows, kBlock);  // rows of products' input, were each token two of them
     const int read_wide = sizes.heads * sizes.head_dim;
     float *x = own.x.at_least(static_cast<size_t>(rows) * sizes.hidden);
     for (size_t i = 0; i < static_cast<size_t>(rows) * sizes.hidden; i++) x[i] = embedded[i] * sizes.embedding_scale;
@@ -153,9 +189,10 @@ void compute(const Model &model, const Batch &batch, const float *embedded, floa
         const Layer &layer = model.layers[index];
         const Product *products = layer.products;
         const bool is_last = index == sizes.layers - 1;
-        norm_rounded(sizes, products[kQkv], x, layer.norms[kAttention].get(), rows, own, rounded);
+        norm_rounded(sizes, products[kQkv], bits.of(products[kQkv]), x, layer.norms[kAttention].get(), own, rounded);
         clock.ends(kRounding);
-        product_into(model, products[kQkv], rounded, rows, products[kQkv].by_token ? own.row_steps.get() : nullptr, qkv, false);
+        product_into(model, products[kQkv], bits.of(products[kQkv]), rounded,
+                     products[kQkv].by_token ? own.row_steps.get() : nullptr, qkv, false);
         clock.ends(kProjecting);
         attend(model, layer, index, batch, own, qkv, read, is_last);
         clock.ends(kAttending);
@@ -166,16 +203,17 @@ void compute(const Model &model, const Batch &batch, const float *embedded, floa
                 place += batch.lengths[b];
                 std::memmove(x + static_cast<size_t>(b) * sizes.hidden, x + place * sizes.hidden, sizes.hidden * sizeof(float));
             }
+            bits.keep_last(sizes, rows);
         }
-        round_rows(products[kOutput], read, rows, rounded, own.row_steps.get());
+        round_rows(products[kOutput], bits.of(products[kOutput]), read, rounded, own.row_steps.get());
         clock.ends(kRounding);
-        add_product(model, products[kOutput], rounded, rows, layer.norms[kPostAttention].get(), own, x);
+        add_product(model, products[kOutput], bits.of(products[kOutput]), rounded, layer.norms[kPostAttention].get(), own, x);
         clock.ends(kReading);
-        norm_rounded(sizes, products[kGate], x, layer.norms[kMlp].get(), rows, own, rounded);
+        norm_rounded(sizes, products[kGate], bits.of(products[kGate]), x, layer.norms[kMlp].get(), own, rounded);
         clock.ends(kRounding);
-        feed(model, layer, rounded, rows, own, inner);
+        feed(model, layer, bits.of(products[kGate]), bits.of(products[kDown]), rounded, own, inner);
         clock.ends(kFeeding);
-        add_product(model, products[kDown], inner, rows, layer.norms[kPostMlp].get(), own, x);
+        add_product(model, products[kDown], bits.of(products[kDown]), inner, layer.norms[kPostMlp].get(), own, x);
         clock.ends(kLowering);
     }
     for (int b = 0; b < rows; b++)

@@ -60,8 +60,7 @@ class Buffer {
 
 // A weight in tiles: for 16 columns and 64 channels, 16 rows of 4 channels of each column.
 //
-// Its input's numbers have 8 bits, of documents perhaps 16: 256 * high + low, whose halves are rows of one 8-bit product.
-// Then 16 tokens are a block of 32 rows, the high halves and behind them the low ones.
+// Its input's numbers have 8 bits, or 16: 256 * high + low, whose halves are rows of one 8-bit product.
 struct Product {
     int in = 0, out = 0, depth = 0;  // depth: tiles of channels
     Buffer<int8_t> tiles;
@@ -72,17 +71,17 @@ struct Product {
     int zero = 0;
 };
 
-inline int block_tokens(const Product &product) { return product.halved ? kTile : kBlock; }
+// The rows of a product's input: tokens of 8 bits, then those of 16, of which each is two rows, high halves and low ones.
+struct Rows {
+    const int *tokens;  // in the order of their rows
+    int narrow, fine;   // how many tokens have 8 bits, and 16
 
-// The row of a token's high halves; its low ones are kTile rows behind.
-inline size_t halved_row(int token) { return static_cast<size_t>(token / kTile) * kBlock + token % kTile; }
-
-// Where a token's row of a product's input begins; of two halves, the high one's.
-inline size_t row_place(const Product &product, int token) {
-    return (product.halved ? halved_row(token) : token) * product.depth * kDepth;
-}
-
-inline uint8_t *row_of(const Product &product, uint8_t *rows, int token) { return rows + row_place(product, token); }
+    int count() const { return narrow + fine; }
+    int pairs() const { return rounded_up(narrow, 2); }  // the first row of two: no block of rows parts them
+    int all() const { return pairs() + 2 * fine; }
+    bool is_fine(int place) const { return place >= narrow; }
+    int row(int place) const { return is_fine(place) ? pairs() + 2 * (place - narrow) : place; }
+};
 
 struct Layer {
     Product products[kParts];
@@ -93,6 +92,7 @@ struct Layer {
 struct Sizes {
     int32_t layers, hidden, intermediate, heads, kv_heads, head_dim, gelu;
     int32_t turn, norm_turn;  // blocks of the down input and of normalized values, or 0
+    int32_t tail;             // a document's last tokens whose activations have 16 bits all the same
     float epsilon, cap, embedding_scale;  // cap 0: none
 };
 
@@ -106,6 +106,7 @@ struct Model {
 struct Scratch {  // of a thread, kept from call to call
     Buffer<float> x, qkv, read, act, wide, added, row_steps, peaks, scores, queries, keys, prefix_keys;
     Buffer<uint8_t> rounded, inner;
+    Buffer<int> order, every;
     Buffer<uint16_t> split_queries, split_weights, key_tiles, value_tiles, prefix_key_tiles, prefix_value_tiles;
 };
 

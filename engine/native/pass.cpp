@@ -141,7 +141,7 @@ EXPORT int pairgrade_features() { return 0; }
 
 #endif
 
-EXPORT int pairgrade_version() { return 5; }  // native_pass.py has the same; another one where a call changes
+EXPORT int pairgrade_version() { return 6; }  // native_pass.py has the same; another one where a call changes
 
 static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_native", nullptr, 0, nullptr, nullptr, nullptr, nullptr, nullptr};
 

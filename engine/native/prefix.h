@@ -31,22 +31,22 @@ struct Segment {
     const float *const *cosines, *const *sines;  // of the kinds of rotation: (T, D / 2)
 };
 
-struct Halves {  // of the input of a product, in blocks of 16 tokens
+struct Halves {  // of the input of a product, a token's low ones behind its high ones
     Buffer<uint8_t> rows;
     Buffer<float> steps;  // of a token
 
     void make(int tokens, int channels) {
-        rows.at_least(static_cast<size_t>(rounded_up(tokens, kTile)) * 2 * rounded_up(channels, kDepth));
+        rows.at_least(static_cast<size_t>(rounded_up(2 * tokens, kBlock)) * rounded_up(channels, kDepth));
         steps.at_least(tokens);
     }
 
     // One token's numbers, rounded to 16 bits.
     void take(const Product &product, int token, const float *x) {
-        const float step = token_step(largest(x, product.in), kWidestHalved);
+        const float step = token_step(largest(x, product.in));
         steps.get()[token] = step;
         const size_t wide = static_cast<size_t>(product.depth) * kDepth;
-        uint8_t *high = rows.get() + halved_row(token) * wide;
-        round_halves(x, product.in, step, high, high + kTile * wide);
+        uint8_t *high = rows.get() + 2 * static_cast<size_t>(token) * wide;
+        round_halves(x, product.in, step, high, high + wide);
     }
 };
 
@@ -61,10 +61,12 @@ void multiply_halves(const Model &model, const Product &product, const Halves &h
     Nothing nothing;
     for (int first = 0; first < tokens; first += kTile) {
         const uint8_t *rows = halves.rows.get() + static_cast<size_t>(first) * 2 * product.depth * kDepth;
-        multiply(model, product, rows, kBlock, column, sums, nothing);
-        for (int t = first; t < std::min(tokens, first + kTile); t++)
+        const int here = std::min(tokens - first, kTile);
+        multiply(model, product, rows, 2 * here, column, sums, nothing);
+        for (int t = first; t < first + here; t++)
             for (int half = 0; half < kBlock; half += kTile)
-                store(t, column + half, joined(product, sums + (t - first) * kBlock + half, column + half, halves.steps.get()[t]));
+                store(t, column + half,
+                      joined(product, sums + 2 * (t - first) * kBlock + half, column + half, halves.steps.get()[t]));
     }
 }
 

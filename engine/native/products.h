@@ -100,19 +100,18 @@ inline void multiply(const Model &model, const Product &product, const uint8_t *
     work.share(0, 1);
 }
 
-// Sixteen columns of a token: the sums of both halves to numbers.
+// Sixteen columns of a token: the sums of both halves, whose rows are one behind the other, to numbers.
 inline __m512 joined(const Product &product, const int32_t *high, int column, float step) {
     const __m512i middle = _mm512_load_si512(product.middle.get() + column);
     const __m512 above = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_load_si512(high), middle));
-    const __m512 below = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_load_si512(high + kTile * kBlock), middle));
-    const __m512 whole = _mm512_fmadd_ps(above, _mm512_set1_ps(256), below);
+    const __m512 below = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_load_si512(high + kBlock), middle));
+    const __m512 whole = _mm512_fmadd_ps(below, _mm512_set1_ps(1.0f / 256), above);
     const __m512 value = _mm512_mul_ps(_mm512_mul_ps(whole, _mm512_load_ps(product.plain.get() + column)), _mm512_set1_ps(step));
     return product.has_bias ? _mm512_add_ps(value, _mm512_load_ps(product.bias.get() + column)) : value;
 }
 
-// The same of a document's token, whose numbers have as many bits as the product says. row_step: by token, else 1.
+// The same of a token whose numbers have 8 bits.
 inline __m512 scaled(const Product &product, const int32_t *sums, int column, float row_step) {
-    if (product.halved) return joined(product, sums, column, row_step);
     const __m512i whole = _mm512_sub_epi32(_mm512_loadu_si512(sums), _mm512_load_si512(product.offset.get() + column));
     __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(whole), _mm512_load_ps(product.scale.get() + column));
     if (product.by_token) value = _mm512_mul_ps(value, _mm512_set1_ps(row_step));
@@ -121,12 +120,25 @@ inline __m512 scaled(const Product &product, const int32_t *sums, int column, fl
 
 // A block's rows that wait to be worked on, a share of them at a time.
 struct Waiting {
-    int rows = 0, row = 0, column = 0;
+    const Rows *rows;
+    int here = 0, row = 0, column = 0;
 
-    int begin(int index, int count) const { return rows * index / count; }
+    // work(place, r): the tokens of a share, each once, and the row of the block that its sums are, or begin with.
+    template <typename Work>
+    inline void each(int index, int count, const Work &work) const {
+        const int narrow = rows->narrow - row, pairs = rows->pairs() - row;  // as rows of the block
+        const int begin = here * index / count, end = here * (index + 1) / count;
+        for (int r = begin; r < std::min(end, narrow); r++) work(row + r, r);
+        for (int r = std::max((begin + 1) & ~1, pairs); r < end; r += 2) work(rows->narrow + (r - pairs) / 2, r);
+    }
 };
 
-// Sums become numbers of `to` (rows, out), or are added to them.
+// Sixteen columns of a token, of the bits that it has.
+inline __m512 numbers(const Product &product, bool is_fine, const int32_t *sums, int column, float row_step) {
+    return is_fine ? joined(product, sums, column, row_step) : scaled(product, sums, column, row_step);
+}
+
+// Sums become numbers of `to` (tokens, out), or are added to them.
 struct Store : Waiting {
     const Product *product;
     const int32_t *sums;
@@ -135,29 +147,32 @@ struct Store : Waiting {
     bool adds;
 
     void share(int index, int count) const {
-        for (int r = begin(index, count); r < begin(index + 1, count); r++)
+        each(index, count, [&](int place, int r) {
+            const int token = rows->tokens[place];
+            const float step = row_steps ? row_steps[token] : 1;
             for (int half = 0; half < kBlock; half += kTile) {
                 const __mmask16 in = lanes(product->out - column - half);
-                float *at = to + static_cast<size_t>(row + r) * product->out + column + half;
-                __m512 value = scaled(*product, sums + r * kBlock + half, column + half, row_steps ? row_steps[row + r] : 1);
+                float *at = to + static_cast<size_t>(token) * product->out + column + half;
+                __m512 value = numbers(*product, rows->is_fine(place), sums + r * kBlock + half, column + half, step);
                 if (adds) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(in, at));
                 _mm512_mask_storeu_ps(at, in, value);
             }
+        });
     }
 };
 
-// to (rows, out) = a times the weight; or to += it.
-void product_into(const Model &model, const Product &product, const uint8_t *a, int rows, const float *row_steps, float *to,
-                  bool adds) {
+// to (tokens, out) = a times the weight; or to += it.
+void product_into(const Model &model, const Product &product, const Rows &rows, const uint8_t *a, const float *row_steps,
+                  float *to, bool adds) {
     alignas(64) int32_t sums[2][kBlock * kBlock];
-    Store waiting{{}, &product, nullptr, row_steps, to, adds};
-    const int block = block_tokens(product);
+    Store waiting{{&rows}, &product, nullptr, row_steps, to, adds};
+    const size_t stride = static_cast<size_t>(product.depth) * kDepth;
     int next = 0;
     for (int column = 0; column < product.out; column += kBlock)
-        for (int row = 0; row < rows; row += block, next ^= 1) {
-            const int here = std::min(block, rows - row);
-            multiply(model, product, a + row_place(product, row), product.halved ? kBlock : here, column, sums[next], waiting);
-            waiting.rows = here, waiting.row = row, waiting.column = column, waiting.sums = sums[next];
+        for (int row = 0; row < rows.all(); row += kBlock, next ^= 1) {
+            const int here = std::min(kBlock, rows.all() - row);
+            multiply(model, product, a + row * stride, here, column, sums[next], waiting);
+            waiting.here = here, waiting.row = row, waiting.column = column, waiting.sums = sums[next];
         }
     waiting.share(0, 1);
 }

@@ -31,14 +31,12 @@ float largest(const float *x, int count) {
     return _mm512_reduce_max_ps(most);
 }
 
-constexpr int kWidest = 127, kWidestHalved = 127 * 257;  // the largest whole number of 8 bits, and whose halves have 8
+// The size of a whole number of 8 bits of a token whose largest number is this; of 16 bits it is a 256th of that.
+inline float token_step(float peak) { return std::max(peak, 1e-9f) * (1.0f / 127); }
 
-// The size of a whole number of a token whose largest number is this.
-inline float token_step(float peak, int widest) { return std::max(peak, 1e-9f) * (1.0f / widest); }
-
-// Numbers to 16 bits, their high halves and their low ones.
+// Numbers to 16 bits, their high halves and their low ones; step: that of 8 bits.
 void round_halves(const float *x, int count, float step, uint8_t *high, uint8_t *low) {
-    const __m512 steps = _mm512_set1_ps(step), inverse = _mm512_set1_ps(1 / step);
+    const __m512 steps = _mm512_set1_ps(step / 256), inverse = _mm512_set1_ps(256 / step);
     const __m512i middle = _mm512_set1_epi32(128);
     for (int i = 0; i < count; i += 16) {
         const __mmask16 in = lanes(count - i);
@@ -51,26 +49,27 @@ void round_halves(const float *x, int count, float step, uint8_t *high, uint8_t 
     }
 }
 
-// Some of a token's numbers, in place of those of its row that begin at `to`.
-inline void round_part(const Product &product, const float *x, int count, float step, uint8_t *to) {
-    if (product.halved)
-        round_halves(x, count, step, to, to + static_cast<size_t>(kTile) * product.depth * kDepth);
+// Some of a token's numbers, from column `start` on, into its rows of a product's input.
+inline void round_part(const Product &product, const Rows &rows, int place, const float *x, int count, float step, int start,
+                       uint8_t *to) {
+    const size_t stride = static_cast<size_t>(product.depth) * kDepth;
+    to += rows.row(place) * stride + start;
+    if (rows.is_fine(place))
+        round_halves(x, count, step, to, to + stride);
     else
         round_static(x, count, step, product.zero, to);
 }
 
-inline float token_step(const Product &product, float peak) {
-    return token_step(peak, product.halved ? kWidestHalved : kWidest);
+// A token's numbers, rounded to its rows of a product's input; its step goes into row_steps where the product wants that.
+void round_token(const Product &product, const Rows &rows, int place, const float *x, uint8_t *to, float *row_steps) {
+    float &step = row_steps[rows.tokens[place]];
+    if (product.by_token) step = token_step(largest(x, product.in));
+    round_part(product, rows, place, x, product.in, product.by_token ? step : product.step, 0, to);
 }
 
-// A token's numbers, rounded to its row of a product's input; its step goes into row_steps where the product wants that.
-void round_token(const Product &product, const float *x, int token, uint8_t *rows, float *row_steps) {
-    if (product.by_token) row_steps[token] = token_step(product, largest(x, product.in));
-    round_part(product, x, product.in, product.by_token ? row_steps[token] : product.step, row_of(product, rows, token));
-}
-
-void round_rows(const Product &product, const float *x, int tokens, uint8_t *rows, float *row_steps) {
-    for (int t = 0; t < tokens; t++) round_token(product, x + static_cast<size_t>(t) * product.in, t, rows, row_steps);
+void round_rows(const Product &product, const Rows &rows, const float *x, uint8_t *to, float *row_steps) {
+    for (int place = 0; place < rows.count(); place++)
+        round_token(product, rows, place, x + static_cast<size_t>(rows.tokens[place]) * product.in, to, row_steps);
 }
 
 // to = x / root mean square * gain; in place too.
@@ -151,12 +150,12 @@ void norm_turned(const Sizes &sizes, const float *x, const float *gain, float *t
 }
 
 // The same of each row, rounded for a product.
-void norm_rounded(const Sizes &sizes, const Product &product, const float *x, const float *gain, int rows, Scratch &own,
+void norm_rounded(const Sizes &sizes, const Product &product, const Rows &rows, const float *x, const float *gain, Scratch &own,
                   uint8_t *to) {
-    float *row = own.wide.at_least(sizes.hidden), *steps = own.row_steps.at_least(rows);
-    for (int r = 0; r < rows; r++) {
-        norm_turned(sizes, x + static_cast<size_t>(r) * sizes.hidden, gain, row);
-        round_token(product, row, r, to, steps);
+    float *row = own.wide.at_least(sizes.hidden), *steps = own.row_steps.get();
+    for (int place = 0; place < rows.count(); place++) {
+        norm_turned(sizes, x + static_cast<size_t>(rows.tokens[place]) * sizes.hidden, gain, row);
+        round_token(product, rows, place, row, to, steps);
     }
 }
 
