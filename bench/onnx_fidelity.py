@@ -29,7 +29,7 @@ from pairgrade.rubric import Rubric
 
 _TURNED = Recipe(8, "static", rotate="all", down_block=512)
 # weights rounded to the nearest, as up to 2026-11-28, and as most rows were measured
-_INT8, _W8A16 = (replace(RECIPES[name], fit=False) for name in ("int8", "w8a16"))
+_INT8 = replace(RECIPES["int8"], fit=False)
 TABLE: dict[str, tuple[str, Recipe]] = {
     "weights only, 8 bits": ("int8", Recipe(8, prefix="same")),
     "per tensor, whole prompt": ("int8", Recipe(8, "tensor", "same")),
@@ -65,13 +65,8 @@ TABLE: dict[str, tuple[str, Recipe]] = {
     "int8, tail of 1": ("int8", replace(RECIPES["int8"], tail=1)),
     "int8, tail of 4": ("int8", replace(RECIPES["int8"], tail=4)),
     "int8, tail of 16": ("int8", replace(RECIPES["int8"], tail=16)),
+    "int8, tail of all tokens": ("int8", replace(RECIPES["int8"], tail=1024)),
     "int8": ("int8", RECIPES["int8"]),
-    "w8a16, not fitted, heads turned": ("w8a16", replace(_W8A16, rotate="heads")),
-    "w8a16, not fitted, down not turned": ("w8a16", replace(_W8A16, down_block=0)),
-    "w8a16, not fitted": ("w8a16", _W8A16),
-    "w8a16, not smoothed": ("w8a16", replace(RECIPES["w8a16"], smooth_norms=0)),
-    "w8a16, norms not turned": ("w8a16", replace(RECIPES["w8a16"], norm_block=0)),
-    "w8a16": ("w8a16", RECIPES["w8a16"]),
     "int4": ("int4", RECIPES["int4"]),
 }
 

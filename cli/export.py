@@ -103,13 +103,13 @@ _TARGETS: dict[str, Callable[[Path, Path, str | None, dict[str, Any]], None]] = 
               help=f"What to write: {', '.join(_TARGETS)}.")  # fmt: skip
 @click.option("--quant", metavar="NAMES",
               help=f"Quantizations, separated by commas. gguf: {', '.join(QUANTS)}.  [default: q8_0] "
-              f"onnx: one of {', '.join(ONNX_QUANTS)} (w8a16: 8-bit weights, activations of 16).  "
+              f"onnx: one of {', '.join(ONNX_QUANTS)}.  "
               "[default: int8]")  # fmt: skip
 @click.option("--out", "-o", required=True, metavar="OUT", type=click.Path(path_type=Path),
               help="The folder to make.")  # fmt: skip
 @click.option("--calibration-pairs", metavar="PAIRS",
               help="Pairs on which the rounding of quantizations below 8 bits is weighed (an importance matrix), "
-              "or onnx int8 and w8a16 scaled and corrected.  [onnx: the shipped sample] "
+              "or onnx int8 scaled and corrected.  [onnx: the shipped sample] "
               "Without --pairs it is at most half of them, and the comparison is made on others.")  # fmt: skip
 @click.option("--allow-below-floor", is_flag=True, help="Keep quantizations that are below their floor, too.")
 @check_options

@@ -30,7 +30,7 @@ class ProductFacts:
     """A product: the places of weight (in, out) int8, scales (out,) and perhaps bias (out,) float32, and its input's.
 
     ``step`` and ``zero`` are the size of a whole number of the input and the one that stands for 0; a step of None
-    is taken from each token, and then whole numbers may have 16 ``bits`` as well as 8.
+    is taken from each token.
     """
 
     weight: int
@@ -38,7 +38,6 @@ class ProductFacts:
     bias: int | None
     step: float | None
     zero: int
-    bits: int = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ class DocumentFacts:
     ropes: list[list[float]]  # kinds of rotation: the angle per position of each pair of channels
     layers: list[LayerFacts]
     final_norm: int
-    norm_turn: int = 0  # the same of normalized values, before their products
+    norm_turn: int = 0  # the same as turn of normalized values, before their products
     tail: int = 0  # a document's last tokens whose activations have 16 bits; where it is not 0, no step is calibrated
 
     def shapes(self, manifest: OnnxManifest) -> dict[str, tuple[int, int]]:
@@ -164,11 +163,8 @@ def _check_layer(
             place(f"{name}'s bias", product.bias, columns, 4)
         require(product.step is None or _above_0(product.step), f"the step of {name}", product.step)
         require(_whole(product.zero, 0, 255), f"the zero of {name}", product.zero)
-        bits = (8, 16) if product.step is None else (8,)
-        require(type(product.bits) is int and product.bits in bits, f"the bits of {name}", product.bits)
     gate, up = layer.products["gate"], layer.products["up"]
     require((gate.step, gate.zero) == (up.step, up.zero), "the step of gate and up", (gate.step, up.step))
-    require(gate.bits == up.bits, "the bits of gate and up", (gate.bits, up.bits))
 
 
 def _whole(value: object, least: int, most: int) -> bool:

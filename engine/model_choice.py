@@ -16,9 +16,9 @@ from pathlib import Path
 from pairgrade.errors import ModelError
 from pairgrade.gguf_check import check_gguf
 from pairgrade.hardware import cpu_features, has_vnni, memory_bytes
-from pairgrade.onnx_manifest import BYTE_QUANTS, WEIGHTS, installed_is_too_old, is_onnx_folder, read_facts
+from pairgrade.onnx_manifest import WEIGHTS, installed_is_too_old, is_onnx_folder, read_facts
 
-_OF_8_BITS = (*BYTE_QUANTS, "fp32", "q8", "f16", "bf16", "f32")  # and of more
+_OF_8_BITS = ("int8", "fp32", "q8", "f16", "bf16", "f32")  # and of more
 _ONNX_REST = 200_000_000  # bytes that ONNX Runtime takes beside the weights, which it holds twice: see onnx_runner
 BACKENDS = ("auto", "llama", "onnx")
 _log = logging.getLogger(__name__)
@@ -159,21 +159,17 @@ def _choose(reference: str, found: list[Export], machine: Machine) -> Choice:
 def _preference(machine: Machine) -> tuple[Callable[[Export], tuple[int, int]], str]:
     """Return the order of exports of the same precision class, and its reason."""
     if machine.cuda:
-        return _order("onnx", ("fp32", "int8", "w8a16", "q8_0")), "CUDA was asked for, which runs float products"
+        return _order("onnx", ("fp32", "int8", "q8_0")), "CUDA was asked for, which runs float products"
     if "asimd" in machine.features:
-        return _order(
-            "llama", ("q8_0", "int8", "w8a16")
-        ), "on ARM only llama.cpp's kernels were made for its dot products"
+        return _order("llama", ("q8_0", "int8")), "on ARM only llama.cpp's kernels were made for its dot products"
     if has_vnni(machine.features):
         return _order(
-            "onnx", ("int8", "w8a16", "fp32", "q8_0")
+            "onnx", ("int8", "fp32", "q8_0")
         ), "this processor multiplies 8-bit numbers in one instruction (VNNI)"
     if "avx2" in machine.features:
         why = "AVX2 without VNNI: ONNX int8 with exact sums ran ahead of ONNX fp32 and of llama.cpp's q8_0"
-        return _order("onnx", ("int8", "fp32", "w8a16", "q8_0")), why
-    return _order(
-        "llama", ("q8_0", "int8", "w8a16")
-    ), "nothing is known of this processor, and llama.cpp runs on every one"
+        return _order("onnx", ("int8", "fp32", "q8_0")), why
+    return _order("llama", ("q8_0", "int8")), "nothing is known of this processor, and llama.cpp runs on every one"
 
 
 def _order(backend: str, weights: tuple[str, ...]) -> Callable[[Export], tuple[int, int]]:

@@ -153,9 +153,9 @@ class NativePass:
         weight = _read(path, np.int8, rows * columns, own.weight)
         scale = _read(path, np.float32, columns, own.scale)
         bias = None if own.bias is None else _read(path, np.float32, columns, own.bias)
-        step, token_bits = ctypes.c_float(own.step or 1), own.bits if own.step is None else 0
+        step, by_token = ctypes.c_float(own.step or 1), own.step is None
         tensors = address(weight), address(scale), None if bias is None else address(bias)
-        self._call("product", layer, PARTS.index(name), rows, columns, *tensors, step, own.zero, token_bits)
+        self._call("product", layer, PARTS.index(name), rows, columns, *tensors, step, own.zero, by_token)
 
     def _call(self, name: str, *arguments: Any) -> None:
         if not self._release.alive:

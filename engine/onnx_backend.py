@@ -26,7 +26,7 @@ from pairgrade.native_library import native_kind
 from pairgrade.native_pass import NativePass
 from pairgrade.native_runner import NativeRunner
 from pairgrade.onnx_layout import cut, least_rows
-from pairgrade.onnx_manifest import BYTE_QUANTS, CORRECTION, EMBEDDING, HEAD, PROBE, read_manifest
+from pairgrade.onnx_manifest import CORRECTION, EMBEDDING, HEAD, PROBE, read_manifest
 from pairgrade.onnx_runner import OnnxRunner
 from pairgrade.onnx_session import CUDA, product_kind, runtime
 from pairgrade.onnx_table import Floats, TokenTable, label_logits, read_vector
@@ -93,7 +93,7 @@ class OnnxBackend:
         self._correction = np.zeros(manifest.hidden, np.float32)
         if CORRECTION in manifest.files:
             self._correction = read_vector(folder / CORRECTION, manifest.hidden)
-        self._product = product_kind(folder / PROBE) if manifest.quant in BYTE_QUANTS else "float"
+        self._product = product_kind(folder / PROBE) if manifest.quant == "int8" else "float"
         self._float_prefix = manifest.quant == "fp32" or manifest.recipe.get("prefix") == "float"
         products = self._product, "float" if self._float_prefix else self._product
         self.threads = options.threads or usable_cores()

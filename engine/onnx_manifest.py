@@ -6,10 +6,10 @@
     documents.onnx    the graph of a batch of documents
     prefix.onnx       the graph of a prefix segment
     weights.bin       the tensors of both
-    documents.json    documents.onnx in the terms of pairgrade's own pass (see document_facts); in int8 and w8a16
-    probe.onnx        a small 8-bit product that tells how the processor does it; in int8 and w8a16
+    documents.json    documents.onnx in the terms of pairgrade's own pass (see document_facts); in int8
+    probe.onnx        a small 8-bit product that tells how the processor does it; in int8
     embedding.npy     the embedding, a row a token; float32, or the upper halves of float32 (bfloat16) as uint16
-    correction.npy    what is added to the last hidden state, see ``pairgrade.export.onnx_calibrate``; in int8 and w8a16
+    correction.npy    what is added to the last hidden state, see ``pairgrade.export.onnx_calibrate``; in int8
     head.npy          the output head in the same form, where it is not the embedding
     tokenizer.json    and tokenizer_config.json, as in the folder that was exported
     provenance.json   what it was made from and how it compared; README.md, a short card; rubric.toml, the rubric that
@@ -38,8 +38,7 @@ PROBE = "probe.onnx"
 CORRECTION = "correction.npy"
 MIN_ONNXRUNTIME = (1, 31)  # the oldest that this was tested with
 MIN_PYTHON = (3, 11)  # the oldest that it is built for
-QUANTS = ("fp32", "w8a16", "int8", "int4")
-BYTE_QUANTS = ("w8a16", "int8")  # whose weights have 8 bits, and products those of the processor for 8 bits
+QUANTS = ("fp32", "int8", "int4")
 _FORMAT, _VERSION = "pairgrade-onnx", 1
 _LEAST = ".".join(map(str, MIN_ONNXRUNTIME))
 _VERSIONS = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}")
@@ -126,7 +125,7 @@ def read_facts(folder: Path) -> OnnxManifest:
 
 def _check_facts(path: Path, manifest: OnnxManifest) -> None:
     wanted = {DOCUMENTS, PREFIX, WEIGHTS, EMBEDDING, "tokenizer.json"} | (set() if manifest.tied else {HEAD})
-    wanted |= {PROBE} if manifest.quant in BYTE_QUANTS else set()
+    wanted |= {PROBE} if manifest.quant == "int8" else set()
     names = ("vocabulary", "hidden", "layers", "heads", "kv_heads", "head_dim", "context")
     numbers = [getattr(manifest, name) for name in names]
     if not all(type(n) is int and n > 0 for n in numbers):

@@ -86,7 +86,6 @@ class FactsWriter:
             bias=None if bias is None else self._place(bias),
             step=None if step is None else float(np.float32(step)),
             zero=zero,
-            bits=self._linear.bits,
         )
 
     def _place(self, array: Array) -> int:

@@ -36,7 +36,6 @@ from pairgrade.export.weights import Weights, finite, require_tied_head
 from pairgrade.file_hashes import folder_sha256s
 from pairgrade.folder_tokenizer import FolderTokenizer, has_chat_template
 from pairgrade.onnx_manifest import (
-    BYTE_QUANTS,
     CORRECTION,
     DOCUMENTS,
     EMBEDDING,
@@ -94,7 +93,7 @@ def write_onnx(source: Path, work: Path, settings: OnnxSettings) -> OnnxManifest
         found = _calibrated(work, prompts, settings, decoder, weights)
     ranges = found.ranges if found else {}
     _write_graphs(work, decoder, weights, recipe, _linears(recipe, ranges, decoder.layers), ranges)
-    if settings.quant in BYTE_QUANTS:
+    if settings.quant == "int8":
         (work / PROBE).write_bytes(probe_model())
     if found and recipe.correct:
         _write_correction(work, prompts, settings, decoder, found)
@@ -142,7 +141,7 @@ def _write_correction(
 ) -> None:
     """Write what the mean last hidden state lost by rounding."""
     embedding = TokenTable(work / EMBEDDING, decoder.vocabulary, decoder.hidden)
-    product = product_kind(work / PROBE) if settings.quant in BYTE_QUANTS else "float"
+    product = product_kind(work / PROBE) if settings.quant == "int8" else "float"
     rounded = mean_hidden(work, embedding, prompts, product, threads=settings.threads)
     correction = found.hidden - rounded
     if not np.isfinite(correction).all():

@@ -69,29 +69,12 @@ class ObservedLinear:
         return FloatLinear().add(graph, name, value, weight, bias)
 
 
-class _Rowwise:
-    """8-bit weights, each row by itself, as the engine's own pass can multiply, too."""
-
-    bits = 8  # of the numbers of a product's input
-    tail = 0  # a document's last tokens whose numbers have 16 all the same
-
-
-class _ByToken(_Rowwise):
-    """8-bit weights, and a symmetric scale for each token."""
-
-    def input_range(self, name: str) -> tuple[None, int]:
-        """Return no size of a whole number of a product's input, for each token has its own, and what stands for 0."""
-        return None, _MIDDLE
-
-
-class Weight8Linear(_ByToken):
+class Weight8Linear:
     """8-bit weights, activations of 16 bits with a scale for each token: nearly exact, for twice the sums.
 
     A whole number of 16 bits is 256 times one of 8 and another one of 8: one 8-bit product with twice the rows, whose
     sums are exact, so that no full-precision weights are made or read.
     """
-
-    bits = 16
 
     def add(self, graph: Graph, name: str, value: str, weight: Array, bias: Array | None = None) -> str:
         """Add the rounding, the product of both halves, and their sum."""
@@ -110,11 +93,13 @@ class Weight8Linear(_ByToken):
         return _with_bias(graph, name, graph.op("Mul", both, step), bias)
 
 
-class Static8Linear(_Rowwise):
+class Static8Linear:
     """8-bit weights and activations; one calibrated range a product, asymmetric.
 
     ``by_token``: products whose input takes its scales from each token instead.
     """
+
+    tail = 0
 
     def __init__(self, ranges: Mapping[str, Channels], by_token: Collection[str] = ()) -> None:
         self._ranges, self._by_token = ranges, by_token
@@ -146,7 +131,7 @@ class Tensor8Linear:
         return _add_product8(graph, name, (rounded, scale, zero), weight, bias)
 
 
-class Token8Linear(_ByToken):
+class Token8Linear:
     """8-bit weights and activations; a symmetric scale for each token.
 
     ``tail``: so many last tokens of a document are to have 16 bits, see ``TailLinear``.
@@ -154,6 +139,10 @@ class Token8Linear(_ByToken):
 
     def __init__(self, tail: int = 0) -> None:
         self.tail = tail
+
+    def input_range(self, name: str) -> tuple[None, int]:
+        """Return no size of a whole number of a product's input, for each token has its own, and what stands for 0."""
+        return None, _MIDDLE
 
     def add(self, graph: Graph, name: str, value: str, weight: Array, bias: Array | None = None) -> str:
         """Add the rounding, the product, and a multiplication of its rows by their scales."""
@@ -203,7 +192,7 @@ class TailLinear:
         return _with_bias(graph, name, graph.op("ScatterND", whole, self._places, rest, reduction="add"), bias)
 
 
-Rowwise = Static8Linear | Token8Linear | Weight8Linear
+Rowwise = Static8Linear | Token8Linear  # what the engine's own pass can multiply by, too
 
 
 class Weight4Linear:

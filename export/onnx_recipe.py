@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 from pairgrade.document_facts import LARGEST_TAIL
 from pairgrade.errors import InputError
@@ -19,7 +19,7 @@ class Recipe:
     weights: int = 0  # bits; 0 leaves them as float32
     # 8-bit scales: "token", of each token; "tensor", of each batch; "static", one calibrated a product, and behind the
     # last attention, where only last tokens are left, of each token. "float": full precision or, where weights have
-    # 8 bits, 16 with a scale of each token
+    # 8 bits, 16 with a scale of each token; a pass of our own takes "static" and "token" only
     activations: str = "float"
     prefix: str = "float"  # of the prefix graph: "same", its weights in 8 bits and activations in 16, or full precision
     rotate: str = "none"  # turned by random orthogonal matrices: value heads, or all, the residual stream included
@@ -72,22 +72,19 @@ class Recipe:
         return {key: str(value) for key, value in asdict(self).items()}
 
 
-_INT8 = Recipe(
-    weights=8,
-    activations="token",
-    prefix="weights",
-    rotate="heads",
-    norm_block=64,
-    tail=8,
-    down_block=512,
-    smooth_norms=0.65,
-    fit=True,
-    correct=True,
-)
-
 RECIPES = {
     "fp32": Recipe(),
-    "w8a16": replace(_INT8, activations="float", rotate="none", tail=0),
-    "int8": _INT8,
+    "int8": Recipe(
+        weights=8,
+        activations="token",
+        prefix="weights",
+        rotate="heads",
+        norm_block=64,
+        down_block=512,
+        smooth_norms=0.65,
+        fit=True,
+        correct=True,
+        tail=8,
+    ),
     "int4": Recipe(weights=4, prefix="same"),
 }

@@ -32,7 +32,7 @@ TURNED = Recipe(8, "static", "weights", rotate="all", down_block=512)  # turned 
 
 @pytest.mark.parametrize(
     ("quant", "recipe", "enter"),
-    [("fp32", None, 0), ("int4", None, 0), ("w8a16", None, 0), ("int8", None, 0), ("int8", TURNED, 64 * 64)],
+    [("fp32", None, 0), ("int4", None, 0), ("int8", None, 0), ("int8", TURNED, 64 * 64)],
 )
 def test_an_onnx_folder(
     quant: str, recipe: Recipe | None, enter: int, tiny_folder: Callable[[str], Path], tmp_path: Path

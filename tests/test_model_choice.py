@@ -43,7 +43,7 @@ def folder(tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPath
     write_gguf(source, made / "f32.gguf")
     for name in ("q8_0", "q4_0"):
         quantize(made / "f32.gguf", made / "gguf" / f"model-{name}.gguf", QUANTS[name], threads=1)
-    for quant in ("fp32", "w8a16", "int8", "int4"):
+    for quant in ("fp32", "int8", "int4"):
         export(source, made / f"onnx-{quant}", quant)
     return made
 
@@ -57,7 +57,6 @@ def test_the_exports_of_a_folder_are_found_and_told_apart(folder: Path) -> None:
         "onnx-fp32": ("onnx", "fp32", False),
         "onnx-int4": ("onnx", "int4", True),
         "onnx-int8": ("onnx", "int8", False),
-        "onnx-w8a16": ("onnx", "w8a16", False),
     }
     assert found["model-q4_0.gguf"].memory < found["model-q8_0.gguf"].memory < found["f32.gguf"].memory
 

@@ -111,7 +111,7 @@ def test_an_export_fits_every_product_to_what_the_calibration_saw(
         return fitted
 
     monkeypatch.setattr(onnx_folder, "fit_layer", fit)
-    export(tiny_folder(family), tmp_path / "out", "w8a16")
+    export(tiny_folder(family), tmp_path / "out", "int8")
     assert set(gains) == {f"{index}.{part}" for index in range(2) for part in PARTS}
     assert min(gains.values()) > 1.1
 

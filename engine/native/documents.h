@@ -92,8 +92,7 @@ struct Gated : Waiting {
 };
 
 // The input of the down product: activation(gate) * up, turned, rounded.
-void feed(const Model &model, const Layer &layer, const Rows &rows, const Rows &down_rows, const uint8_t *a, Scratch &own,
-          uint8_t *to) {
+void feed(const Model &model, const Layer &layer, const Rows &rows, const uint8_t *a, Scratch &own, uint8_t *to) {
     const Sizes &sizes = model.sizes;
     const Product &gate = layer.products[kGate], &up = layer.products[kUp], &down = layer.products[kDown];
     const int tokens = rows.count(), chunk = std::min(sizes.intermediate, std::max(sizes.turn, 512));
@@ -124,99 +123,90 @@ void feed(const Model &model, const Layer &layer, const Rows &rows, const Rows &
         waiting.half_done = 1;
         waiting.share(0, 1);
         for (int place = 0; place < tokens; place++) {
-            const int token = down_rows.tokens[place];
+            const int token = rows.tokens[place];
             float *row = act + static_cast<size_t>(token) * chunk;
             turn_row(row, wide, sizes.turn);
             if (down.by_token)
                 peaks[token] = std::max(peaks[token], largest(row, wide));
             else
-                round_part(down, down_rows, place, row, wide, down.step, start, to);
+                round_part(down, rows, place, row, wide, down.step, start, to);
         }
     }
     if (!down.by_token) return;
     for (int token = 0; token < tokens; token++) own.row_steps.get()[token] = token_step(peaks[token]);
     for (int start = 0; start < sizes.intermediate; start += chunk)
         for (int place = 0; place < tokens; place++) {
-            const int token = down_rows.tokens[place];
-            round_part(down, down_rows, place, all + static_cast<size_t>(start) * tokens + static_cast<size_t>(token) * chunk,
+            const int token = rows.tokens[place];
+            round_part(down, rows, place, all + static_cast<size_t>(start) * tokens + static_cast<size_t>(token) * chunk,
                        std::min(chunk, sizes.intermediate - start), own.row_steps.get()[token], start, to);
         }
 }
 
-// Which tokens' activations have 8 bits, and which 16: a product's all, or some of each document's last.
-struct Bits {
-    Rows mixed, fine;
-
-    Bits(const Sizes &sizes, const Batch &batch, Scratch &own) {
-        int *order = own.order.at_least(batch.tokens), *every = own.every.at_least(batch.tokens), narrow = 0;
-        const auto tail = [&](int b) { return static_cast<int>(std::min<int64_t>(sizes.tail, batch.lengths[b])); };
-        for (int t = 0; t < batch.tokens; t++) every[t] = t;
-        for (int b = 0, start = 0; b < batch.documents; start += static_cast<int>(batch.lengths[b]), b++)
-            for (int t = 0; t < batch.lengths[b] - tail(b); t++) order[narrow++] = start + t;
-        int next = narrow;
-        for (int b = 0, end = 0; b < batch.documents; b++) {
-            end += static_cast<int>(batch.lengths[b]);
-            for (int t = tail(b); t > 0; t--) order[next++] = end - t;
-        }
-        mixed = Rows{order, narrow, batch.tokens - narrow};
-        fine = Rows{every, 0, batch.tokens};
+// The tokens of a batch as rows of products' inputs: of each document the last ones have 16 bits.
+Rows rows_of(const Sizes &sizes, const Batch &batch, Scratch &own) {
+    int *tokens = own.order.at_least(batch.tokens), *next = tokens;
+    const auto tail = [&](int b) { return static_cast<int>(std::min<int64_t>(sizes.tail, batch.lengths[b])); };
+    for (int b = 0, start = 0; b < batch.documents; start += static_cast<int>(batch.lengths[b]), b++)
+        for (int t = 0; t < batch.lengths[b] - tail(b); t++) *next++ = start + t;
+    const int narrow = static_cast<int>(next - tokens);
+    for (int b = 0, end = 0; b < batch.documents; b++) {
+        end += static_cast<int>(batch.lengths[b]);
+        for (int t = tail(b); t > 0; t--) *next++ = end - t;
     }
+    return Rows{tokens, narrow, batch.tokens - narrow};
+}
 
-    const Rows &of(const Product &product) const { return product.halved ? fine : mixed; }
-
-    // Behind the last attention, where a document's last token alone goes on.
-    void keep_last(const Sizes &sizes, int documents) {
-        const int narrow = sizes.tail ? 0 : documents;
-        mixed = Rows{fine.tokens, narrow, documents - narrow}, fine.fine = documents;
-    }
-};
+// Behind the last attention: each document's last token, all of whose bits are as a tail's, where there is one.
+Rows last_rows(const Sizes &sizes, const Batch &batch, Scratch &own) {
+    int *tokens = own.order.get();
+    for (int b = 0; b < batch.documents; b++) tokens[b] = b;
+    const int narrow = sizes.tail ? 0 : batch.documents;
+    return Rows{tokens, narrow, batch.documents - narrow};
+}
 
 void compute(const Model &model, const Batch &batch, const float *embedded, float *hidden, double *seconds, Scratch &own) {
     Clock clock(seconds);
     const Sizes &sizes = model.sizes;
-    int rows = batch.tokens;
-    Bits bits(sizes, batch, own);
-    const size_t all = rounded_up(2 * rows, kBlock);  // rows of products' input, were each token two of them
+    Rows rows = rows_of(sizes, batch, own);
+    const size_t tokens = batch.tokens, all = rounded_up(rows.all(), kBlock);
     const int read_wide = sizes.heads * sizes.head_dim;
-    float *x = own.x.at_least(static_cast<size_t>(rows) * sizes.hidden);
-    for (size_t i = 0; i < static_cast<size_t>(rows) * sizes.hidden; i++) x[i] = embedded[i] * sizes.embedding_scale;
-    float *qkv = own.qkv.at_least(static_cast<size_t>(rows) * (sizes.heads + 2 * sizes.kv_heads) * sizes.head_dim + 32);
-    float *read = own.read.at_least(static_cast<size_t>(rows) * read_wide);
+    float *x = own.x.at_least(tokens * sizes.hidden);
+    for (size_t i = 0; i < tokens * sizes.hidden; i++) x[i] = embedded[i] * sizes.embedding_scale;
+    float *qkv = own.qkv.at_least(tokens * (sizes.heads + 2 * sizes.kv_heads) * sizes.head_dim + 32);
+    float *read = own.read.at_least(tokens * read_wide);
     uint8_t *rounded = own.rounded.at_least(all * rounded_up(std::max(sizes.hidden, read_wide), kDepth));
     uint8_t *inner = own.inner.at_least(all * rounded_up(sizes.intermediate, kDepth));
-    own.row_steps.at_least(rows);
+    own.row_steps.at_least(tokens);
     for (int index = 0; index < sizes.layers; index++) {
         const Layer &layer = model.layers[index];
         const Product *products = layer.products;
         const bool is_last = index == sizes.layers - 1;
-        norm_rounded(sizes, products[kQkv], bits.of(products[kQkv]), x, layer.norms[kAttention].get(), own, rounded);
+        norm_rounded(sizes, products[kQkv], rows, x, layer.norms[kAttention].get(), own, rounded);
         clock.ends(kRounding);
-        product_into(model, products[kQkv], bits.of(products[kQkv]), rounded,
-                     products[kQkv].by_token ? own.row_steps.get() : nullptr, qkv, false);
+        product_into(model, products[kQkv], rows, rounded, products[kQkv].by_token ? own.row_steps.get() : nullptr, qkv, false);
         clock.ends(kProjecting);
         attend(model, layer, index, batch, own, qkv, read, is_last);
         clock.ends(kAttending);
         if (is_last) {  // behind the last attention only last tokens go on
-            rows = batch.documents;
+            rows = last_rows(sizes, batch, own);
             int64_t place = -1;
-            for (int b = 0; b < rows; b++) {
+            for (int b = 0; b < batch.documents; b++) {
                 place += batch.lengths[b];
                 std::memmove(x + static_cast<size_t>(b) * sizes.hidden, x + place * sizes.hidden, sizes.hidden * sizeof(float));
             }
-            bits.keep_last(sizes, rows);
         }
-        round_rows(products[kOutput], bits.of(products[kOutput]), read, rounded, own.row_steps.get());
+        round_rows(products[kOutput], rows, read, rounded, own.row_steps.get());
         clock.ends(kRounding);
-        add_product(model, products[kOutput], bits.of(products[kOutput]), rounded, layer.norms[kPostAttention].get(), own, x);
+        add_product(model, products[kOutput], rows, rounded, layer.norms[kPostAttention].get(), own, x);
         clock.ends(kReading);
-        norm_rounded(sizes, products[kGate], bits.of(products[kGate]), x, layer.norms[kMlp].get(), own, rounded);
+        norm_rounded(sizes, products[kGate], rows, x, layer.norms[kMlp].get(), own, rounded);
         clock.ends(kRounding);
-        feed(model, layer, bits.of(products[kGate]), bits.of(products[kDown]), rounded, own, inner);
+        feed(model, layer, rows, rounded, own, inner);
         clock.ends(kFeeding);
-        add_product(model, products[kDown], bits.of(products[kDown]), inner, layer.norms[kPostMlp].get(), own, x);
+        add_product(model, products[kDown], rows, inner, layer.norms[kPostMlp].get(), own, x);
         clock.ends(kLowering);
     }
-    for (int b = 0; b < rows; b++)
+    for (int b = 0; b < batch.documents; b++)
         norm(x + static_cast<size_t>(b) * sizes.hidden, sizes.hidden, model.final_norm.get(), sizes.epsilon,
              hidden + static_cast<size_t>(b) * sizes.hidden);
     clock.ends(kRounding);

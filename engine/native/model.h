@@ -60,13 +60,13 @@ class Buffer {
 
 // A weight in tiles: for 16 columns and 64 channels, 16 rows of 4 channels of each column.
 //
-// Its input's numbers have 8 bits, or 16: 256 * high + low, whose halves are rows of one 8-bit product.
+// Its input's numbers have 8 bits, or 16 (Rows): 256 * high + low, whose halves are rows of one 8-bit product.
 struct Product {
     int in = 0, out = 0, depth = 0;  // depth: tiles of channels
     Buffer<int8_t> tiles;
     Buffer<float> scale, bias, plain;  // of a column; plain: the weight's own; scale: times the input's step, where it is known
     Buffer<int32_t> offset, middle;    // what a column's sum has too much, the zero of the input not being 0; where it is 128
-    bool has_bias = false, by_token = false, halved = false;  // of documents' input: a step a token; 16 bits
+    bool has_bias = false, by_token = false;  // by_token: documents' input has a step a token
     float step = 1;
     int zero = 0;
 };
@@ -106,7 +106,7 @@ struct Model {
 struct Scratch {  // of a thread, kept from call to call
     Buffer<float> x, qkv, read, act, wide, added, row_steps, peaks, scores, queries, keys, prefix_keys;
     Buffer<uint8_t> rounded, inner;
-    Buffer<int> order, every;
+    Buffer<int> order;
     Buffer<uint16_t> split_queries, split_weights, key_tiles, value_tiles, prefix_key_tiles, prefix_value_tiles;
 };
 

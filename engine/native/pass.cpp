@@ -58,14 +58,13 @@ EXPORT void *pairgrade_new(const Sizes *sizes, int amx) {
     }
 }
 
-// weight (in, out); scales (out,); bias (out,) or null; step and zero of the input. token_bits, 8 or 16: of documents' input,
-// with a step for each token; 0: the step is given, and they have 8.
+// weight (in, out); scales (out,); bias (out,) or null; step and zero of documents' input, or by_token: each has its own step.
 EXPORT int pairgrade_product(void *handle, int layer, int part, int in, int out, const int8_t *weight, const float *scales,
-                             const float *bias, float step, int zero, int token_bits) {
+                             const float *bias, float step, int zero, int by_token) {
     try {
         Product &product = static_cast<Model *>(handle)->layers[layer].products[part];
         product.in = in, product.out = out, product.step = step, product.zero = zero;
-        product.by_token = token_bits != 0, product.halved = token_bits == 16;
+        product.by_token = by_token != 0;
         pack(product, weight);
         const int wide = rounded_up(out, kBlock);
         product.scale.make(wide);
@@ -73,7 +72,7 @@ EXPORT int pairgrade_product(void *handle, int layer, int part, int in, int out,
         product.plain.make(wide);
         product.has_bias = bias != nullptr;
         for (int n = 0; n < wide; n++) {
-            product.scale.get()[n] = n < out ? (token_bits ? scales[n] : step * scales[n]) : 0;
+            product.scale.get()[n] = n < out ? (by_token ? scales[n] : step * scales[n]) : 0;
             product.bias.get()[n] = n < out && bias ? bias[n] : 0;
             product.plain.get()[n] = n < out ? scales[n] : 0;
         }

@@ -27,13 +27,12 @@ from pairgrade.hardware import cpu_features
 from pairgrade.llama import LlamaBackend
 from pairgrade.native_library import native_kind
 from pairgrade.onnx_backend import OnnxBackend, OnnxOptions
-from pairgrade.onnx_manifest import BYTE_QUANTS
 from pairgrade.prompt import Prompt, PromptBuilder
 
 TREC = Rubric.load("trec")
 PAIRS = make_pairs(5, 40)  # 200 pairs, 40 documents a query
 CONTEXT = 1024
-ENGINES = ("llama", "onnx fp32", "onnx w8a16", "onnx int8")
+ENGINES = ("llama", "onnx fp32", "onnx int8")
 
 
 @pytest.fixture(params=ENGINES)
@@ -194,7 +193,7 @@ def test_an_identity_has_all_that_can_move_a_bit(
 ) -> None:
     with closing(engine()) as backend:
         identity = backend.identity()
-        own = {"documents"} if identity.get("quant") in BYTE_QUANTS and native_kind() != "none" else set()
+        own = {"documents"} if identity.get("quant") == "int8" and native_kind() != "none" else set()
         assert set(identity) == (LLAMA if isinstance(backend, LlamaBackend) else ONNX) | own
         assert all(isinstance(value, str) for value in identity.values())
         if cpu_features():  # by Linux's names

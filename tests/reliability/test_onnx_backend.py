@@ -32,7 +32,7 @@ from tiny_models import FAMILIES, make_folder
 pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-_QUANTS = ("fp32", "w8a16", "int8", "int4")
+_QUANTS = ("fp32", "int8", "int4")
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +223,7 @@ def test_an_altered_file_is_refused(name: str, folders: Callable[..., Path], tmp
         ("layers", "2", "above 0"),
         ("files", {}, "must name"),
         ("extra", 1, "not known: extra"),
-        ("quant", "weird", "quant is 'weird'; it can be fp32, w8a16, int8, int4"),
+        ("quant", "weird", "quant is 'weird'; it can be fp32, int8, int4"),
         ("min_onnxruntime", "x", "min_onnxruntime is 'x'; it must be like '1.31'"),
         ("min_onnxruntime", 1.31, "min_onnxruntime is 1.31"),
         ("tied", "no", "tied must be true or false"),
