@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pairgrade.bench.data import add_data_options, take_pairs
 from pairgrade.bench.telling import telling
+from pairgrade.document_facts import LARGEST_TAIL
 from pairgrade.environment import environment
 from pairgrade.export.fidelity import fidelity
 from pairgrade.export.measure import Measured, Task, measure
@@ -65,7 +66,7 @@ TABLE: dict[str, tuple[str, Recipe]] = {
     "int8, tail of 1": ("int8", replace(RECIPES["int8"], tail=1)),
     "int8, tail of 4": ("int8", replace(RECIPES["int8"], tail=4)),
     "int8, tail of 16": ("int8", replace(RECIPES["int8"], tail=16)),
-    "int8, tail of all tokens": ("int8", replace(RECIPES["int8"], tail=1024)),
+    "int8, tail of all tokens": ("int8", replace(RECIPES["int8"], tail=LARGEST_TAIL)),
     "int8": ("int8", RECIPES["int8"]),
     "int4": ("int4", RECIPES["int4"]),
 }

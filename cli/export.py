@@ -103,8 +103,7 @@ _TARGETS: dict[str, Callable[[Path, Path, str | None, dict[str, Any]], None]] = 
               help=f"What to write: {', '.join(_TARGETS)}.")  # fmt: skip
 @click.option("--quant", metavar="NAMES",
               help=f"Quantizations, separated by commas. gguf: {', '.join(QUANTS)}.  [default: q8_0] "
-              f"onnx: one of {', '.join(ONNX_QUANTS)}.  "
-              "[default: int8]")  # fmt: skip
+              f"onnx: one of {', '.join(ONNX_QUANTS)}.  [default: int8]")  # fmt: skip
 @click.option("--out", "-o", required=True, metavar="OUT", type=click.Path(path_type=Path),
               help="The folder to make.")  # fmt: skip
 @click.option("--calibration-pairs", metavar="PAIRS",

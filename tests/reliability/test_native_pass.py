@@ -102,26 +102,32 @@ def folders(tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPat
     return folder
 
 
+def distances(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """How far each row is, relative to its length."""
+    far: np.ndarray = np.linalg.norm(found - wanted, axis=-1) / np.linalg.norm(wanted, axis=-1)
+    return far
+
+
 def same(found: np.ndarray, wanted: np.ndarray, kind: str | None = None) -> bool:
     """Whether all rows are near, many of them but for the last bits of the pass's arithmetic.
 
     Where a number lies between two whole ones, its last bit decides which it becomes: such a row goes as far as
     rounding moves it at all.
     """
-    far = np.linalg.norm(found - wanted, axis=1) / np.linalg.norm(wanted, axis=1)
+    far = distances(found, wanted)
     share, near = _NEAR[kind or native_kind()]
     return bool(np.quantile(far, share) < near and far.max() < 0.1)
 
 
 def same_but_for_rounding(found: np.ndarray, wanted: np.ndarray, most: float = 0.1) -> bool:
     """Whether no row is farther than roundings to the other side take it."""
-    far = np.linalg.norm(found - wanted, axis=1) / np.linalg.norm(wanted, axis=1)
+    far = distances(found, wanted)
     return bool(far.max() < most)
 
 
 def mostly_16_bits(found: np.ndarray, wanted: np.ndarray) -> bool:
     """Whether half of the rows, or more, are nearer than 8 bits' roundings to the other side, and none is farther."""
-    far = np.linalg.norm(found - wanted, axis=1) / np.linalg.norm(wanted, axis=1)
+    far = distances(found, wanted)
     return bool(np.median(far) < 3e-4 and far.max() < 0.1)
 
 
@@ -141,7 +147,7 @@ def assert_near(own: OnnxBackend, graph: OnnxBackend, prefix: list[Ids]) -> None
     first layer few do, of turned values, whose last bits differ more, one of some rows; behind it one of most.
     """
     found, wanted = state_of(own, prefix), state_of(graph, prefix)
-    far = np.linalg.norm(found - wanted, axis=-1) / np.linalg.norm(wanted, axis=-1)
+    far = distances(found, wanted)
     assert own._native is not None
     assert np.quantile(far[:, 0], 0 if own._native._facts.norm_turn else 0.9) < 1e-6
     assert far[:, 0].max() < 1e-4
